@@ -1,0 +1,69 @@
+"""How the ragged records of many units become few rectangular stacks with little padding.
+
+Units (what one lane bounds: a user, or a record slot) are grouped into *blocks* whose gradients fit in memory
+together; the records of a block are sorted by length and cut into *stacks*, one forward and backward each. A
+unit's records may fall into several stacks of its block, so no unit is too large. Knows no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Unit = list[np.ndarray]  # the token sequences of one privacy unit, each of two tokens or more
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Rows of one forward pass, grouped by lane, the same number of rows for each lane."""
+
+    tokens: np.ndarray  # (rows, positions + 1) int64, zeros behind the end of a row
+    lengths: np.ndarray  # (rows,) int64: tokens of the row, predicted ones = lengths - 1
+    lanes: np.ndarray  # (lanes,) int64: which lane of the block each lane of the stack belongs to
+    row_weights: np.ndarray  # (rows,) float32: 1 / records of the row's unit
+
+    def positions(self) -> np.ndarray:
+        """(predicted tokens,) int64 into the flattened (rows, positions): where a next token exists."""
+        reach = np.arange(self.tokens.shape[1] - 1) < self.lengths[:, None] - 1
+        return np.flatnonzero(reach)
+
+    def token_weights(self) -> np.ndarray:
+        """(predicted tokens,) float32: mean over a row's tokens, times the row's weight."""
+        predicted = self.lengths - 1
+        return np.repeat(self.row_weights / predicted, predicted).astype(np.float32)
+
+
+def blocks(units: Sequence[Unit], max_lanes: int) -> Iterator[list[Unit]]:
+    """Groups of at most ``max_lanes`` units of similar length; units without records are left out."""
+    filled = sorted((unit for unit in units if unit), key=lambda unit: -max(map(len, unit)))
+    for start in range(0, len(filled), max_lanes):
+        yield filled[start : start + max_lanes]
+
+
+def stacks(block: Sequence[Unit], max_tokens: int) -> Iterator[Stack]:
+    """Cut the rows of a block, longest first, into stacks of at most ``max_tokens`` positions.
+
+    A single row longer than ``max_tokens`` makes a stack of its own: nothing is ever dropped.
+    """
+    rows = [(lane, record) for lane, unit in enumerate(block) for record in unit]
+    rows.sort(key=lambda row: -len(row[1]))  # stable: rows of one lane stay together
+    weights = np.array([1.0 / len(unit) for unit in block], np.float32)
+    start = 0
+    while start < len(rows):
+        count = max(1, max_tokens // (len(rows[start][1]) - 1))
+        yield _stack(rows[start : start + count], weights)
+        start += count
+
+
+def _stack(rows: list[tuple[int, np.ndarray]], weights: np.ndarray) -> Stack:
+    rows = sorted(rows, key=lambda row: row[0])
+    owners = np.array([lane for lane, _ in rows])
+    lengths = np.array([len(record) for _, record in rows])
+    tokens = np.zeros((len(rows), lengths.max()), np.int64)
+    for row, (_, record) in zip(tokens, rows, strict=True):
+        row[: len(record)] = record
+    lanes, counts = np.unique(owners, return_counts=True)
+    even = (counts == counts[0]).all()  # else one lane per row; the block adds them up
+    return Stack(tokens, lengths, lanes if even else owners, weights[owners])

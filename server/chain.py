@@ -1,0 +1,165 @@
+"""What a ledger's lines say: sealed entries, the rules of their order, and the sum of what they spend.
+
+Knows nothing of files. An entry holds its own hash and that of the entry before, so a line that is
+edited, moved or removed no longer follows from its neighbours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+FORMAT = 1
+Spent = list[tuple[dict[str, Any], int]]  # events of a round, with how often each was intended
+Entry = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """One Gaussian query of a round's joint release.
+
+    Several queries of one cohort cost one Gaussian of multiplier z with 1/z^2 = sum 1/z_i^2, since
+    whitening each by its noise makes them one query (Andrew et al., arXiv 1905.03871, section 3).
+    """
+
+    name: str
+    sensitivity: float  # L2 change by one unit; infinite where nothing is clipped
+    noise_std: float  # 0 only in a run that is not private
+
+    def __post_init__(self) -> None:
+        if not self.sensitivity > 0:
+            raise ValueError(f"Expected {self.name} sensitivity > 0, got {self.sensitivity}.")
+        if not (math.isfinite(self.noise_std) and self.noise_std >= 0):
+            raise ValueError(f"Expected finite {self.name} noise_std >= 0, got {self.noise_std}.")
+
+    @property
+    def precision(self) -> float:
+        """1/z_i^2 of this query's noise multiplier z_i; infinite without noise."""
+        return (self.sensitivity / self.noise_std) ** 2 if self.noise_std > 0 else math.inf
+
+    def to_dict(self) -> dict[str, Any]:
+        bounded = self.sensitivity if math.isfinite(self.sensitivity) else None
+        return {"name": self.name, "sensitivity": bounded, "noise_std": self.noise_std}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Query:
+        bounded = values["sensitivity"] if values["sensitivity"] is not None else math.inf
+        return cls(name=values["name"], sensitivity=bounded, noise_std=values["noise_std"])
+
+
+def _check_noise(event: Mapping[str, Any], queries: Sequence[Query]) -> None:
+    z = event.get("noise_multiplier")
+    if not isinstance(z, int | float) or not (math.isfinite(z) and z >= 0):
+        raise ValueError(f"Expected a finite event noise_multiplier >= 0, got {z!r}.")
+    precision = math.fsum(query.precision for query in queries)
+    if not math.isclose(precision, z**-2 if z > 0 else math.inf, rel_tol=1e-9):
+        combined = precision**-0.5 if precision > 0 else math.inf
+        names = ", ".join(query.name for query in queries)
+        raise ValueError(
+            f"The queries ({names}) combine to noise multiplier {combined}, but the event says {z}."
+        )
+
+
+def plain(value: Any, name: str) -> Any:
+    """A deep copy of what JSON keeps exactly; refuses everything else, naming where it stands."""
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: plain(item, f"{name}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item, f"{name}[{number}]") for number, item in enumerate(value)]
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    raise ValueError(f"{name}={value!r} has no exact form in JSON.")
+
+
+def line_of(entry: Entry) -> bytes:
+    """The one spelling of an entry in a file, without its newline."""
+    return json.dumps(entry, separators=(",", ":"), allow_nan=False).encode()
+
+
+def seal(body: Entry, previous: str) -> dict[str, Any]:
+    """The entry with the hash of the one before, and the SHA-256 of all that as its own."""
+    entry = {**body, "previous": previous}
+    return {**entry, "hash": hashlib.sha256(line_of(entry)).hexdigest()}
+
+
+@dataclass
+class Chain:
+    """What the entries so far say."""
+
+    mechanism: dict[str, Any] = field(default_factory=dict)  # the header's
+    created: str = ""
+    hashes: list[str] = field(default_factory=list)
+    last_round: int = 0
+    done: dict[int, bool] = field(default_factory=dict)  # every intended round -> is it stored
+    spent: dict[str, int] = field(default_factory=dict)  # event as JSON -> times intended
+
+    @property
+    def head(self) -> str:
+        return self.hashes[-1] if self.hashes else ""
+
+    def read(self, line: bytes) -> None:
+        """Check and add a line of a file."""
+        entry = json.loads(line)
+        if not isinstance(entry, dict) or line_of(entry) != line:
+            raise ValueError("the line was not written by this program")
+        body = {key: value for key, value in entry.items() if key not in ("previous", "hash")}
+        if entry != seal(body, self.head):
+            raise ValueError("its hash does not follow from its content and the line before")
+        self.check(entry)
+        self.add(entry)
+
+    def check(self, entry: Entry) -> None:
+        """Raise ValueError where a sealed entry may not come next."""
+        if (entry["kind"] == "header") != (not self.hashes):
+            raise ValueError("a ledger has one header, as its first line")
+        match entry["kind"]:
+            case "header":
+                if entry["format"] != FORMAT:
+                    raise ValueError(f"ledger format {entry['format']!r}, expected {FORMAT}")
+            case "intent":
+                self._check_intent(entry["round"], entry["event"], entry["queries"])
+            case "done":
+                self._check_done(entry["round"], entry["release"])
+            case "note":
+                pass
+            case kind:
+                raise ValueError(f"unknown {kind=}")
+
+    def _check_intent(self, number: int, event: Entry, queries: Sequence[Entry]) -> None:
+        if not (isinstance(number, int) and number > self.last_round):
+            raise ValueError(f"Expected a round after {self.last_round}, got {number!r}.")
+        if self.mechanism.get("event", event) != event:  # a change would need a privacy filter
+            raise ValueError(f"Round {number}: {event=} is not the header's.")
+        _check_noise(event, [Query.from_dict(query) for query in queries])
+
+    def _check_done(self, number: int, release: str) -> None:
+        if self.done.get(number) is not False:
+            raise ValueError(f"Round {number!r} has no open intent.")
+        if not (isinstance(release, str) and release):
+            raise ValueError(
+                f"Round {number}: expected the digest of its release, got {release!r}."
+            )
+
+    def add(self, entry: Entry) -> None:
+        """Count an entry that ``check`` let pass."""
+        match entry["kind"]:
+            case "header":
+                self.mechanism, self.created = entry["mechanism"], entry["created"]
+            case "intent":
+                key = json.dumps(entry["event"], sort_keys=True)
+                self.spent[key] = self.spent.get(key, 0) + 1
+                self.last_round = entry["round"]
+                self.done[self.last_round] = False
+            case "done":
+                self.done[entry["round"]] = True
+        self.hashes.append(entry["hash"])
+
+    def composition(self) -> Spent:
+        """Each distinct event with its number of intents."""
+        return [(json.loads(event), count) for event, count in self.spent.items()]

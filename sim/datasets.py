@@ -1,0 +1,172 @@
+"""Records of real users from jsonl, csv, parquet or the hub, as a training and a held-out population.
+
+>>> columns = Columns(user="user_id", text="text")
+>>> Source(format="jsonl", path="mail.jsonl", columns=columns, split="record").holdout
+0.1
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sim import cache, corpus, sources, splits
+from sim.corpus import Corpus, Encode, Example
+from sim.errors import ConfigurationError
+from sim.sources import Opened, Row
+
+_SIDES = {"train": False, "test": True, "validation": True}
+_SHOWN = 20  # characters of a wrong split value that a message may quote
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Which column holds what; ``split`` is needed for a split by column only."""
+
+    user: str
+    text: str
+    split: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What to read and how to divide it.
+
+    ``path`` is a file, a folder or a glob pattern, or the hub's name of a data set. ``split`` holds out
+    whole users ("user"), some records of each user ("record", never the first) or what the split
+    column says ("column": train, test or validation). ``strict`` refuses bad data instead of dropping
+    and counting it.
+    """
+
+    format: str
+    path: str
+    columns: Columns
+    split: str = "user"
+    holdout: float = 0.1
+    seed: int = 0
+    strict: bool = False
+    name: str | None = None  # hub: configuration of the data set
+    hub_split: str = "train"  # hub: which of its splits to read
+
+    def __post_init__(self) -> None:
+        if self.format not in sources.FORMATS:
+            raise ConfigurationError(f"data.format={self.format!r}: one of {sources.FORMATS}")
+        if self.split not in ("user", "record", "column"):
+            raise ConfigurationError(f"data.split={self.split!r}: one of user, record, column")
+        if not 0 <= self.holdout < 1:
+            raise ConfigurationError(f"data.holdout={self.holdout!r}: expected 0 <= holdout < 1")
+        if (self.split == "column") != (self.columns.split is not None):
+            raise ConfigurationError(
+                f"data.split={self.split!r} with data.split_column={self.columns.split!r}: "
+                "the column is given exactly when the split is by column"
+            )
+
+
+def load(source: Source, encode: Encode, cache_folder: Path) -> Corpus:
+    """Read, tokenise and divide the source, or map what an earlier call with the same key wrote.
+
+    Records are stored whole, however long; the key covers the content of the source, the whole of
+    ``source`` but its path, the tokenizer's name and the version of the format.
+
+    Raises:
+        ConfigurationError: the source is missing, lacks a column or holds no training record.
+        ValueError: bad data under ``source.strict``; names the place, quotes nothing.
+    """
+    opened = _open(source)
+    settings = [value for name, value in vars(source).items() if name != "path"]
+    key = cache.fingerprint(corpus.FORMAT, opened.fingerprint, settings, encode.name)
+
+    def build(folder: Path) -> None:
+        dropped: Counter[str] = Counter()
+        corpus.write(folder, _examples(source, opened.rows(), dropped), encode, dropped)
+        if len(Corpus.load(folder).train) == 0:
+            raise ConfigurationError(
+                f"data.path={source.path!r}: no training record; "
+                f"dropped because of: {', '.join(sorted(dropped)) or 'nothing, there is no row'}"
+            )
+
+    return Corpus.load(cache.published(cache_folder / "corpora" / key, build))
+
+
+class _BadRecord(Exception):
+    """Why a row is no record; the text is a reason to count by, never a value of the row."""
+
+
+def _open(source: Source) -> Opened:
+    columns = source.columns
+    wanted = {"data.user": columns.user, "data.text": columns.text}
+    if columns.split is not None:
+        wanted["data.split_column"] = columns.split
+    if source.format == "hub":
+        return sources.open_hub(source.path, source.name, source.hub_split, wanted)
+    return sources.open_files(source.format, source.path, wanted)
+
+
+def _examples(source: Source, rows: Iterator[Row], dropped: Counter[str]) -> Iterator[Example]:
+    """The good records, each with its side; counts the bad ones, and the users left without any."""
+    positions: Counter[str] = Counter()
+    users_with_bad_records = set()
+    for row in rows:
+        user = None
+        try:
+            user = _user(row, source.columns.user)
+            text = _text(row, source.columns.text)
+        except _BadRecord as bad:
+            if source.strict:
+                raise ValueError(f"{row.place}: {bad} (data.strict=true refuses it)") from None
+            dropped[str(bad)] += 1
+            if user is not None:
+                users_with_bad_records.add(user)
+        else:
+            yield Example(user, text, _held_out(source, row, user, positions[user]))
+            positions[user] += 1
+    if emptied := len(users_with_bad_records - positions.keys()):
+        dropped["user left without records"] = emptied
+
+
+def _user(row: Row, column: str) -> str:
+    if row.columns is None:
+        raise _BadRecord("broken line")
+    user = row.columns.get(column)
+    if user is None or user == "":
+        raise _BadRecord("missing user")
+    if isinstance(user, bool) or not isinstance(user, str | int):
+        raise _BadRecord("user is neither text nor an integer")
+    return _encodable(str(user), "user is not valid Unicode")
+
+
+def _text(row: Row, column: str) -> str:
+    text = (row.columns or {}).get(column)
+    if text is None:
+        raise _BadRecord("empty text")
+    if not isinstance(text, str):
+        raise _BadRecord("text is not text")
+    if not text.strip():
+        raise _BadRecord("empty text")
+    return _encodable(text, "text is not valid Unicode")
+
+
+def _encodable(text: str, reason: str) -> str:
+    """The text, unless it holds half a surrogate pair, which JSON can spell and no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _BadRecord(reason) from None
+    return text
+
+
+def _held_out(source: Source, row: Row, user: str, position: int) -> bool:
+    if source.split == "user":
+        return splits.user_held_out(source.seed, user, source.holdout)
+    if source.split == "record":
+        return splits.record_held_out(source.seed, user, position, source.holdout)
+    side = (row.columns or {}).get(source.columns.split or "")
+    if side not in _SIDES:
+        raise ConfigurationError(
+            f"data.split_column={source.columns.split!r}: {row.place} says {str(side)[:_SHOWN]!r}; "
+            f"expected one of {', '.join(_SIDES)}"
+        )
+    return _SIDES[side]

@@ -1,0 +1,147 @@
+"""What a train message and its reply hold; the only file that knows record keys.
+
+Names are those peft gives an adapter's tensors, on the wire and in the exported file; inside a node and
+inside the server the adapter is one flat vector. `Layout` converts between the two.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+
+TRAIN = "train"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names and shapes of an adapter's tensors, in the order of the flat vector."""
+
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+
+    @classmethod
+    def of(cls, shapes: Mapping[str, tuple[int, ...]]) -> Layout:
+        return cls(tuple((name, tuple(shape)) for name, shape in shapes.items()))
+
+    @property
+    def size(self) -> int:
+        """D, the number of adapter parameters."""
+        return sum(int(np.prod(shape)) for _, shape in self.shapes)
+
+    @property
+    def digest(self) -> str:
+        """Hash of names and shapes: two adapters with one digest can be added."""
+        return hashlib.sha256(repr(self.shapes).encode()).hexdigest()[:16]
+
+    def parts(self) -> Iterator[tuple[slice, tuple[int, ...]]]:
+        """Where each tensor lies in the flat vector, and its shape."""
+        start = 0
+        for _, shape in self.shapes:
+            end = start + int(np.prod(shape))
+            yield slice(start, end), shape
+            start = end
+
+    def named(self, vector: np.ndarray) -> dict[str, np.ndarray]:
+        """The tensors of a flat vector (D,), by name."""
+        names = (name for name, _ in self.shapes)
+        return {
+            n: vector[part].reshape(s) for n, (part, s) in zip(names, self.parts(), strict=True)
+        }
+
+    def to_arrays(self, vector: np.ndarray) -> ArrayRecord:
+        return ArrayRecord({name: _array(tensor) for name, tensor in self.named(vector).items()})
+
+    def to_vector(self, arrays: ArrayRecord) -> np.ndarray:
+        """(D,) in the dtype of the record.
+
+        Raises:
+            ValueError: if names or shapes are not this layout's.
+        """
+        tensors = {name: array.numpy() for name, array in arrays.items()}
+        if {name: t.shape for name, t in tensors.items()} != dict(self.shapes):
+            raise ValueError("The arrays of a message are not those of this adapter.")
+        return np.concatenate([tensors[name].ravel() for name, _ in self.shapes])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contract:
+    """What every unit of a round must do: public, made by the strategy, obeyed by the nodes.
+
+    A client has no privacy settings of its own that could drift from the ledger.
+    """
+
+    round: int
+    unit: str  # "user" or "record_slot"
+    clip_norm: float  # C, inf only in a run that is not private
+    records_per_user: int  # k
+    selection: str
+    redraw: bool  # select anew each round; otherwise once and for all
+    resample: bool  # fill a user's slots up to k (record slots only)
+    max_tokens: int  # tokens of a sequence, at most
+    local_steps: int
+    local_lr: float
+    seed: int  # of the public selection stream
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Which units a node is asked for: private to the trusted side, in no log."""
+
+    users: np.ndarray  # (units,) int64 population slots of the owners, ascending
+    slots: np.ndarray  # (units,) int64 record slots 0..k-1, or empty when the unit is the user
+
+
+@dataclass(frozen=True)
+class NodeSum:
+    """What a node answers: one sum over all its units, and figures only a simulation may see."""
+
+    total: np.ndarray  # (D,) float64
+    simulation_only: Mapping[str, float]
+
+
+def train_message(
+    node: int, adapter: ArrayRecord, contract: Contract, assignment: Assignment
+) -> Message:
+    content = RecordDict(
+        {
+            "adapter": adapter,
+            "contract": ConfigRecord(asdict(contract)),
+            "assignment": ConfigRecord(
+                {"users": assignment.users.tolist(), "slots": assignment.slots.tolist()}
+            ),
+        }
+    )
+    return Message(content, dst_node_id=node, message_type=TRAIN, group_id=str(contract.round))
+
+
+def read_train(message: Message) -> tuple[ArrayRecord, Contract, Assignment]:
+    content = message.content
+    fields: dict[str, Any] = dict(content.config_records["contract"])
+    asked = content.config_records["assignment"]
+    assignment = Assignment(*(np.array(asked[key], np.int64) for key in ("users", "slots")))
+    return content.array_records["adapter"], Contract(**fields), assignment
+
+
+def train_reply(message: Message, layout: Layout, answer: NodeSum) -> Message:
+    content = RecordDict(
+        {
+            "clipped_sum": layout.to_arrays(answer.total),
+            "simulation_only": MetricRecord(dict(answer.simulation_only)),
+        }
+    )
+    return Message(content, reply_to=message)
+
+
+def read_reply(message: Message, layout: Layout) -> NodeSum:
+    content = message.content
+    total = layout.to_vector(content.array_records["clipped_sum"]).astype(np.float64)
+    metrics: Any = content.metric_records["simulation_only"]
+    return NodeSum(total, dict(metrics))
+
+
+def _array(tensor: np.ndarray) -> Any:
+    return Array(np.ascontiguousarray(tensor))

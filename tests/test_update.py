@@ -1,0 +1,133 @@
+"""The engine: a unit's update is what plain peft computes for it alone, whoever shares the stack."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import peft
+import pytest
+import tiny
+import torch
+
+from clients import clip, update
+from clients.model import LanguageModel, LoraSettings
+
+FAMILIES = ["gpt2", "llama", "opt", "gpt_neox", "qwen2", "qwen3", "gemma2"]
+
+
+def peft_update(base, model, adapter, unit, steps=1, lr=1.0):
+    """Oracle: one unit alone, plain peft, one record at a time, torch.optim.SGD."""
+    adapted = peft.get_peft_model(copy.deepcopy(base), model.peft_config)
+    named = model.layout.named(adapter.numpy())
+    state = {name: torch.from_numpy(tensor.copy()) for name, tensor in named.items()}
+    peft.set_peft_model_state_dict(adapted, state)
+    optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=lr)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        for record in unit:
+            ids = torch.from_numpy(np.asarray(record, np.int64))[None]
+            (adapted(input_ids=ids, labels=ids).loss / len(unit)).backward()
+        optimizer.step()
+    after = peft.get_peft_model_state_dict(adapted)
+    return torch.cat([after[name].flatten() for name, _ in model.layout.shapes]) - adapter
+
+
+def setting(family, targets="all-linear"):
+    base = tiny.base_model(family)
+    model = LanguageModel(copy.deepcopy(base), LoraSettings(r=3, alpha=6, targets=targets))
+    generator = torch.Generator().manual_seed(1)
+    adapter = model.initial + 0.1 * torch.randn(model.layout.size, generator=generator)
+    return base, model, adapter
+
+
+def relative_error(got, wanted):
+    return float((got - wanted).norm() / wanted.norm())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_units_update_equals_plain_peft_alone(family):
+    base, model, adapter = setting(family)
+    units = tiny.ragged_units(5)
+    got, _ = update.block_updates(model, adapter, units, update.LocalTraining(), max_tokens=50)
+    wanted = torch.stack([peft_update(base, model, adapter, unit) for unit in units])
+    for row, oracle in zip(got, wanted, strict=True):
+        assert relative_error(row, oracle) < 1e-5
+
+
+@pytest.mark.parametrize("steps", [2, 3])
+def test_local_steps_equal_plain_sgd_alone(steps):
+    base, model, adapter = setting("gpt2")
+    units = tiny.ragged_units(4)
+    local = update.LocalTraining(steps=steps, lr=0.3)
+    got, _ = update.block_updates(model, adapter, units, local, max_tokens=64)
+    for row, unit in zip(got, units, strict=True):
+        assert relative_error(row, peft_update(base, model, adapter, unit, steps, 0.3)) < 1e-4
+
+
+def test_named_targets_are_the_only_ones_adapted():
+    _, model, _ = setting("gpt2", targets=["c_attn"])
+    assert all(".c_attn." in name for name, _ in model.layout.shapes)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("clip_norm", [0.05, 1e9])
+def test_the_sum_does_not_depend_on_stacks_lanes_or_order(family, clip_norm):
+    _, model, adapter = setting(family)
+    units = tiny.ragged_units(12)
+    local = update.LocalTraining()
+    alone = [update.block_updates(model, adapter, [u], local, 10**6)[0] for u in units]
+    wanted = clip.clipped_sum(torch.cat(alone), clip_norm).total
+    for max_tokens, max_lanes, order in [(1, 1, 1), (40, 3, -1), (97, 5, 1), (10**6, 100, -1)]:
+        engine = update.EngineSettings(max_tokens=max_tokens, max_lanes=max_lanes)
+        got = update.cohort_sum(
+            model, adapter, units[::order], clip_norm=clip_norm, local=local, engine=engine
+        )
+        assert relative_error(got.total, wanted) < 1e-5
+        assert got.units == 12
+        assert got.failed == 0
+
+
+def test_a_units_update_does_not_depend_on_its_neighbours():
+    _, model, adapter = setting("gpt2")
+    unit, *others = tiny.ragged_units(7)
+    strangers = tiny.ragged_units(6, seed=9, longest=40)
+    local = update.LocalTraining()
+    first, _ = update.block_updates(model, adapter, [unit, *others], local, 200)
+    second, _ = update.block_updates(model, adapter, [unit, *strangers], local, 200)
+    assert relative_error(first[0], second[0]) < 1e-5
+
+
+def test_a_failed_unit_contributes_zero_and_is_counted():
+    _, model, adapter = setting("gpt2")
+    units = tiny.ragged_units(4)
+    poisoned = [*units[:3], [np.array([1, tiny.VOCABULARY, 2])]]
+    run = {"clip_norm": 0.1, "local": update.LocalTraining(), "engine": update.EngineSettings()}
+    got = update.cohort_sum(model, adapter, poisoned, **run)
+    wanted = update.cohort_sum(model, adapter, units[:3], **run)
+    assert torch.equal(got.total, wanted.total)
+    assert got.failed == 1
+
+
+def test_an_empty_cohort_sums_to_zero():
+    _, model, adapter = setting("gpt2")
+    got = update.cohort_sum(
+        model, adapter, [], clip_norm=1.0, local=update.LocalTraining(), engine=update.EngineSettings()
+    )
+    assert got.total.abs().max() == 0
+    assert got.total.shape == (model.layout.size,)
+
+
+def test_the_base_model_takes_no_gradient_and_no_state():
+    _, model, adapter = setting("llama")
+    before = {name: p.clone() for name, p in model.module.named_parameters()}
+    update.cohort_sum(
+        model,
+        adapter,
+        tiny.ragged_units(3),
+        clip_norm=1.0,
+        local=update.LocalTraining(),
+        engine=update.EngineSettings(),
+    )
+    assert all(torch.equal(before[n], p) for n, p in model.module.named_parameters())
+    assert all(p.grad is None for p in model.module.parameters())
