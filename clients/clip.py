@@ -29,7 +29,9 @@ class ClippedSum:
     """What a stack adds to the round, and what only a simulation may look at."""
 
     total: Tensor  # (D,) float64: sum of the clipped rows
-    norms: Tensor  # (lanes,) float64 before the clip, inf where a row was not finite; simulation_only
+    norms: (
+        Tensor  # (lanes,) float64 before the clip, inf where a row was not finite; simulation_only
+    )
 
 
 def clipped_sum(rows: Tensor, clip_norm: float) -> ClippedSum:

@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import peft
 import torch
 import transformers
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from clients import loss, lora
+from clients import lora, loss
 from clients.packing import Stack
 from sim.errors import ConfigurationError
 from sim.wire import Layout
@@ -132,7 +131,9 @@ def load(path: str | Path, *, revision: str | None, dtype: torch.dtype, device: 
         ConfigurationError: if there is no such model, or it is not a causal language model.
     """
     try:
-        base = transformers.AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=dtype)
+        base = transformers.AutoModelForCausalLM.from_pretrained(
+            path, revision=revision, dtype=dtype
+        )
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, revision=revision)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -162,7 +163,9 @@ def _replace_layers(adapted: nn.Module) -> list[lora.StackedLora]:
         if not isinstance(layer, LoraLayer):
             continue
         if layer.lora_embedding_A:
-            raise ConfigurationError(f"model.lora.targets: {name} is an embedding, not a linear layer.")
+            raise ConfigurationError(
+                f"model.lora.targets: {name} is an embedding, not a linear layer."
+            )
         parent = adapted.get_submodule(name.rpartition(".")[0])
         stacked = lora.StackedLora(layer.get_base_layer(), layer.scaling["default"])
         setattr(parent, name.rpartition(".")[2], stacked)
@@ -172,19 +175,21 @@ def _replace_layers(adapted: nn.Module) -> list[lora.StackedLora]:
 
 @torch.no_grad()
 def _plain_head(base: nn.Module) -> nn.Linear | None:
-    """The output head, if the logits are exactly its product with the last hidden states.
+    """The output head, if the logits are its product with the last hidden states, to the last bit.
 
-    Some families scale or cap their logits; they, and adapted heads, take the path over whole logits.
+    Some families scale or softly cap their logits (which near zero looks like the product); they, and
+    adapted heads, take the path over whole logits.
     """
     head = base.get_output_embeddings()
     if type(head) is not nn.Linear:
         return None
     probe = _probe(base)
     hidden = base.base_model(input_ids=probe, use_cache=False).last_hidden_state
-    logits = base(input_ids=probe, use_cache=False).logits
     if hidden.shape[-1] != head.in_features:
         return None
-    return head if torch.allclose(head(hidden).float(), logits.float(), rtol=1e-3, atol=1e-4) else None
+    return (
+        head if torch.equal(head(hidden), base(input_ids=probe, use_cache=False).logits) else None
+    )
 
 
 @torch.no_grad()
@@ -193,13 +198,15 @@ def _check_causal(base: nn.Module) -> None:
     probe = _probe(base)
     changed = probe.clone()
     changed[:, 4:] = 0
-    first, second = (base(input_ids=x, use_cache=False).logits[:, :4].float() for x in (probe, changed))
+    first, second = (
+        base(input_ids=x, use_cache=False).logits[:, :4].float() for x in (probe, changed)
+    )
     if not torch.allclose(first, second, rtol=1e-2, atol=1e-2):
-        raise ConfigurationError("model.path: a position of this model sees later ones: not a causal model.")
+        raise ConfigurationError(
+            "model.path: a position of this model sees later ones: not a causal model."
+        )
 
 
 def _probe(base: nn.Module) -> Tensor:
     vocabulary = base.get_input_embeddings().num_embeddings
     return (torch.arange(1, 9, device=next(base.parameters()).device) % vocabulary)[None]
-
-

@@ -86,7 +86,11 @@ def cohort_sum(
 
 
 def block_updates(
-    model: LanguageModel, adapter: Tensor, block: Sequence[Unit], local: LocalTraining, max_tokens: int
+    model: LanguageModel,
+    adapter: Tensor,
+    block: Sequence[Unit],
+    local: LocalTraining,
+    max_tokens: int,
 ) -> tuple[Tensor, Tensor]:
     """Updates (units of the block, D) before the clip, and the block's summed loss at the start."""
     gradient, loss = _block_gradient(model, adapter, block, max_tokens)
@@ -115,11 +119,15 @@ def _block_gradient(
 
 def _known(unit: Unit, vocabulary: int) -> bool:
     """Checked before anything reaches the device, where an unknown token would end the process."""
-    return all(0 <= int(np.min(record)) and int(np.max(record)) < vocabulary for record in unit)
+    return all(int(np.min(record)) >= 0 and int(np.max(record)) < vocabulary for record in unit)
 
 
 def _count(
-    result: CohortSum, block: Sequence[Unit], clipped: clip.ClippedSum, losses: Tensor, clip_norm: float
+    result: CohortSum,
+    block: Sequence[Unit],
+    clipped: clip.ClippedSum,
+    losses: Tensor,
+    clip_norm: float,
 ) -> None:
     finite = torch.isfinite(clipped.norms)
     result.units += len(block)

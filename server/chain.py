@@ -1,4 +1,4 @@
-"""What a ledger's lines say: sealed entries, the rules of their order, and the sum of what they spend.
+"""What a ledger's lines say: sealed entries, the rules of their order, and what they add up to.
 
 Knows nothing of files. An entry holds its own hash and that of the entry before, so a line that is
 edited, moved or removed no longer follows from its neighbours.
@@ -86,6 +86,25 @@ def seal(body: Entry, previous: str) -> dict[str, Any]:
     """The entry with the hash of the one before, and the SHA-256 of all that as its own."""
     entry = {**body, "previous": previous}
     return {**entry, "hash": hashlib.sha256(line_of(entry)).hexdigest()}
+
+
+def differences(stored: Entry, asked: Entry) -> list[str]:
+    """Every field in which two mechanisms differ, with both values."""
+    ours, theirs = _flat(stored), _flat(asked)
+    return [
+        f"{name}: {ours.get(name, 'absent')!r} in the ledger, {theirs.get(name, 'absent')!r} asked"
+        for name in ours | theirs
+        if name not in ours or name not in theirs or ours[name] != theirs[name]
+    ]
+
+
+def _flat(values: Entry, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= (
+            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return flat
 
 
 @dataclass

@@ -1,9 +1,9 @@
 """The write-ahead record of a run's releases, a file of hash-chained JSON lines that only grows.
 
 A round is spent as soon as its intent is on disk, whether or not a release followed. The order is
-``intend`` (returns after fsync), release, store, ``done``; a crash between any two of them leaves an
-account that is at least what was released. Lines hold the public mechanism only: no user, no realised
-cohort, no seed, and no time of a round (how long a round takes depends on who was in it).
+``intend`` (returns after fsync), release, store, ``done``; a crash between any two of them leaves
+an account that is at least what was released. Lines hold the public mechanism only: no user, no
+realised cohort, no seed, and no time of a round (its length depends on who took part).
 
 >>> import pathlib, tempfile
 >>> path = pathlib.Path(tempfile.mkdtemp()) / "ledger.jsonl"
@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Literal, Self
 
 from server import chain
 from sim import errors
@@ -92,11 +92,7 @@ class Ledger:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "mechanism": chain.plain(header, "header"),
         }
-        try:
-            file = open(path, "xb", buffering=0)
-        except FileExistsError as error:
-            raise LedgerError(f"{path} exists: resume that run, or choose a new folder.") from error
-        ledger = cls(path, file, chain.Chain())
+        ledger = cls(path, _open(path, "xb"), chain.Chain())
         ledger._lock()
         ledger._append(body)
         _sync_folder(path.parent)
@@ -113,15 +109,11 @@ class Ledger:
                 otherwise the checkpoint is of a fork, or releases were cut off this ledger.
 
         Raises:
-            ConfigurationError: ``header`` differs from the ledger's, with the fields and both values.
+            ConfigurationError: ``header`` differs from the ledger's; names fields and both values.
             LedgerError: the file is missing, in use, damaged, or without ``expected_head``.
         """
         asked = chain.plain(header, "header")
-        try:
-            file = open(path, "r+b", buffering=0)
-        except FileNotFoundError as error:
-            raise LedgerError(f"{path} does not exist: there is no run to resume.") from error
-        ledger = cls(path, file, chain.Chain())
+        ledger = cls(path, _open(path, "r+b"), chain.Chain())
         try:
             ledger._lock()
             ledger._load(asked, expected_head)
@@ -192,7 +184,12 @@ class Ledger:
     def _load(self, asked: dict[str, Any], expected_head: str | None) -> None:
         content = self._file.read()
         self._links, tail = _read(self._path, content)
-        _refuse_another_mechanism(self._path, self._links.mechanism, asked)
+        differences = chain.differences(self._links.mechanism, asked)
+        if differences:
+            raise errors.ConfigurationError(
+                f"{self._path} is of another mechanism ({'; '.join(differences)}): "
+                "resume with its own values, or start a new run."
+            )
         if expected_head is not None and expected_head not in self._links.hashes:
             raise LedgerError(
                 f"{self._path} has no entry {expected_head}, which the checkpoint names: the "
@@ -217,6 +214,15 @@ class Ledger:
         self._links.add(entry)
 
 
+def _open(path: Path, mode: Literal["xb", "r+b"]) -> BinaryIO:
+    try:
+        return open(path, mode, buffering=0)
+    except FileExistsError as error:
+        raise LedgerError(f"{path} exists: resume that run, or choose a new folder.") from error
+    except FileNotFoundError as error:
+        raise LedgerError(f"{path} does not exist: check the run folder.") from error
+
+
 def _read(path: Path, content: bytes) -> tuple[chain.Chain, bytes]:
     """The chain of a file, and what a crash left of a line that was being written.
 
@@ -233,29 +239,6 @@ def _read(path: Path, content: bytes) -> tuple[chain.Chain, bytes]:
     if not links.hashes:
         raise LedgerError(f"{path} has no header, so nothing was released: delete it, start anew.")
     return links, tail
-
-
-def _refuse_another_mechanism(path: Path, stored: dict[str, Any], asked: dict[str, Any]) -> None:
-    ours, theirs = _flat(stored), _flat(asked)
-    differences = [
-        f"{name}: {ours.get(name, 'absent')!r} in the ledger, {theirs.get(name, 'absent')!r} asked"
-        for name in ours | theirs
-        if name not in ours or name not in theirs or ours[name] != theirs[name]
-    ]
-    if differences:
-        raise errors.ConfigurationError(
-            f"{path} is of another mechanism ({'; '.join(differences)}): "
-            "resume with its own values, or start a new run."
-        )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where results that are slow to compute are kept, and how a folder appears there whole or not at all."""
+"""Where slow results are kept on disk, and how a folder appears there whole or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training and a held-out population, written to disk record by record and mapped back from there."""
+"""A training and a held-out population, written to disk record by record and mapped from there."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BATCH = 1000  # texts in one call of the tokenizer
 
 
 class Encode(Protocol):
-    """A tokenizer: texts in, token ids out, each text closed by the end-of-text token if there is one."""
+    """A tokenizer: texts in, token ids out, each closed by the end-of-text token if there is one."""
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""Records of real users from jsonl, csv, parquet or the hub, as a training and a held-out population.
+"""Records of real users from jsonl, csv, parquet or the hub, as training and held-out populations.
 
 >>> columns = Columns(user="user_id", text="text")
 >>> Source(format="jsonl", path="mail.jsonl", columns=columns, split="record").holdout
@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sim import cache, corpus, sources, splits
 from sim.corpus import Corpus, Encode, Example
@@ -35,10 +34,10 @@ class Columns:
 class Source:
     """What to read and how to divide it.
 
-    ``path`` is a file, a folder or a glob pattern, or the hub's name of a data set. ``split`` holds out
-    whole users ("user"), some records of each user ("record", never the first) or what the split
-    column says ("column": train, test or validation). ``strict`` refuses bad data instead of dropping
-    and counting it.
+    ``path`` is a file, a folder or a glob pattern, or the hub's name of a data set. ``split`` holds
+    out whole users ("user"), some records of each user ("record", never the first) or what the
+    split column says ("column": train, test or validation). ``strict`` refuses bad data instead of
+    dropping and counting it.
     """
 
     format: str
@@ -150,7 +149,7 @@ def _text(row: Row, column: str) -> str:
 
 
 def _encodable(text: str, reason: str) -> str:
-    """The text, unless it holds half a surrogate pair, which JSON can spell and no tokenizer takes."""
+    """The text; half a surrogate pair, which JSON can spell, is refused as no tokenizer takes it."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -164,7 +163,7 @@ def _held_out(source: Source, row: Row, user: str, position: int) -> bool:
     if source.split == "record":
         return splits.record_held_out(source.seed, user, position, source.holdout)
     side = (row.columns or {}).get(source.columns.split or "")
-    if side not in _SIDES:
+    if not isinstance(side, str) or side not in _SIDES:
         raise ConfigurationError(
             f"data.split_column={source.columns.split!r}: {row.place} says {str(side)[:_SHOWN]!r}; "
             f"expected one of {', '.join(_SIDES)}"

@@ -71,9 +71,7 @@ class Population:
         records = [record for owned in users.values() for record in owned]
         lengths = [len(record) for record in records]
         return cls(
-            tokens=np.concatenate([np.asarray(r, np.uint32) for r in records] or [[]]).astype(
-                np.uint32
-            ),
+            tokens=np.array([token for record in records for token in record], np.uint32),
             record_offsets=offsets(lengths),
             user_records=np.arange(len(records)),
             user_offsets=offsets([len(owned) for owned in users.values()]),

@@ -1,8 +1,8 @@
 """The rows a data source holds, one at a time, each with the place where it stands.
 
-Lines of jsonl and csv files are read as text through the `datasets` library and parsed here, so that
-a broken line costs one record and can be named; parquet files and data sets of the hub come as
-tables. Nothing is held in memory but a batch of rows. Knows nothing of users, splits or tokens.
+Lines of jsonl and csv files are read as text through the `datasets` library and parsed here, so
+that a broken line costs one record and can be named; parquet files and data sets of the hub come
+as tables. Nothing is held in memory but a batch of rows. Knows nothing of users, splits or tokens.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import glob
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from sim.errors import ConfigurationError
 
 FORMATS = ("jsonl", "csv", "parquet", "hub")
 _BATCH = 1000  # rows; also how many are looked at to find out which columns there are
+_NAME = re.compile(r"[\w .:/-]{1,40}")
 _LONGEST_FIELD = 1 << 24  # characters of a csv field; more than that is a quote that never closes
 
 
@@ -73,7 +75,8 @@ def open_hub(path: str, name: str | None, split: str, wanted: Mapping[str, str])
     except (OSError, ValueError, hf.exceptions.DatasetsError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigurationError(
-            f"data.path={path!r}: data.name={name!r} with data.hub_split={split!r} did not load: {reason}"
+            f"data.path={path!r}: data.name={name!r} with data.hub_split={split!r} "
+            f"did not load: {reason}"
         ) from error
     return Opened(table._fingerprint, lambda: _table_rows(table, path, wanted))
 
@@ -81,11 +84,11 @@ def open_hub(path: str, name: str | None, split: str, wanted: Mapping[str, str])
 def require(wanted: Mapping[str, str], available: Iterable[str], path: str) -> None:
     """Refuse a source without the wanted columns, naming those there are."""
     columns = list(available)
+    named = all(_NAME.fullmatch(column) for column in columns)  # else it may be a record: not shown
+    mend = "there are: " + ", ".join(columns) if named else "no column names; is data.format right?"
     for field, column in wanted.items():
         if column not in columns:
-            raise ConfigurationError(
-                f"{field}={column!r}: no such column in {path}; there are: {', '.join(columns)}"
-            )
+            raise ConfigurationError(f"{field}={column!r}: no such column in {path}; {mend}")
 
 
 def _files(file_format: str, path: str) -> list[Path]:

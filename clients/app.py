@@ -1,0 +1,63 @@
+"""The Flower ClientApp: a node that hosts users and answers with one sum over them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from clients import units, update
+from clients.model import LanguageModel
+from sim import wire
+from sim.population import Population
+
+
+@dataclass(frozen=True)
+class Host:
+    """What a node has at hand: the model (one a process) and the users' records."""
+
+    model: LanguageModel
+    population: Population
+    engine: update.EngineSettings
+
+    def train(self, message: Message) -> Message:
+        """Do what the contract in the message says, for the units it names."""
+        arrays, contract, assignment = wire.read_train(message)
+        layout = self.model.layout
+        adapter = torch.from_numpy(layout.to_vector(arrays)).float().to(self.model.device)
+        result = update.cohort_sum(
+            self.model,
+            adapter,
+            units.fetch(self.population, contract, assignment),
+            clip_norm=contract.clip_norm,
+            local=update.LocalTraining(steps=contract.local_steps, lr=contract.local_lr),
+            engine=self.engine,
+        )
+        answer = wire.NodeSum(result.total.cpu().numpy(), simulation_only(result))
+        return wire.train_reply(message, layout, answer)
+
+
+def simulation_only(result: update.CohortSum) -> dict[str, float]:
+    """Sums over the node's units that no private run may log: the server adds them up."""
+    return {
+        "cohort_size": result.units,
+        "failed_units": result.failed,
+        "clipped_units": result.clipped,
+        "update_norms": result.norms,
+        "train_losses": result.losses,
+        "records_used": result.records,
+        "tokens_used": result.tokens,
+    }
+
+
+def client_app(host: Host) -> ClientApp:
+    """One app serves every node of the process."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, _: Context) -> Message:
+        return host.train(message)
+
+    return app

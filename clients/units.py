@@ -1,0 +1,50 @@
+"""What a node fetches for a round: the token sequences of each privacy unit it was asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from clients.packing import Unit
+from sim import rng, selection
+from sim.population import Population
+from sim.wire import Assignment, Contract
+
+
+def fetch(population: Population, contract: Contract, assignment: Assignment) -> list[Unit]:
+    """One unit per assigned user, or per assigned record slot; empty positions give empty units.
+
+    Selection is keyed by the user's stable key (and the round, where the rule draws anew), so what one
+    user contributes does not depend on who else exists.
+    """
+    if contract.unit == "user":
+        return [_selected(population, contract, user) for user in assignment.users.tolist()]
+    return _slot_units(population, contract, assignment)
+
+
+def _selected(population: Population, contract: Contract, user: int) -> Unit:
+    if user >= len(population):  # a declared position that nobody takes
+        return []
+    key = int(population.user_keys[user])
+    source = rng.generator(
+        contract.seed, "selection", key, contract.round if contract.redraw else 0
+    )
+    rule = selection.RULES[contract.selection]
+    chosen = rule(population.records(user), contract.records_per_user, contract.max_tokens, source)
+    return [sequence for sequence in chosen if len(sequence) > 1]  # one token predicts nothing
+
+
+def _slot_units(population: Population, contract: Contract, assignment: Assignment) -> list[Unit]:
+    units: list[Unit] = []
+    owners, starts = np.unique(assignment.users, return_index=True)
+    for user, slots in zip(owners.tolist(), np.split(assignment.slots, starts[1:]), strict=True):
+        chosen = _selected(population, contract, user)
+        key = int(population.user_keys[user]) if chosen else 0
+        filled = selection.fill_slots(
+            chosen,
+            contract.records_per_user,
+            resample=contract.resample,
+            source=rng.generator(contract.seed, "resample", key),
+        )
+        records = (filled[slot] for slot in slots.tolist())
+        units += [[] if record is None else [record] for record in records]
+    return units

@@ -1,0 +1,202 @@
+"""Many rounds on the grid: epsilon of the summed losses at a delta, with bounded numerical error.
+
+The masses are tilted by ``exp(theta * loss)`` before the Fourier transform (Esscher), with ``theta``
+chosen so that the sum's typical value is the epsilon asked for. What wraps around the transform's window
+and what round-off adds is then small in proportion to delta, however small delta is: an error ``e`` of the
+tilted sum moves ``delta(eps)`` by at most ``e * exp(log_moment(theta) - theta * eps)``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import fft
+
+from server.accounting.cells import LossGrid
+
+Side = Literal["lower", "upper"]
+Losses = Sequence[tuple[LossGrid, int]]  # grids of one step, and how often each is drawn
+
+NEGLIGIBLE_SHARE = 1e-6  # of delta: what cropping the losses' ends may move it
+OUTSIDE = 1e-10  # tilted mass allowed on either side of the window
+ROUND_OFF = 64 * 2.0**-53
+WORK_LIMIT = 2**22  # points of one transform
+
+
+class TooFineError(ArithmeticError):
+    """The step is too small for the summed loss to fit into one transform."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tilt:
+    """Logarithmic moment ``sum of log E exp(theta * loss)``, mean and variance of the tilted sum."""
+
+    theta: float
+    log_moment: float
+    mean: float
+    variance: float
+
+
+def tilted_masses(grid: LossGrid, theta: float) -> tuple[np.ndarray, float]:
+    """(cells,) probabilities proportional to ``mass * exp(theta * loss)``, and log of their sum."""
+    with np.errstate(divide="ignore"):
+        logs = np.log(grid.masses) + theta * grid.losses()
+    top = logs.max()
+    weights = np.exp(logs - top)
+    total = weights.sum()
+    return weights / total, top + math.log(total)
+
+
+def tilt(losses: Losses, theta: float) -> Tilt:
+    """Moments of the sum of all losses under the tilt ``theta``."""
+    log_moment = mean = variance = 0.0
+    for grid, count in losses:
+        masses, log_total = tilted_masses(grid, theta)
+        values = grid.losses()
+        centre = float(masses @ values)
+        log_moment += count * log_total
+        mean += count * centre
+        variance += count * float(masses @ (values - centre) ** 2)
+    return Tilt(theta=theta, log_moment=log_moment, mean=mean, variance=variance)
+
+
+def saddle(losses: Losses, delta: float) -> Tilt:
+    """The tilt at whose mean Chernoff's bound on delta equals ``delta``; any tilt is valid."""
+    low, high = math.log(1e-8), math.log(8 / losses[0][0].step)
+    for _ in range(30):
+        middle = (low + high) / 2
+        at = tilt(losses, math.exp(middle))
+        if at.log_moment - at.theta * at.mean > math.log(delta):
+            low = middle
+        else:
+            high = middle
+    return tilt(losses, math.exp(low))
+
+
+def window(losses: Losses, at: Tilt) -> tuple[float, float]:
+    """Ends between which all but ``OUTSIDE`` of the tilted mass lies, on each side (Chernoff)."""
+    deviation = math.sqrt(at.variance) + losses[0][0].step
+    needed = -math.log(OUTSIDE)
+    low, high = -math.inf, math.inf
+    for steps in (1, 2, 4, 6, 8, 12):
+        more = steps / deviation
+        rise = tilt(losses, at.theta + more).log_moment - at.log_moment
+        fall = tilt(losses, at.theta - more).log_moment - at.log_moment
+        high = min(high, (rise + needed) / more)
+        low = max(low, -(fall + needed) / more)
+    return low, high
+
+
+def epsilon(losses: Losses, delta: float, side: Side) -> float:
+    """Bound of the epsilon at ``delta`` when these losses are drawn independently and summed.
+
+    Args:
+        losses: grids that share one step; below the truth for ``side="lower"``, above for ``"upper"``.
+        delta: in (0, 1).
+        side: the certified side. A lower bound may be 0, an upper one infinite.
+    """
+    spare = NEGLIGIBLE_SHARE * delta / sum(count for _, count in losses)
+    losses = [(cropped(grid, spare, side), count) for grid, count in losses]
+    infinite = -math.expm1(sum(n * math.log1p(-grid.infinite) for grid, n in losses))
+    delta = delta - infinite if side == "upper" else delta
+    if delta <= 0:
+        return math.inf
+    at = saddle(losses, delta)
+    values, masses, error = convolution(losses, at)
+    curve = DeltaCurve.of(values, masses, at, error if side == "upper" else -error)
+    if side == "lower":
+        return curve.last_at_least(delta)
+    chernoff = (at.log_moment - math.log(delta)) / at.theta
+    return max(0.0, min(chernoff, curve.first_at_most(delta)))
+
+
+def cropped(grid: LossGrid, spare: float, side: Side) -> LossGrid:
+    """The grid without ends of mass at most ``spare`` each: dropped below, rounded up above."""
+    masses = grid.masses
+    first = int(np.argmax(np.cumsum(masses) > spare))
+    last = len(masses) - int(np.argmax(np.cumsum(masses[::-1]) > spare))
+    kept = masses[first:last].copy()
+    infinite = 0.0
+    if side == "upper":
+        kept[0] += masses[:first].sum()
+        infinite = grid.infinite + float(masses[last:].sum())
+    origin = grid.origin + first * grid.step
+    return LossGrid(masses=kept, origin=origin, step=grid.step, infinite=infinite)
+
+
+def convolution(losses: Losses, at: Tilt) -> tuple[np.ndarray, np.ndarray, float]:
+    """Losses of the window, their tilted probabilities, and a bound on the total error of these."""
+    step = losses[0][0].step
+    origin = sum(grid.origin * count for grid, count in losses)
+    low, high = window(losses, at)
+    first = math.floor((low - origin) / step)
+    size = fft.next_fast_len(math.ceil((high - low) / step) + 2, real=True)
+    if size > WORK_LIMIT:
+        raise TooFineError(f"Expected at most {WORK_LIMIT} points of the summed loss, got {size}.")
+    spectrum = np.ones(size // 2 + 1, complex)
+    for grid, count in losses:
+        masses, _ = tilted_masses(grid, at.theta)
+        folded = np.bincount(np.arange(len(masses)) % size, weights=masses, minlength=size)
+        spectrum *= fft.rfft(folded) ** count
+    masses = np.roll(fft.irfft(spectrum, size), -(first % size))
+    rounds = sum(count for _, count in losses)
+    round_off = ROUND_OFF * (rounds + 16) * math.sqrt(size) * float(np.linalg.norm(masses))
+    return origin + step * (first + np.arange(size)), masses, round_off + 2 * OUTSIDE
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeltaCurve:
+    """delta at each loss of the window, with the numerical error counted on one side.
+
+    Between two neighbouring losses ``delta(eps) = tail - exp(eps) * shrunk``.
+    """
+
+    values: np.ndarray  # (points,) epsilon
+    tail: np.ndarray  # (points,) probability of a larger loss, error counted
+    shrunk: np.ndarray  # (points,) the same weighted by exp(-loss)
+
+    @classmethod
+    def of(cls, values: np.ndarray, masses: np.ndarray, at: Tilt, error: float) -> DeltaCurve:
+        def larger(rate: float) -> np.ndarray:
+            weights = np.exp(np.minimum(at.log_moment - rate * values, 600.0))
+            sums = np.cumsum((masses * weights)[::-1])[::-1]
+            return np.append(sums[1:], 0.0)
+
+        slack = error * np.exp(np.minimum(at.log_moment - at.theta * values, 600.0))
+        return cls(values=values, tail=larger(at.theta) + slack, shrunk=larger(at.theta + 1))
+
+    def deltas(self) -> np.ndarray:
+        """(points,) delta at each epsilon of the window."""
+        return self.tail - np.exp(self.values) * self.shrunk
+
+    def crossing(self, place: int, delta: float) -> float:
+        """Epsilon between two neighbouring losses where delta is crossed."""
+        tail, shrunk = self.tail[place], self.shrunk[place]
+        between = tail > delta and shrunk > 0
+        return math.log((tail - delta) / shrunk) if between else -math.inf
+
+    def last_at_least(self, delta: float) -> float:
+        """Largest epsilon in the window at which delta is certainly reached; 0 if there is none."""
+        reached = np.flatnonzero(self.deltas() >= delta)
+        if not len(reached):
+            return 0.0
+        place = int(reached[-1])
+        within = min(
+            self.crossing(place, delta), self.values[place] + self.values[1] - self.values[0]
+        )
+        return max(0.0, float(self.values[place]), within)
+
+    def first_at_most(self, delta: float) -> float:
+        """Smallest epsilon in the window at which delta is certainly kept; inf if there is none."""
+        kept = np.flatnonzero(self.deltas() <= delta)
+        if not len(kept):
+            return math.inf
+        place = int(kept[0])
+        if place == 0:
+            return float(self.values[0])
+        within = max(self.crossing(place - 1, delta), float(self.values[place - 1]))
+        return min(float(self.values[place]), within)

@@ -1,0 +1,24 @@
+"""Renyi accounting of Poisson subsampled Gaussians, through dp_accounting (add-or-remove-one)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from server.accounting.events import RoundEvent
+
+ORDERS = (
+    [1 + x / 20 for x in range(1, 200)]
+    + list(range(11, 64))
+    + [2**x for x in range(6, 16)]
+    + [3 * 2**x for x in range(5, 14)]
+)
+
+
+def curve(parts: Sequence[tuple[RoundEvent, int]]) -> Callable[[float], float]:
+    """Upper epsilon as a function of delta; the events are single slots."""
+    from dp_accounting import rdp  # slow to import, and needed by this accountant only
+
+    accountant = rdp.RdpAccountant(ORDERS)
+    for event, count in parts:
+        accountant.compose(event.dp_event(), count)
+    return lambda delta: float(accountant.get_epsilon(delta))

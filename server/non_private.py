@@ -1,0 +1,40 @@
+"""The same round without clip and without noise: the baseline, which is NOT PRIVATE and says so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from server.accounting import RoundEvent
+from server.user_wise import UserWise
+from sim import rng
+
+
+@dataclass(frozen=True, kw_only=True)
+class NonPrivate(UserWise):
+    """User-wise averaging over the same Poisson cohorts; epsilon is infinite."""
+
+    private: ClassVar[bool] = False
+
+    clip_norm: float = math.inf
+    noise_multiplier: float = 0.0
+
+    def _check_noise(self) -> None:
+        return
+
+    @property
+    def noise_std(self) -> float:
+        return 0.0
+
+    def event(self) -> RoundEvent:
+        raise ValueError("A round without noise has no privacy event.")
+
+    def ledger_event(self) -> Mapping[str, Any]:
+        return {"noise_multiplier": 0.0, "sampling_rate": self.sampling_rate, "group_size": 1}
+
+    def release(self, clipped_sum: np.ndarray, stream: rng.SecretStream) -> np.ndarray:
+        return clipped_sum / self.expected_units

@@ -1,0 +1,78 @@
+"""The server optimiser: torch.optim on one flat vector, fed with released means only (post-processing)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from sim.errors import ConfigurationError
+
+SCHEDULES = ("constant", "linear", "cosine")
+
+
+def learning_rate_factor(schedule: str, warmup: int, rounds: int) -> Callable[[int], float]:
+    """Factor on the learning rate before step t = 0, 1, ...: linear warm-up, then the schedule's decay.
+
+    Raises:
+        ConfigurationError: for an unknown schedule or a warm-up longer than the run.
+    """
+    if schedule not in SCHEDULES:
+        raise ConfigurationError(f"schedule.name={schedule}: choose one of {', '.join(SCHEDULES)}.")
+    if not 0 <= warmup <= rounds:
+        raise ConfigurationError(f"schedule.warmup={warmup}: must be within 0..{rounds} rounds.")
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        progress = (step - warmup) / max(1, rounds - warmup)
+        if schedule == "linear":
+            return max(0.0, 1.0 - progress)
+        return 0.5 * (1 + math.cos(math.pi * progress)) if schedule == "cosine" else 1.0
+
+    return factor
+
+
+class ServerOptimizer:
+    """Holds the global adapter (D,) float32 and steps it against ``-release`` (Reddi et al., 2003.00295)."""
+
+    def __init__(
+        self,
+        adapter: np.ndarray,
+        make: Callable[[list[torch.Tensor]], torch.optim.Optimizer],
+        factor: Callable[[int], float],
+    ) -> None:
+        self._parameter = torch.nn.Parameter(torch.from_numpy(adapter.astype(np.float32)))
+        self._optimizer = make([self._parameter])
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, factor)
+
+    @property
+    def adapter(self) -> np.ndarray:
+        return self._parameter.detach().numpy().copy()
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        return float(self._schedule.get_last_lr()[0])
+
+    def step(self, noised_mean: np.ndarray) -> None:
+        """One step along a released mean update (D,): its negative is the gradient."""
+        self._parameter.grad = torch.from_numpy(-noised_mean.astype(np.float32))
+        self._optimizer.step()
+        self._schedule.step()
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "adapter": self._parameter.detach(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        with torch.no_grad():
+            self._parameter.copy_(state["adapter"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])

@@ -1,0 +1,204 @@
+"""The round, written once: a Flower strategy over any mechanism.
+
+1. Ask the ledger whether the budget holds; stop before touching data if it does not.
+2. Draw the cohort from the mechanism's secret coins.
+3. Write the intent, then send one message to each node that hosts sampled units.
+4. Add the nodes' sums, each once, holding one reply at a time.
+5. Release: noise once, divide by the public m, step the server optimiser.
+6. Store the release, mark it done, log what may be logged.
+
+Evaluation is Flower's: ``start(..., evaluate_fn=...)`` calls it after each round.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from server.checkpoint import Checkpoint
+from server.ledger import Ledger
+from server.mechanism import Mechanism
+from server.optimizer import ServerOptimizer
+from sim import rng, wire
+from sim.track import Tracker
+
+
+class BudgetSpentError(Exception):
+    """The next round would exceed the budget; nothing was sent."""
+
+
+class NodeFailedError(Exception):
+    """A node did not answer, twice: the run stops before the release and can be resumed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What the run may spend, made from one accounting before it starts."""
+
+    rounds: int  # the largest number of rounds that stays within the budget
+    epsilon_after: Callable[[int], float]  # certified upper epsilon after so many intents
+
+
+class PrivateStrategy(Strategy):
+    """Flower strategy that releases a mechanism's noised mean once a round."""
+
+    def __init__(
+        self,
+        *,
+        mechanism: Mechanism,
+        contract: wire.Contract,
+        layout: wire.Layout,
+        ledger: Ledger,
+        budget: Budget,
+        optimizer: ServerOptimizer,
+        secrets: rng.Secrets,
+        tracker: Tracker,
+        checkpoints: Path,
+        drop_failed_nodes: bool = False,
+    ) -> None:
+        self.mechanism, self.contract, self.layout = mechanism, contract, layout
+        self.ledger, self.budget, self.optimizer = ledger, budget, optimizer
+        self.secrets, self.tracker, self.checkpoints = secrets, tracker, checkpoints
+        self.drop_failed_nodes = drop_failed_nodes
+        self.number = 0  # of the round under way, as the ledger counts
+        self._sent: dict[int, Message] = {}
+        self._grid: Grid | None = None
+        self._started = 0.0
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Guard, coins, intent, messages: in this order.
+
+        Raises:
+            BudgetSpentError: before any coin is drawn.
+        """
+        if self.ledger.rounds_intended >= self.budget.rounds:
+            raise BudgetSpentError(f"The budget holds {self.budget.rounds} rounds; all are spent.")
+        self._started, self._grid = time.perf_counter(), grid
+        self.number = self.ledger.next_round
+        assignment = self.mechanism.draw(self.secrets.stream("cohort", self.number))
+        self.ledger.intend(self.number, self.mechanism.ledger_event(), self.mechanism.queries())
+        self._sent = dict(self._messages(arrays, assignment, sorted(grid.get_node_ids())))
+        return list(self._sent.values())
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord, MetricRecord]:
+        """Fold the replies, release, store, log; returns the new adapter and no metrics.
+
+        Raises:
+            NodeFailedError: a node failed twice; nothing is released.
+        """
+        total, simulated = self._fold(replies)
+        learning_rate = self.optimizer.learning_rate
+        noised_mean = self.mechanism.release(total, self.secrets.stream("noise", self.number))
+        self.optimizer.step(noised_mean)
+        self.ledger.done(self.number, self._store())
+        figures = {"learning_rate": learning_rate, **self._figures(noised_mean)}
+        self.tracker.log(self.number, figures, simulation_only=self._simulation_only(simulated))
+        return self.layout.to_arrays(self.optimizer.adapter), MetricRecord()
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """No message: private users are never scored."""
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> None:
+        return None
+
+    def summary(self) -> None:
+        """Nothing: the run prints its own start-up block."""
+
+    def _messages(
+        self, arrays: ArrayRecord, assignment: wire.Assignment, nodes: list[int]
+    ) -> Iterable[tuple[int, Message]]:
+        """One message for each node that hosts sampled units; a user's node is their slot mod nodes."""
+        contract = replace(self.contract, round=self.number)
+        homes = assignment.users % len(nodes)
+        for home in np.unique(homes).tolist():
+            here = homes == home
+            slots = assignment.slots[here] if len(assignment.slots) else assignment.slots
+            part = wire.Assignment(assignment.users[here], slots)
+            yield nodes[home], wire.train_message(nodes[home], arrays, contract, part)
+
+    def _fold(self, replies: Iterable[Message]) -> tuple[np.ndarray, Counter[str]]:
+        """Sum (D,) float64 over nodes; a node that failed is asked once more."""
+        total = np.zeros(self.layout.size)
+        simulated: Counter[str] = Counter()
+        failed = self._add(total, simulated, replies)
+        if failed and self._grid is not None:
+            again = [self._sent[node] for node in failed]
+            failed = self._add(total, simulated, self._grid.send_and_receive(again))
+        missing = sorted(self._sent)
+        if missing and not self.drop_failed_nodes:
+            raise NodeFailedError(
+                f"Round {self.number}: {len(missing)} node(s) failed twice; nothing was released. "
+                "Mend the cause and resume the run: the round's intent stays spent."
+            )
+        return total, simulated
+
+    def _add(
+        self, total: np.ndarray, simulated: Counter[str], replies: Iterable[Message]
+    ) -> list[int]:
+        """Add the replies in place; returns the nodes that failed or were silent."""
+        for reply in replies:
+            node = reply.metadata.src_node_id
+            if reply.has_error():
+                continue
+            if node not in self._sent:
+                raise ValueError(f"A second reply of one node in round {self.number}.")
+            answer = wire.read_reply(reply, self.layout)
+            del self._sent[node]
+            total += answer.total
+            simulated.update(answer.simulation_only)
+        return sorted(self._sent)
+
+    def _store(self) -> str:
+        state = Checkpoint(
+            self.number, self.ledger.head, self.layout.digest, self.optimizer.state()
+        )
+        return state.save(self.checkpoints)
+
+    def _figures(self, noised_mean: np.ndarray) -> dict[str, float]:
+        """Public and released figures of the round."""
+        mechanism, size = self.mechanism, len(noised_mean)
+        noise = mechanism.noise_std / mechanism.expected_units
+        norm = float(np.linalg.norm(noised_mean))
+        signal = math.sqrt(max(0.0, norm**2 - size * noise**2))
+        private = {
+            "epsilon": self.budget.epsilon_after(self.ledger.rounds_intended),
+            "clip_norm": mechanism.clip_norm,
+            "noise_std": mechanism.noise_std,
+            "noise_std_on_mean": noise,
+            "signal_to_noise": signal / (noise * math.sqrt(size)) if noise else math.inf,
+        }
+        return {
+            "release_norm": norm,
+            "signal_norm": signal,
+            **(private if mechanism.private else {}),
+        }
+
+    def _simulation_only(self, sums: Mapping[str, float]) -> dict[str, Any]:
+        units = max(1, sums["cohort_size"])
+        return {
+            "cohort_size": sums["cohort_size"],
+            "failed_units": sums["failed_units"],
+            "records_used": sums["records_used"],
+            "tokens_used": sums["tokens_used"],
+            "clipped_fraction": sums["clipped_units"] / units,
+            "mean_update_norm": sums["update_norms"] / units,
+            "train_loss": sums["train_losses"] / units,
+            "seconds_round": time.perf_counter() - self._started,
+        }

@@ -1,0 +1,168 @@
+"""What a privacy statement says in English; every figure in the text is the statement's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from typing import Any
+
+DIGITS = 6  # of a printed epsilon or delta: upper values rounded up, lower values down
+
+# Every word that a field of the statement may hold, with what it means.
+ADJACENCY = {
+    "add-or-remove-one-user": "adding or removing one user with all records",
+    "zero-out-one-user": "emptying one user's records while the number of users stays",
+}
+CLIPPED_UNIT = {
+    "user": "each sampled user, the mean over the user's records,",
+    "record_slot": "each sampled record slot",
+}
+SEEDS = {
+    "secret": "coins and noise come from the operating system and are not kept",
+    "reproducible": "coins and noise come from a seed and can be repeated",
+}
+CHOICES: dict[str, Mapping[str, str]] = {
+    "unit": {"user": "all records under one user id"},
+    "adjacency": ADJACENCY,
+    "clipped_unit": CLIPPED_UNIT,
+    "seeds_policy": SEEDS,
+}
+
+
+def round_up(value: float, digits: int = DIGITS) -> float | None:
+    """The smallest number of so many significant digits that is not below; None for infinity."""
+    return _rounded(value, digits, ROUND_CEILING)
+
+
+def round_down(value: float, digits: int = DIGITS) -> float | None:
+    """The largest number of so many significant digits that is not above; None for infinity."""
+    return _rounded(value, digits, ROUND_FLOOR)
+
+
+def _rounded(value: float, digits: int, direction: str) -> float | None:
+    if value == 0 or math.isinf(value):
+        return None if value else 0.0
+    exact = Decimal(repr(value))  # the shortest spelling, so that rounding twice changes nothing
+    return float(exact.quantize(Decimal(1).scaleb(exact.adjusted() - digits + 1), direction))
+
+
+def prose(statement: Mapping[str, Any]) -> str:
+    """The statement as plain paragraphs, the claim in the first line.
+
+    A run that is not private says NOT PRIVATE there, with the reasons.
+    """
+    paragraphs = [_claim(statement), _protected(statement), statement["trust_model"]]
+    paragraphs += [_mechanism(statement), _account(statement)]
+    paragraphs.append(_listed("It assumes that:", statement["assumptions"]))
+    paragraphs.append(_listed("Released:", statement["released"]))
+    paragraphs.append(_listed("Not covered:", statement["not_covered"]))
+    paragraphs.append(
+        f"Seeds: {SEEDS[statement['seeds_policy']]}. Code {statement['code_hash']}, "
+        f"ledger {statement['ledger_hash']}."
+    )
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def _claim(statement: Mapping[str, Any]) -> str:
+    if not statement["private"]:
+        reasons = "; ".join(statement["reasons"])
+        return f"NOT PRIVATE: {reasons}. This adapter carries no differential privacy guarantee."
+    return (
+        f"This adapter is (epsilon = {_shown(statement['epsilon'])}, "
+        f"delta = {_shown(statement['delta'])})-differentially private at user level, under "
+        f"{ADJACENCY[statement['adjacency']]}. {_tier(statement['epsilon'])}"
+    )
+
+
+def _tier(epsilon: float) -> str:
+    """How strong an epsilon is, in the tiers of Ponomareva et al. (2303.00654, section 5.2)."""
+    if epsilon <= 1:
+        strength = "at most 1, a strong formal guarantee"
+    elif epsilon <= 10:
+        strength = "at most 10, commonly taken as a reasonable guarantee"
+    else:
+        strength = "above 10, a weak formal guarantee"
+    return f"Epsilon is {strength} (tiers of arXiv 2303.00654)."
+
+
+def _protected(statement: Mapping[str, Any]) -> str:
+    kept = "All" if statement["records_per_user"] == "all" else "At most {records_per_user}"
+    filled = ", repeated to fill all slots" if statement["resample"] else ""
+    return (
+        f"Unit: a user, that is {CHOICES['unit'][statement['unit']]}, out of "
+        f"{statement['declared_users']} declared users. "
+        f"{kept.format(**statement)} records of a user take part, selected by "
+        f"{statement['selection']}{filled}."
+    )
+
+
+def _mechanism(statement: Mapping[str, Any]) -> str:
+    sampling, clip = statement["sampling"], statement["clip_norm"]
+    cap = "no cap" if sampling["cap"] is None else f"a cap of {sampling['cap']}"
+    clipping = f"clipped to an L2 norm of {clip} over all adapter weights together"
+    noise = "without noise"
+    if statement["noise_multiplier"] > 0:
+        noise = (
+            f"with Gaussian noise of standard deviation {statement['noise_multiplier']} times the "
+            "clip norm added to it"
+        )
+    return (
+        f"Mechanism: {statement['strategy']}, {_counted(statement['rounds'], 'round')}. "
+        f"Sampling is {sampling['scheme']} with rate {sampling['rate']}, "
+        f"{sampling['expected_cohort']} units expected in a round, {cap}. The update of {CLIPPED_UNIT[statement['clipped_unit']]} "
+        f"after {_counted(statement['local_steps'], 'local step')} "
+        f"is "
+        f"{clipping if clip is not None else 'not clipped'}; the sum is released {noise}, divided "
+        f"by {statement['denominator']} whatever the real cohort was."
+    )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _account(statement: Mapping[str, Any]) -> str:
+    if statement["epsilon"] is None:
+        return "Account: epsilon is infinite."
+    scope = "" if statement["private"] else " (of the mechanism; it would hold with secret coins)"
+    text = (
+        f"Account: {statement['accountant']} {statement['accountant_version']} over the rounds in "
+        f"the ledger gives epsilon between {_shown_down(statement['epsilon_lower'])} and "
+        f"{_shown(statement['epsilon'])}{scope} at delta = {_shown(statement['delta'])}."
+    )
+    others = statement["epsilon_at_deltas"]
+    if others:
+        listed = ", ".join(f"{value} at {delta}" for delta, value in others.items())
+        text += f" The same rounds at other deltas: {listed}."
+    if statement["group_bound"] is not None:
+        text += f" A user's slots are joined by the {statement['group_bound']} bound."
+    return text + _slots(statement) + _sweep(statement)
+
+
+def _slots(statement: Mapping[str, Any]) -> str:
+    if statement["slot_epsilon"] is None:
+        return ""
+    level = (
+        "record level" if statement["record_level"] else "slot level (which is not record level)"
+    )
+    return f" At {level} epsilon is {_shown(statement['slot_epsilon'])}, at user level as above."
+
+
+def _sweep(statement: Mapping[str, Any]) -> str:
+    if statement["sweep"] is None:
+        return ""
+    return " This run is one of a sweep over the same users: the cost of all its runs adds up."
+
+
+def _shown(value: float | None) -> str:
+    """An upper value in few digits, never below itself."""
+    return "infinity" if value is None else f"{round_up(value):.{DIGITS}g}"
+
+
+def _shown_down(value: float | None) -> str:
+    return "infinity" if value is None else f"{round_down(value):.{DIGITS}g}"
+
+
+def _listed(title: str, items: list[str]) -> str:
+    return "\n".join([title, *(f"- {item}" for item in items)])

@@ -1,0 +1,89 @@
+"""The ledger's header: the whole mechanism of a run as plain public values, and the claim they lead to."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from server import accounting, statement
+from sim.planning import Plan
+from sim.settings import Settings
+
+PACKAGES = ("sim", "clients", "server")
+_LIBRARIES = {"prv": "opacus", "rdp": "dp-accounting"}
+_LEAST_DELTA = 1e-11  # below, double precision certifies nothing
+
+
+def header(settings: Settings, plan: Plan, *, layout: str, base: str) -> dict[str, Any]:
+    """Everything that must be the same for a run to be resumed.
+
+    Args:
+        layout: digest of the adapter's names and shapes. base: name of the base model.
+    """
+    mechanism, strategy = plan.mechanism, settings.strategy
+    return {
+        "strategy": strategy.name,
+        "clipped_unit": mechanism.unit,
+        "adjacency": "add-or-remove-one-user",
+        "declared_users": mechanism.users,
+        "users_counted": settings.privacy.users is None,
+        "delta": plan.delta,
+        "epsilon_target": plan.target,
+        "rounds": plan.rounds,
+        "accountant": plan.accountant,
+        "group_bound": plan.group_bound if mechanism.group_size > 1 else None,
+        "event": dict(mechanism.ledger_event()),
+        "clip_norm": mechanism.clip_norm if math.isfinite(mechanism.clip_norm) else None,
+        "denominator": mechanism.expected_units,
+        "sampling_scheme": "poisson",
+        "cohort_cap": None,
+        "records_per_user": strategy.records_per_user,
+        "resample": strategy.resample,
+        "records_bounded": False,  # nobody promises that no user has more than k records
+        "chunks_cross_records": settings.selection.rule == "random_chunk",
+        "selection": settings.selection.rule,
+        "seq_len": settings.model.seq_len,
+        "local_steps": strategy.local_steps,
+        "local_lr": strategy.local_lr,
+        "optimizer": dict(settings.optimizer),
+        "schedule": vars(settings.schedule),
+        "seed": settings.seed,
+        "seeds_policy": "reproducible" if settings.privacy.reproducible else "secret",
+        "drop_failed_nodes": settings.runtime.drop_failed_nodes,
+        "base_model": base,
+        "adapter_layout": layout,
+        "code_hash": statement.code_hash(PACKAGES),
+    }
+
+
+def claim(of: Mapping[str, Any], spent: Sequence[tuple[Mapping[str, Any], int]]) -> statement.Claim:
+    """The account of a ledger's composition, exact at its header's delta."""
+    accountant = of["accountant"]
+    version = importlib.metadata.version(_LIBRARIES.get(accountant, "userdp"))
+    named = {"accountant": accountant, "accountant_version": version, "certified": True}
+    if of["event"]["noise_multiplier"] == 0:
+        return statement.Claim(
+            epsilon=math.inf, epsilon_lower=math.inf, epsilon_at_deltas={}, **named
+        )
+    composition = [(accounting.RoundEvent.from_dict(event), count) for event, count in spent]
+    options = {"accountant": accountant, "group_bound": of["group_bound"] or "mixture"}
+    deltas = [
+        of["delta"] * share for share in (1, 0.1, 0.01) if of["delta"] * share >= _LEAST_DELTA
+    ]
+    figures = accounting.epsilon_at_deltas(composition, deltas, **options)
+    own = figures[of["delta"]]
+    grouped = of["clipped_unit"] == "record_slot"
+    slot = (
+        accounting.slot_epsilon(composition, of["delta"], accountant=accountant)
+        if grouped
+        else None
+    )
+    return statement.Claim(
+        epsilon=own.upper,
+        epsilon_lower=own.lower,
+        epsilon_at_deltas={delta: figure.upper for delta, figure in figures.items()},
+        slot_epsilon=slot.upper if slot else None,
+        **named,
+    )

@@ -1,0 +1,69 @@
+"""One line of progress for one run, on standard error."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Self, TextIO
+
+import rich.console
+import rich.progress
+
+
+class Progress:
+    """A bar with epsilon so far and held-out perplexity; in a file, a line every tenth of the run.
+
+    >>> with Progress(30) as progress:
+    ...     progress.update(1, epsilon=0.4)
+    ...     progress.update(2, epsilon=0.5, perplexity=210.0)
+    """
+
+    def __init__(self, total_rounds: int, stream: TextIO | None = None) -> None:
+        self._total, self._stream = total_rounds, stream or sys.stderr
+        self._stride = max(1, total_rounds // 10)
+        self._perplexity: float | None = None
+        self._bar = _bar(self._stream) if self._stream.isatty() else None
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+            self._task = self._bar.add_task("training", total=self._total, figures="")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(
+        self, number: int, *, epsilon: float | None = None, perplexity: float | None = None
+    ) -> None:
+        """Round ``number`` is over; the last perplexity given stays in view."""
+        self._perplexity = perplexity if perplexity is not None else self._perplexity
+        figures = _figures(epsilon, self._perplexity)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=number, figures=figures)
+        elif number % self._stride == 0 or number == self._total:
+            print(
+                f"round {number}/{self._total}  {figures}".rstrip(), file=self._stream, flush=True
+            )
+
+
+def _bar(stream: TextIO) -> rich.progress.Progress:
+    return rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn("{task.fields[figures]}"),
+        rich.progress.TimeRemainingColumn(),
+        console=rich.console.Console(file=stream),
+    )
+
+
+def _figures(epsilon: float | None, perplexity: float | None) -> str:
+    shown = [] if epsilon is None else [f"epsilon {epsilon:.3g}"]
+    return "  ".join(shown if perplexity is None else [*shown, f"perplexity {perplexity:.4g}"])
