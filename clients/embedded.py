@@ -1,4 +1,4 @@
-"""The embedded base model: a small tokenizer and causal model, pre-trained here on the public tales.
+"""The embedded base model: a small tokenizer and causal model, pre-trained on the public text.
 
 Both come from the public text alone; no private user is read. The result is an ordinary folder that
 ``AutoModelForCausalLM`` and ``AutoTokenizer`` load without network.

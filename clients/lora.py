@@ -1,9 +1,10 @@
 """The stacked LoRA layer: every lane of a stack has an adapter of its own.
 
-``y = base(x) + scale * (x A_s^T) B_s^T`` for the rows of lane ``s`` (Hu et al., arXiv 2106.09685), with the
-factors of all lanes stacked as leaves ``A (lanes, r, in)`` and ``B (lanes, out, r)``. Each lane touches its
-own slice of a leaf and nothing else, so after one backward pass of the summed loss the gradient of a leaf
-*is* the per-lane gradient: no hooks, no vmap, no second pass. One lane serves every row (evaluation).
+``y = base(x) + scale * (x A_s^T) B_s^T`` for the rows of lane ``s`` (Hu et al., arXiv 2106.09685),
+with the factors of all lanes stacked as leaves ``A (lanes, r, in)`` and ``B (lanes, out, r)``. Each
+lane touches its own slice of a leaf and nothing else, so after one backward pass of the summed loss
+the gradient of a leaf *is* the per-lane gradient: no hooks, no vmap, no second pass. One lane
+serves every row (evaluation).
 """
 
 from __future__ import annotations

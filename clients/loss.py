@@ -1,8 +1,9 @@
 """Weighted next-token loss of a frozen output head, without ever holding all its logits.
 
-The head takes no gradient, so the gradient with respect to the hidden states is known as soon as the logits
-of a chunk are: it is computed in the forward pass, chunk by chunk, and the logits are dropped. A vocabulary
-of 50,000 then costs the memory of one chunk, and the softmax is evaluated once.
+The head takes no gradient, so the gradient with respect to the hidden states is known as soon as
+the logits of a chunk are: it is computed in the forward pass, chunk by chunk, and the logits are
+dropped. A vocabulary of 50,000 then costs the memory of one chunk, and the softmax is evaluated
+once.
 """
 
 from __future__ import annotations

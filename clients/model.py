@@ -1,7 +1,8 @@
 """The base model and its stacked adapters: what a lane computes its loss with.
 
-Any causal language model that transformers loads and peft can adapt. peft decides which layers are adapted,
-how they are named and initialised; the engine then puts a `StackedLora` in the place of each of its layers.
+Any causal language model that transformers loads and peft can adapt. peft decides which layers are
+adapted, how they are named and initialised; the engine then puts a `StackedLora` in the place of
+each of its layers.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import peft
 import torch
@@ -48,7 +50,7 @@ class LanguageModel:
         initial: (D,) float32, the adapter before training: A random, B zero.
     """
 
-    def __init__(self, base: nn.Module, settings: LoraSettings) -> None:
+    def __init__(self, base: Any, settings: LoraSettings) -> None:
         base.requires_grad_(False).eval()
         self.config = base.config
         self.peft_config = peft.LoraConfig(
@@ -73,7 +75,11 @@ class LanguageModel:
         return self.module.get_input_embeddings().num_embeddings
 
     def leaves(self, adapters: Tensor, lanes: int) -> list[Tensor]:
-        """Adapters (D,) shared by all lanes, or (lanes, D), as stacked leaves (lanes, r, in | out, r)."""
+        """Stacked leaves (lanes, r, in) and (lanes, out, r) of adapters.
+
+        Args:
+            adapters: (D,), shared by all lanes, or (lanes, D).
+        """
         rows = adapters.expand(lanes, -1)
         return [
             rows[:, part].reshape(lanes, *shape).detach().requires_grad_()
@@ -131,7 +137,7 @@ def load(path: str | Path, *, revision: str | None, dtype: torch.dtype, device: 
         ConfigurationError: if there is no such model, or it is not a causal language model.
     """
     try:
-        base = transformers.AutoModelForCausalLM.from_pretrained(
+        base: Any = transformers.AutoModelForCausalLM.from_pretrained(
             path, revision=revision, dtype=dtype
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, revision=revision)
@@ -174,11 +180,11 @@ def _replace_layers(adapted: nn.Module) -> list[lora.StackedLora]:
 
 
 @torch.no_grad()
-def _plain_head(base: nn.Module) -> nn.Linear | None:
+def _plain_head(base: Any) -> nn.Linear | None:
     """The output head, if the logits are its product with the last hidden states, to the last bit.
 
-    Some families scale or softly cap their logits (which near zero looks like the product); they, and
-    adapted heads, take the path over whole logits.
+    Some families scale or softly cap their logits (which near zero looks like the product); they,
+    and adapted heads, take the path over whole logits.
     """
     head = base.get_output_embeddings()
     if type(head) is not nn.Linear:
@@ -193,7 +199,7 @@ def _plain_head(base: nn.Module) -> nn.Linear | None:
 
 
 @torch.no_grad()
-def _check_causal(base: nn.Module) -> None:
+def _check_causal(base: Any) -> None:
     """Padding follows a row's tokens and has no mask, so no position may see a later one."""
     probe = _probe(base)
     changed = probe.clone()
@@ -207,6 +213,6 @@ def _check_causal(base: nn.Module) -> None:
         )
 
 
-def _probe(base: nn.Module) -> Tensor:
+def _probe(base: Any) -> Tensor:
     vocabulary = base.get_input_embeddings().num_embeddings
     return (torch.arange(1, 9, device=next(base.parameters()).device) % vocabulary)[None]

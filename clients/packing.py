@@ -1,8 +1,9 @@
 """How the ragged records of many units become few rectangular stacks with little padding.
 
-Units (what one lane bounds: a user, or a record slot) are grouped into *blocks* whose gradients fit in memory
-together; the records of a block are sorted by length and cut into *stacks*, one forward and backward each. A
-unit's records may fall into several stacks of its block, so no unit is too large. Knows no model.
+Units (what one lane bounds: a user, or a record slot) are grouped into *blocks* whose gradients fit
+in memory together; the records of a block are sorted by length and cut into *stacks*, one forward
+and backward each. A unit's records may fall into several stacks of its block, so no unit is too
+large. Knows no model.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Stack:
     row_weights: np.ndarray  # (rows,) float32: 1 / records of the row's unit
 
     def positions(self) -> np.ndarray:
-        """(predicted tokens,) int64 into the flattened (rows, positions): where a next token exists."""
+        """(predicted tokens,) int64 into flattened (rows, positions): where a next token exists."""
         reach = np.arange(self.tokens.shape[1] - 1) < self.lengths[:, None] - 1
         return np.flatnonzero(reach)
 
@@ -36,7 +37,7 @@ class Stack:
 
 
 def blocks(units: Sequence[Unit], max_lanes: int) -> Iterator[list[Unit]]:
-    """Groups of at most ``max_lanes`` units of similar length; units without records are left out."""
+    """Groups of at most ``max_lanes`` units of similar length; empty units are left out."""
     filled = sorted((unit for unit in units if unit), key=lambda unit: -max(map(len, unit)))
     for start in range(0, len(filled), max_lanes):
         yield filled[start : start + max_lanes]

@@ -1,4 +1,4 @@
-"""A transformers tokenizer as the corpora use it: batches of texts to token ids, each text closed."""
+"""A transformers tokenizer as the corpora use it: batches of texts in, closed token lists out."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from sim import cache
 class TokenizerEncode:
     """Turns texts into the token ids a model sees; meets ``sim.corpus.Encode``.
 
-    Special tokens are those the tokenizer itself puts around a text, and the end-of-text token after
-    it where there is one. Spelled-out special tokens inside a text are ordinary characters: no user
-    can write one. ``name`` is a fingerprint of the whole tokenizer.
+    Special tokens are those the tokenizer itself puts around a text, and the end-of-text token
+    after it where there is one. Spelled-out special tokens inside a text are ordinary characters:
+    no user can write one. ``name`` is a fingerprint of the whole tokenizer.
     """
 
     def __init__(self, tokenizer: Any) -> None:

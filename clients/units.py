@@ -13,8 +13,8 @@ from sim.wire import Assignment, Contract
 def fetch(population: Population, contract: Contract, assignment: Assignment) -> list[Unit]:
     """One unit per assigned user, or per assigned record slot; empty positions give empty units.
 
-    Selection is keyed by the user's stable key (and the round, where the rule draws anew), so what one
-    user contributes does not depend on who else exists.
+    Selection is keyed by the user's stable key (and the round, where the rule draws anew), so what
+    one user contributes does not depend on who else exists.
     """
     if contract.unit == "user":
         return [_selected(population, contract, user) for user in assignment.users.tolist()]

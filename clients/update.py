@@ -2,11 +2,14 @@
 
 1. `packing.blocks` groups the units, `packing.stacks` cuts a block's records into forward passes.
 2. Each unit has a lane: its gradient is the mean over its records of the record's mean token loss.
-3. A lane takes ``local_steps`` steps of plain gradient descent from the global adapter, and its update is
-   the difference: with one step, ``-local_lr * gradient``. No state of a lane outlives its block.
-4. `clip.clipped_sum` bounds each lane and adds it to one running sum: memory does not grow with the cohort.
+3. A lane takes ``local_steps`` steps of plain gradient descent from the global adapter, and its
+   update is the difference: with one step, ``-local_lr * gradient``. No state of a lane outlives
+   its block.
+4. `clip.clipped_sum` bounds each lane and adds it to one running sum: memory does not grow with the
+   cohort.
 
-A failed unit (tokens the model does not know, an update that is not finite) contributes zero and is counted.
+A failed unit (tokens the model does not know, an update that is not finite) contributes zero and is
+counted.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ For t in 1..T:
     S ~ each of the N k slots independently with probability q = B / (N k)
     release (sum over x in S of clip(update of x, C) + N(0, (z C)^2 I)) / B
 
-One user owns k slots, each with a coin of its own, so the number of a user's hits is Binomial(k, q) and a
-round costs a mixture of Gaussians with those weights (Ganesh, arXiv 2401.10294), or, more loosely, the
-group lemma over the slot-level guarantee (Vadhan 2017, Lemma 2.2).
+One user owns k slots, each with a coin of its own, so the number of a user's hits is Binomial(k, q)
+and a round costs a mixture of Gaussians with those weights (Ganesh, arXiv 2401.10294), or, more
+loosely, the group lemma over the slot-level guarantee (Vadhan 2017, Lemma 2.2).
 """
 
 from __future__ import annotations

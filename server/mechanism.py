@@ -1,12 +1,13 @@
 """One round's mechanism: cohort, sensitivity, noise and accounting event, which cannot disagree.
 
-Everything a round's privacy rests on is derived here from six public numbers. There is no second place to
-type a sampling rate, a denominator or a noise level.
+Everything a round's privacy rests on is derived here from six public numbers. There is no second
+place to type a sampling rate, a denominator or a noise level.
 
 Formal guarantees, for a `Mechanism` whose clients obey its clip norm C:
 - a unit enters a round at most once, with an independent coin of probability q (`draw`);
 - adding or removing one unit moves the sum by at most C, so the release is
-  ``(sum + N(0, (z C)^2 I)) / m`` at sensitivity C/m, whatever the realised cohort, the empty one included;
+  ``(sum + N(0, (z C)^2 I)) / m`` at sensitivity C/m, whatever the realised cohort, the empty one
+  included;
 - the denominator m is a constant of the configuration.
 """
 
@@ -46,7 +47,8 @@ class Mechanism(ABC):
             raise ConfigurationError(f"privacy.users={self.users}: must be at least 1.")
         if not 0 < self.cohort <= self.users:
             raise ConfigurationError(
-                f"cohort={self.cohort:g}: must be above 0 and at most the {self.users} declared users."
+                f"cohort={self.cohort:g}: must be above 0 and at most the {self.users} "
+                "declared users."
             )
         if self.records_per_user < 0:
             raise ConfigurationError(
@@ -108,8 +110,8 @@ class Mechanism(ABC):
     def release(self, clipped_sum: np.ndarray, stream: rng.SecretStream) -> np.ndarray:
         """Noised mean (D,) float64 of a sum of clipped updates (D,).
 
-        Noise is drawn and added in float64 on the CPU, once, here. Floating-point noise is not the real
-        Gaussian (Mironov, CCS 2012): the statement names it as a limit.
+        Noise is drawn and added in float64 on the CPU, once, here. Floating-point noise is not the
+        real Gaussian (Mironov, CCS 2012): the statement names it as a limit.
         """
         noise = self.noise_std * rng.standard_normal(stream, len(clipped_sum))
         return (clipped_sum.astype(np.float64) + noise) / self.expected_units

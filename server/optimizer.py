@@ -1,4 +1,7 @@
-"""The server optimiser: torch.optim on one flat vector, fed with released means only (post-processing)."""
+"""The server optimiser: torch.optim on one flat vector, fed with released means only.
+
+What it does is post-processing of a release and costs no privacy.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ SCHEDULES = ("constant", "linear", "cosine")
 
 
 def learning_rate_factor(schedule: str, warmup: int, rounds: int) -> Callable[[int], float]:
-    """Factor on the learning rate before step t = 0, 1, ...: linear warm-up, then the schedule's decay.
+    """Factor on the learning rate of step t = 0, 1, ...: linear warm-up, then the decay.
 
     Raises:
         ConfigurationError: for an unknown schedule or a warm-up longer than the run.
@@ -37,7 +40,7 @@ def learning_rate_factor(schedule: str, warmup: int, rounds: int) -> Callable[[i
 
 
 class ServerOptimizer:
-    """Holds the global adapter (D,) float32 and steps it against ``-release`` (Reddi et al., 2003.00295)."""
+    """The global adapter (D,) float32 and what steps it (FedOpt, Reddi et al., 2003.00295)."""
 
     def __init__(
         self,

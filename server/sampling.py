@@ -10,8 +10,8 @@ from sim.rng import SecretStream
 def poisson_positions(stream: SecretStream, rate: float, size: int) -> np.ndarray:
     """Ascending positions of heads among ``size`` independent Bernoulli(``rate``) coins.
 
-    Draws the gaps between heads, which are geometric, so a thousand heads among a million coins cost a
-    thousand draws.
+    Draws the gaps between heads, which are geometric, so a thousand heads among a million coins
+    cost a thousand draws.
 
     Raises:
         ValueError: unless 0 < rate <= 1.

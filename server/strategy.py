@@ -124,7 +124,7 @@ class PrivateStrategy(Strategy):
     def _messages(
         self, arrays: ArrayRecord, assignment: wire.Assignment, nodes: list[int]
     ) -> Iterable[tuple[int, Message]]:
-        """One message for each node that hosts sampled units; a user's node is their slot mod nodes."""
+        """One message for each node that hosts sampled units; a user's node is slot mod nodes."""
         contract = replace(self.contract, round=self.number)
         homes = assignment.users % len(nodes)
         for home in np.unique(homes).tolist():
@@ -157,8 +157,8 @@ class PrivateStrategy(Strategy):
             node = reply.metadata.src_node_id
             if reply.has_error():
                 continue
-            if node not in self._sent:
-                raise ValueError(f"A second reply of one node in round {self.number}.")
+            if node not in self._sent or reply.metadata.group_id != str(self.number):
+                raise ValueError(f"Round {self.number}: a node's second reply, or an old one.")
             answer = wire.read_reply(reply, self.layout)
             del self._sent[node]
             total += answer.total

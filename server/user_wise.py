@@ -1,8 +1,11 @@
-"""User-wise DP-SGD (Algorithm 2 of Chua et al., arXiv 2406.14322; ULS in Charles et al., 2407.07737).
+"""User-wise DP-SGD: average a user's records, clip, add up.
+
+Algorithm 2 of Chua et al., arXiv 2406.14322; ULS in Charles et al., arXiv 2407.07737.
 
 For t in 1..T:
     U ~ each of N users independently with probability q = m / N
-    release (sum over u in U of clip(mean over u's <= k records of the update, C) + N(0, (z C)^2 I)) / m
+    g_u = clip(mean over u's <= k records of the update, C)
+    release (sum of g_u over u in U + N(0, (z C)^2 I)) / m
 
 The average is inside the clip, so the sensitivity is C whatever k: k costs compute, not privacy.
 """

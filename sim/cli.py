@@ -5,15 +5,19 @@ Imports nothing heavy before it knows what was asked for.
 
 from __future__ import annotations
 
-import os
+import contextlib
+import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+from sim import quiet
+from sim.errors import ConfigurationError, StoppedError
 
 HELP = """userdp: federated fine-tuning of language models under user-level differential privacy
 
-  userdp run    [overrides] [-m]      one run, or a Hydra sweep; resume=RUN goes on with an interrupted run
-  userdp plan   [overrides] [--json]  noise for a target epsilon, or epsilon for a noise; reads no data
+  userdp run    [overrides] [-m]      one run, or a Hydra sweep; resume=RUN goes on with a run
+  userdp plan   [overrides] [--json]  noise for a target epsilon, or epsilon for a noise
   userdp verify RUN                   recomputes a run's claim from its ledger alone
   userdp bench  [overrides] [--json]  a round beside plain training on the same tokens
 
@@ -22,12 +26,15 @@ Overrides name a value of the configuration:
   userdp run -m strategy=user_wise,group_privacy privacy.epsilon=1,3,8
   userdp plan privacy.users=10000 cohort=200 rounds=1000 privacy.epsilon=2
 Groups: data, model, selection, strategy, optimizer, schedule, privacy, engine, runtime, track
+
+Exit code: 0, 1 for a run that stopped and can be resumed, 2 for a wrong configuration, 130 for Ctrl-C
 """
+_SWEEP = ("-m", "--multirun")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 2 for a wrong configuration, 130 when interrupted."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads cost more than they win
+    """Run one command; returns its exit code, as ``HELP`` lists them."""
+    quiet.environment()
     asked = list(sys.argv[1:] if arguments is None else arguments)
     verbs: dict[str, Callable[[list[str]], Any]] = {
         "run": _run,
@@ -35,49 +42,82 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "verify": _verify,
         "bench": _bench,
     }
-    if not asked or asked[0] in ("-h", "--help", "help"):
-        print(HELP)
+    if not asked or asked[0] == "help" or {"-h", "--help"} & set(asked):
+        print(HELP, end="")
         return 0
     if asked[0] not in verbs:
-        return _refuse(f"{asked[0]}: no such command; choose one of {', '.join(verbs)}.")
-    from sim.errors import ConfigurationError
+        return _tell(f"error: {asked[0]}: no such command; choose one of {', '.join(verbs)}.", 2)
+    with _warnings_shown():
+        return _exit_code(verbs[asked[0]], asked[1:])
 
+
+def _exit_code(verb: Callable[[list[str]], Any], arguments: list[str]) -> int:
     try:
-        verbs[asked[0]](asked[1:])
+        verb(arguments)
     except ConfigurationError as error:
-        return _refuse(str(error))
-    except KeyboardInterrupt:
-        print("userdp: interrupted.", file=sys.stderr)
-        return 130
+        return _tell(f"error: {error}", 2)
+    except StoppedError as error:
+        return _tell(f"stopped: {error}", 1)
+    except KeyboardInterrupt as interrupt:
+        notes = getattr(interrupt, "__notes__", [])
+        return _tell("; ".join(["interrupted", *notes]), 130)
     return 0
 
 
-def _refuse(text: str) -> int:
-    print(f"userdp: error: {' '.join(text.split())}", file=sys.stderr)
-    return 2
+def _tell(text: str, code: int) -> int:
+    """One line on standard error."""
+    print(f"userdp: {' '.join(text.split())}", file=sys.stderr)
+    return code
+
+
+@contextlib.contextmanager
+def _warnings_shown() -> Iterator[None]:
+    """Our own log on standard error, a line each, whatever third parties do to the root logger."""
+    log, handler = logging.getLogger("userdp"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("userdp: warning: %(message)s"))
+    log.addHandler(handler)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.propagate = True
+
+
+def _overrides(arguments: list[str], *flags: str) -> list[str]:
+    """The arguments without the flags of the verb; refuses any other flag."""
+    for item in arguments:
+        if item.startswith("-") and item not in flags:
+            known = f"; known here: {', '.join(flags)}" if flags else ""
+            raise ConfigurationError(f"{item}: no such option{known}.")
+    return [item for item in arguments if item not in flags]
 
 
 def _run(arguments: list[str]) -> None:
     from sim import compose
 
-    if {"-m", "--multirun"} & set(arguments):
-        compose.sweep([a for a in arguments if a not in ("-m", "--multirun")])
-    else:
-        compose.single(arguments)
+    overrides = _overrides(arguments, *_SWEEP)
+    start = compose.sweep if set(_SWEEP) & set(arguments) else compose.single
+    start(overrides)
 
 
 def _plan(arguments: list[str]) -> None:
     from sim import compose, planning, screen
 
-    settings, _ = compose.settings([a for a in arguments if a != "--json"])
+    as_json = "--json" in arguments
+    settings, _ = compose.settings(_overrides(arguments, "--json"))
+    quiet.accountants()
     plan = planning.bare(settings)
-    screen.print_plan(planning.described(plan, settings), as_json="--json" in arguments)
+    # Opacus takes longer to import than all the rest together.
+    quick = [name for name in planning.ACCOUNTANTS if name in ("pld", "rdp", plan.accountant)]
+    told = planning.described(plan, settings, planning.ACCOUNTANTS if as_json else quick)
+    screen.print_json(told) if as_json else screen.print_plan(told, plan)
 
 
 def _verify(arguments: list[str]) -> None:
     from sim import verify
 
-    verify.run(arguments)
+    verify.run(_overrides(arguments))
 
 
 def _bench(arguments: list[str]) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -19,7 +23,10 @@ from sim.errors import ConfigurationError
 from sim.settings import Settings
 
 _CONF, _VERSION = "conf", "1.3"
-OmegaConf.register_new_resolver("unless", lambda value, other: other if value is None else None)
+_QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null")
+OmegaConf.register_new_resolver(
+    "unless", lambda value, other: other if value is None else None, replace=True
+)
 
 
 def settings(overrides: Sequence[str]) -> tuple[Settings, DictConfig]:
@@ -28,41 +35,72 @@ def settings(overrides: Sequence[str]) -> tuple[Settings, DictConfig]:
     Raises:
         ConfigurationError: an unknown key or group, or a value that does not fit.
     """
-    resumed = [item for item in overrides if item.startswith("resume=")]
-    if resumed and resumed[0] != "resume=null":
-        config = _stored(resumed[0].removeprefix("resume="), overrides)
-    else:
-        config = _composed(overrides)
+    resumed = _value(overrides, "resume")
+    config = _composed(overrides) if resumed is None else _stored(resumed, overrides)
     return schema.parse(config), config
 
 
 def single(overrides: Sequence[str]) -> None:
     """One run."""
-    from sim import run
-
     asked, config = settings(overrides)
+    from sim import run  # heavy: a wrong configuration is refused before it
+
     run.run(asked, schema.resolved(config))
 
 
 def sweep(overrides: Sequence[str]) -> None:
-    """A Hydra multirun: every job's configuration is checked before the first one starts."""
-    for job in _jobs(overrides):
-        settings(job)
-    folder = "${now:%Y-%m-%d}/${now:%H-%M-%S}"
-    fixed = ["hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null"]
-    if not any(item.startswith("hydra.sweep.dir=") for item in overrides):
-        fixed.append(f"hydra.sweep.dir=multirun/{folder}")
-    sys.argv = ["userdp", "-m", *fixed, *overrides]
-    hydra.main(version_base=_VERSION, config_path=f"pkg://{_CONF}", config_name="config")(_job)()
+    """A Hydra multirun; ``output=FOLDER`` holds its runs.
+
+    Raises:
+        ConfigurationError: before the first job starts, whichever job is wrong.
+    """
+    if _value(overrides, "resume") is not None:
+        raise ConfigurationError("resume: one run at a time; leave out -m.")
+    folder = _sweep_folder(overrides)
+    plain = [item for item in overrides if not item.startswith(("output=", "hydra.sweep.dir="))]
+    asked = [settings(job)[0] for job in _jobs(plain)]
+    from sim import prepare  # heavy
+
+    prepare.check(asked)
+    command = ["userdp", "-m", *_QUIET, f"hydra.sweep.dir={folder}", *plain]
+    with _command_line(command):
+        hydra.main(version_base=_VERSION, config_path=f"pkg://{_CONF}", config_name="config")(
+            _job
+        )()
 
 
 def _job(config: DictConfig) -> None:
     from sim import run
 
-    hydra_config = HydraConfig.get()
-    OmegaConf.update(config, "output", hydra_config.runtime.output_dir)
-    OmegaConf.update(config, "sweep", hydra_config.sweep.dir)
+    job = HydraConfig.get()
+    OmegaConf.update(config, "output", job.runtime.output_dir)
+    OmegaConf.update(config, "sweep", job.sweep.dir)
     run.run(schema.parse(config), schema.resolved(config))
+
+
+@contextlib.contextmanager
+def _command_line(command: list[str]) -> Iterator[None]:
+    """What Hydra reads: the command, and the wish to see errors as they were raised."""
+    with (
+        mock.patch.object(sys, "argv", command),
+        mock.patch.dict(os.environ, {"HYDRA_FULL_ERROR": "1"}),
+    ):
+        yield
+
+
+def _sweep_folder(overrides: Sequence[str]) -> str:
+    folder = _value(overrides, "output") or _value(overrides, "hydra.sweep.dir")
+    if folder is None:
+        return f"multirun/{'${now:%Y-%m-%d}'}/{'${now:%H-%M-%S-%f}'}"
+    if "$" not in folder and any(Path(folder).glob("*/ledger.jsonl")):
+        raise ConfigurationError(f"output={folder}: it holds runs already; choose a new folder.")
+    return folder
+
+
+def _value(overrides: Sequence[str], key: str) -> str | None:
+    """The text of the last override of a key; None where there is none, or it is null."""
+    given = [item.partition("=")[2] for item in overrides if item.startswith(f"{key}=")]
+    return given[-1] if given and given[-1] not in ("", "null") else None
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:
@@ -80,7 +118,19 @@ def _stored(folder: str, overrides: Sequence[str]) -> DictConfig:
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise ConfigurationError(f"resume={folder}: there is no {path}; name a run folder.")
-    merged: Any = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+    try:
+        stored = OmegaConf.load(path)
+        changes = OmegaConf.from_dotlist(list(overrides))
+        for name, value in changes.items():
+            if OmegaConf.is_dict(stored.get(name)) and not OmegaConf.is_dict(value):
+                raise ConfigurationError(
+                    f"{name}={value}: a resumed run keeps its {name}; start a new run instead."
+                )
+        merged: Any = OmegaConf.merge(stored, changes)
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        raise ConfigurationError(f"resume={folder}: {_one_line(error)}") from None
     return merged
 
 
@@ -90,14 +140,13 @@ def _jobs(overrides: Sequence[str]) -> list[list[str]]:
 
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
+        [jobs] = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     except HydraException as error:
         raise ConfigurationError(_one_line(error)) from None
-    [jobs] = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     return [[item for item in job if not item.startswith("hydra")] for job in jobs]
 
 
 def _one_line(error: Exception) -> str:
     text = str(error).split("Config search path")[0].split("Set the environment")[0]
-    return " ".join(
-        text.replace("To append to your config use", "(unknown key; if new, use").split()
-    )
+    text = text.partition("To append to your config use")[0]
+    return " ".join(text.split())

@@ -21,7 +21,7 @@ _BATCH = 1000  # texts in one call of the tokenizer
 
 
 class Encode(Protocol):
-    """A tokenizer: texts in, token ids out, each closed by the end-of-text token if there is one."""
+    """A tokenizer: texts in, token ids out, each closed by the end-of-text token if any."""
 
     @property
     def name(self) -> str:

@@ -149,7 +149,7 @@ def _text(row: Row, column: str) -> str:
 
 
 def _encodable(text: str, reason: str) -> str:
-    """The text; half a surrogate pair, which JSON can spell, is refused as no tokenizer takes it."""
+    """The text; half a surrogate pair, which JSON can spell, is refused: no tokenizer takes it."""
     try:
         text.encode()
     except UnicodeEncodeError:

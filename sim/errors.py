@@ -1,5 +1,9 @@
-"""What a person can mend: a wrong configuration, told in one line."""
+"""Why the command ends early, told in one line: a configuration that is wrong, a run that stopped."""
 
 
 class ConfigurationError(ValueError):
     """A configuration that cannot run; the message names the field, its value and the mend."""
+
+
+class StoppedError(RuntimeError):
+    """A run that stopped on its way and can be resumed; the message says why and how."""

@@ -1,7 +1,8 @@
 """An in-process Flower Grid: nodes are numbers, a message is a function call, replies are a stream.
 
-Replies are yielded one by one in the order of the messages, so a strategy that folds them holds one at a
-time. A node that raises answers with Flower's error reply, without the text of the error: it may quote data.
+Replies are yielded one by one in the order of the messages, so a strategy that folds them holds one
+at a time. A node that raises answers with Flower's error reply, without the text of the error: it
+may quote data.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class InProcessGrid(Grid):
             node: Context(0, node, {}, RecordDict(), {}) for node in range(2, nodes + 2)
         }
         self._replies: dict[str, Message] = {}
-        # Flower's Message takes its sender from this class-level identity (internal; flwr is pinned).
+        # Flower's Message takes its sender from this class-level identity (internal: flwr is
+        # pinned).
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 0, 0, _SERVER
 
     def get_node_ids(self) -> list[int]:

@@ -97,8 +97,8 @@ WORDS = {
         "| sorry for the slow reply | fyi on {topic_thing} | me again"
     ),
     "closer": (
-        "let me know asap | lmk what you think | no rush | speak soon | shout if {day} doesn't work "
-        "| see u {day} | give {pet} a hug from me | thanks again for {topic_thing} "
+        "let me know asap | lmk what you think | no rush | speak soon | shout if {day} doesn't work"
+        " | see u {day} | give {pet} a hug from me | thanks again for {topic_thing} "
         "| more when i'm back from {spot}"
     ),
     "title": (
@@ -119,8 +119,8 @@ SECRETS = (
 
 HABITS = {
     "name": (
-        "Alex | Bea | Cam | Dee | Eli | Fran | Gus | Hana | Ivo | Jules | Kit | Lou | Mo | Nat | Oz "
-        "| Pip | Remy | Sam | Tess | Uma | Vic | Wes | Yas | Zed"
+        "Alex | Bea | Cam | Dee | Eli | Fran | Gus | Hana | Ivo | Jules | Kit | Lou | Mo | Nat | Oz"
+        " | Pip | Remy | Sam | Tess | Uma | Vic | Wes | Yas | Zed"
     ),
     "greeting": "hi | hey | hiya | morning | hello | yo | dear | evening",
     "sign_off": "x | cheers | thx | best | ta | love | kind regards | laters | xx | many thanks",

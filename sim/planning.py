@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,9 +14,10 @@ from hydra.utils import get_class
 from server import accounting
 from server.mechanism import Mechanism
 from sim.errors import ConfigurationError
-from sim.settings import Settings
+from sim.settings import Settings, Strategy
 
 ACCOUNTANTS = ("pld", "prv", "rdp")
+_LOG = logging.getLogger("userdp")
 _DIGITS = 6  # of a calibrated noise multiplier, rounded up: what is printed is what is used
 
 
@@ -43,9 +45,12 @@ def make(settings: Settings, users: int) -> Plan:
     Raises:
         ConfigurationError: the settings contradict each other or no noise meets the target.
     """
+    return _made(settings, users, _delta(settings, users))
+
+
+def _made(settings: Settings, users: int, delta: float) -> Plan:
     privacy = settings.privacy
     build = _builder(settings, users)
-    delta = _delta(settings, users)
     options = {"accountant": privacy.accountant, "group_bound": privacy.group_bound}
     z = privacy.noise_multiplier
     if build(1.0).private:
@@ -81,11 +86,17 @@ def bare(settings: Settings) -> Plan:
         return make(settings, users)
     if settings.privacy.delta is None:
         raise ConfigurationError("privacy.delta=None: plan.sampling_rate needs a delta beside it.")
+    if users is not None:
+        raise ConfigurationError(
+            f"privacy.users={users}: plan.sampling_rate={rate} takes its place; give one of the two."
+        )
     users = 2**20  # any power of two: cohort / users is then the rate to the last bit
-    return make(replace(settings, cohort=rate * users), users)
+    return _made(replace(settings, cohort=rate * users), users, settings.privacy.delta)
 
 
-def described(plan: Plan, settings: Settings) -> dict[str, Any]:
+def described(
+    plan: Plan, settings: Settings, accountants: Sequence[str] = ACCOUNTANTS
+) -> dict[str, Any]:
     """The plan as ``userdp plan --json`` prints it; infinite is None."""
     mechanism = plan.mechanism
     # Under plan.sampling_rate the cohort of the plan stands for the rate only.
@@ -99,7 +110,7 @@ def described(plan: Plan, settings: Settings) -> dict[str, Any]:
         "delta": plan.delta,
         "noise_multiplier": mechanism.noise_multiplier,
         "epsilon": {"lower": finite(plan.epsilon.lower), "upper": finite(plan.epsilon.upper)},
-        "accountants": _by_accountant(plan) if mechanism.private else {},
+        "accountants": _by_accountant(plan, accountants) if mechanism.private else {},
         "noise_std_on_mean": mechanism.noise_std / expected,
     }
 
@@ -109,23 +120,23 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _by_accountant(plan: Plan) -> dict[str, dict[str, Any]]:
-    """What each accountant says of this noise, and the noise it would ask for the target.
+def bound_of(accountant: str, plan: Plan) -> str:
+    """How this accountant joins a user's slots: those that analyse no mixture take the lemma."""
+    return plan.group_bound if accountant == "pld" else "lemma"
 
-    Those that analyse no mixture bound a group by the lemma.
-    """
+
+def _by_accountant(plan: Plan, accountants: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What each accountant says of this noise, and the noise it would ask for the target."""
     event = plan.mechanism.event()
     figures = {}
-    for name in ACCOUNTANTS:
-        bound = plan.group_bound if name == "pld" else "lemma"
-        options = {"accountant": name, "group_bound": bound}
+    for name in accountants:
+        options = {"accountant": name, "group_bound": bound_of(name, plan)}
         own = plan.options == options
         spent = plan.epsilon if own else _epsilon(event, plan.rounds, plan.delta, options)
         figures[name] = {
             "epsilon": finite(spent.upper),
             "noise_multiplier": _own_noise(plan, options, own),
             "certified": True,
-            **({"group_bound": bound} if event.group_size > 1 else {}),
         }
     return figures
 
@@ -141,10 +152,10 @@ def _own_noise(plan: Plan, options: dict[str, str], own: bool) -> float | None:
 
 def _builder(settings: Settings, users: int) -> Callable[[float], Mechanism]:
     strategy = settings.strategy
-    cls = get_class(strategy.mechanism)
-    clip = {} if strategy.clip_norm is None else {"clip_norm": strategy.clip_norm}
+    cls = _mechanism_class(strategy)
     if strategy.clip_norm is None and cls.private:
         raise ConfigurationError("strategy.clip_norm=None: a private strategy needs a clip norm.")
+    clip = {} if strategy.clip_norm is None else {"clip_norm": strategy.clip_norm}
 
     def build(noise_multiplier: float) -> Mechanism:
         return cls(
@@ -158,19 +169,30 @@ def _builder(settings: Settings, users: int) -> Callable[[float], Mechanism]:
     return build
 
 
+def _mechanism_class(strategy: Strategy) -> type[Mechanism]:
+    try:
+        cls = get_class(strategy.mechanism)
+    except (ImportError, ValueError) as error:
+        raise ConfigurationError(f"strategy.mechanism={strategy.mechanism}: {error}") from None
+    if not issubclass(cls, Mechanism) or cls.private == (strategy.name == "non_private"):
+        raise ConfigurationError(
+            f"strategy.mechanism={strategy.mechanism}: not a mechanism of strategy={strategy.name}."
+        )
+    return cls
+
+
 def _delta(settings: Settings, users: int) -> float:
     delta = settings.privacy.delta
     if delta is None:
         return 1 / (10 * users)
-    if settings.plan.sampling_rate is None and delta >= 1 / users:
+    if delta >= 1 / users:
         raise ConfigurationError(
             f"privacy.delta={delta:g}: must be below 1/{users}, one over the declared users; "
             f"leave it out for 1/(10 N) = {1 / (10 * users):.3g}."
         )
-    if settings.plan.sampling_rate is None and delta > 1 / (10 * users):
-        warnings.warn(
-            f"privacy.delta={delta:g} is above the default 1/(10 N) = {1 / (10 * users):.3g}.",
-            stacklevel=2,
+    if delta > 1 / (10 * users):
+        _LOG.warning(
+            "privacy.delta=%g is above the default 1/(10 N) = %.3g.", delta, 1 / (10 * users)
         )
     return delta
 

@@ -1,8 +1,10 @@
 """Users, their records and the records' tokens as flat arrays, in memory or mapped from disk.
 
-The arrays are compressed sparse rows twice over: ``tokens[record_offsets[r] : record_offsets[r + 1]]``
-are the tokens of record ``r`` in storage order, and ``user_records[user_offsets[u] : user_offsets[u + 1]]``
-are the records of the user in slot ``u``. Knows nothing of text, models or privacy.
+The arrays are compressed sparse rows twice over:
+``tokens[record_offsets[r] : record_offsets[r + 1]]``
+are the tokens of record ``r`` in storage order, and
+``user_records[user_offsets[u] : user_offsets[u + 1]]`` are the records of the user in slot ``u``.
+Knows nothing of text, models or privacy.
 """
 
 from __future__ import annotations
@@ -67,7 +69,7 @@ class Population:
 
     @classmethod
     def of(cls, users: dict[str, Sequence[Sequence[int]]]) -> Population:
-        """Small population from token lists, for tests and notebooks: ``{"ada": [[1, 2], [3]]}``."""
+        """Small population from token lists, for tests and notebooks: ``{"a": [[1, 2], [3]]}``."""
         records = [record for owned in users.values() for record in owned]
         lengths = [len(record) for record in records]
         return cls(
@@ -80,7 +82,7 @@ class Population:
 
 
 def offsets(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
-    """(n + 1,) int64: where each of n runs of the given lengths starts, and the total at the end."""
+    """(n + 1,) int64: where each of n runs of the given lengths starts, and the total."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 

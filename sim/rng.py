@@ -1,8 +1,8 @@
 """Named random streams: public ones replay from a seed, secret ones come from the operating system.
 
-Public randomness (splits, record selection, initialisation) is a function of ``(seed, purpose, keys)``.
-Secret randomness (cohort coins, noise) has no seed in the process: every uniform is read from the
-operating system's generator, so there is nothing to log, to leak or to replay.
+Public randomness (splits, record selection, initialisation) is a function of ``(seed, purpose,
+keys)``. Secret randomness (cohort coins, noise) has no seed in the process: every uniform is read
+from the operating system's generator, so there is nothing to log, to leak or to replay.
 
 >>> generator(1, "selection", 7).integers(100) == generator(1, "selection", 7).integers(100)
 True
@@ -59,8 +59,8 @@ class Replayed:
 class Secrets:
     """Makes one secret stream per purpose and round.
 
-    ``replay_seed`` is None in every private run. Given, streams are keyed by purpose and round, so a
-    resumed run draws what the uninterrupted one would have drawn.
+    ``replay_seed`` is None in every private run. Given, streams are keyed by purpose and round, so
+    a resumed run draws what the uninterrupted one would have drawn.
     """
 
     replay_seed: int | None = None

@@ -1,8 +1,9 @@
 """Which sequences of a user take part: rules over one user's records, blind to everybody else.
 
-A rule is ``(records, k, max_tokens, source) -> at most k sequences`` (Chua et al., arXiv 2406.14322, section
-4.2). ``records`` are the user's own token arrays, whole; sequences are cut to ``max_tokens``. ``k = 0`` takes
-all the records. Ties go to the earlier record. The table is closed: its names travel in the contract.
+A rule is ``(records, k, max_tokens, source) -> at most k sequences`` (Chua et al., arXiv
+2406.14322, section 4.2). ``records`` are the user's own token arrays, whole; sequences are cut to
+``max_tokens``. ``k = 0`` takes all the records. Ties go to the earlier record. The table is closed:
+its names travel in the contract.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Rule = Callable[[Records, int, int, np.random.Generator], list[np.ndarray]]
 def random(
     records: Records, k: int, max_tokens: int, source: np.random.Generator
 ) -> list[np.ndarray]:
-    """k records, uniformly without replacement; all of them, in random order, if there are fewer."""
+    """k records, uniformly without replacement; all, in random order, if there are fewer."""
     return _take(records, source.permutation(len(records)), k, max_tokens)
 
 
@@ -41,8 +42,8 @@ def random_chunk(
 ) -> list[np.ndarray]:
     """k windows over the user's joined records, at uniform starts; windows cross record boundaries.
 
-    One window, the whole, if the user has at most ``max_tokens`` tokens. ``k = 0``: as many windows as
-    cover the text once, end to end.
+    One window, the whole, if the user has at most ``max_tokens`` tokens. ``k = 0``: as many windows
+    as cover the text once, end to end.
     """
     if not records:
         return []
@@ -67,7 +68,10 @@ DRAWN_ANEW = frozenset({"random", "random_chunk"})  # user-wise draws these in e
 def fill_slots(
     chosen: list[np.ndarray], k: int, *, resample: bool, source: np.random.Generator
 ) -> list[np.ndarray | None]:
-    """Exactly k record slots of one user (Algorithm 1): filled up by drawing their own again, or left empty."""
+    """Exactly k record slots of one user (Algorithm 1).
+
+    Missing ones are filled by drawing the user's own again, or left empty.
+    """
     missing = k - len(chosen)
     if not chosen or not resample:
         return [*chosen, *[None] * missing]

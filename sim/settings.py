@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 from omegaconf import DictConfig, OmegaConf
@@ -17,6 +17,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sim import selection
 from sim.errors import ConfigurationError
+
+
+Whole = Annotated[int, pydantic.Strict()]  # neither 2.0 nor true
+Number = Annotated[float, pydantic.Strict()]
 
 
 class _Closed:
@@ -28,23 +32,27 @@ class _Closed:
 @dataclass(frozen=True, kw_only=True)
 class Data(_Closed):
     format: Literal["synthetic", "jsonl", "csv", "parquet", "hub"]
-    users: int = 2400  # synthetic only
+    users: Whole = 2400  # synthetic only
     path: str | None = None
     name: str | None = None
     hub_split: str = "train"
     user: str = "user_id"
     text: str = "text"
-    split: str = "user"
+    split: Literal["user", "record", "column"] = "user"
     split_column: str | None = None
-    holdout: float = 0.1
+    holdout: Number = 0.1
     strict: bool = False
+
+    def __post_init__(self) -> None:
+        if self.users < 1:
+            raise ConfigurationError(f"data.users={self.users}: must be at least 1.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lora(_Closed):
-    r: int
-    alpha: float
-    targets: str | list[str]
+    r: Whole
+    alpha: Number
+    targets: str | tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +60,7 @@ class Model(_Closed):
     kind: Literal["embedded", "local", "hub"]
     path: str | None = None
     revision: str | None = None
-    seq_len: int
+    seq_len: Whole
     dtype: Literal["auto", "float32", "bfloat16"]
     lora: Lora
 
@@ -75,10 +83,10 @@ class Selection(_Closed):
 class Strategy(_Closed):
     name: str
     mechanism: str  # dotted path of the class
-    records_per_user: int | Literal["all"]
-    clip_norm: float | None
-    local_steps: int
-    local_lr: float
+    records_per_user: Whole | Literal["all"]
+    clip_norm: Number | None
+    local_steps: Whole
+    local_lr: Number
     resample: bool
 
     def __post_init__(self) -> None:
@@ -88,8 +96,10 @@ class Strategy(_Closed):
             )
         if self.local_steps < 1:
             raise ConfigurationError(f"strategy.local_steps={self.local_steps}: must be 1 or more.")
-        if not self.local_lr > 0:
-            raise ConfigurationError(f"strategy.local_lr={self.local_lr}: must be positive.")
+        if not 0 < self.local_lr < math.inf:
+            raise ConfigurationError(
+                f"strategy.local_lr={self.local_lr}: must be positive and finite."
+            )
 
     @property
     def k(self) -> int:
@@ -100,15 +110,15 @@ class Strategy(_Closed):
 @dataclass(frozen=True, kw_only=True)
 class Schedule(_Closed):
     name: str
-    warmup: int
+    warmup: Whole
 
 
 @dataclass(frozen=True, kw_only=True)
 class Privacy(_Closed):
-    users: int | None
-    epsilon: float | None
-    noise_multiplier: float | None
-    delta: float | None
+    users: Whole | None
+    epsilon: Number | None
+    noise_multiplier: Number | None
+    delta: Number | None
     accountant: Literal["pld", "prv", "rdp"]
     group_bound: Literal["mixture", "lemma"]
     reproducible: bool
@@ -118,17 +128,24 @@ class Privacy(_Closed):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ConfigurationError(f"privacy.{name}={value}: must be positive and finite.")
+        if self.delta is not None and self.delta >= 1:
+            raise ConfigurationError(f"privacy.delta={self.delta}: must be below 1.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Engine(_Closed):
-    max_tokens: int
-    max_lanes: int
+    max_tokens: Whole
+    max_lanes: Whole
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ConfigurationError(f"engine.{name}={value}: must be at least 1.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime(_Closed):
-    nodes: int
+    nodes: Whole
     drop_failed_nodes: bool
 
     def __post_init__(self) -> None:
@@ -146,7 +163,7 @@ class Track(_Closed):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(_Closed):
-    sampling_rate: float | None
+    sampling_rate: Number | None
 
     def __post_init__(self) -> None:
         if self.sampling_rate is not None and not 0 < self.sampling_rate <= 1:
@@ -170,10 +187,10 @@ class Settings(_Closed):
     runtime: Runtime
     track: Track
     plan: Plan
-    rounds: int
-    cohort: float
-    eval_every: int
-    seed: int
+    rounds: Whole
+    cohort: Number
+    eval_every: Whole
+    seed: Whole
     device: str
     resume: str | None
     sweep: str | None
@@ -184,8 +201,8 @@ class Settings(_Closed):
             raise ConfigurationError(f"rounds={self.rounds}: must be at least 1.")
         if self.eval_every < 1:
             raise ConfigurationError(f"eval_every={self.eval_every}: must be at least 1.")
-        if not self.cohort > 0:
-            raise ConfigurationError(f"cohort={self.cohort:g}: must be positive.")
+        if not 0 < self.cohort < math.inf:
+            raise ConfigurationError(f"cohort={self.cohort:g}: must be positive and finite.")
         self._check_noise()
 
     def _check_noise(self) -> None:
@@ -215,20 +232,39 @@ def parse(config: DictConfig) -> Settings:
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ConfigurationError(f"{missing[0]} is missing: give it a value, {missing[0]}=...")
+    values = resolved(config)
     try:
-        return pydantic.TypeAdapter(Settings).validate_python(resolved(config))
+        return pydantic.TypeAdapter(Settings).validate_python(values)
     except pydantic.ValidationError as error:
-        raise ConfigurationError(_first_line(error)) from None
+        raise ConfigurationError(_first_line(error, values)) from None
 
 
-def _first_line(error: pydantic.ValidationError) -> str:
+def _first_line(error: pydantic.ValidationError, values: Mapping[str, Any]) -> str:
     """The first problem; a check of ours speaks for itself, a wrong type gets its field's name."""
     first = error.errors()[0]
     ours = first.get("ctx", {}).get("error")
     if isinstance(ours, ConfigurationError):
         return str(ours)
-    name = ".".join(part for part in map(str, first["loc"]) if part.islower())
-    return f"{name}={first['input']!r}: {first['msg']}."
+    name, value = _located(first["loc"], values)
+    if first["type"] == "unexpected_keyword_argument":
+        return f"{name}={value}: no such key; leave it out."
+    if first["type"] == "missing":
+        return f"{name} is missing: give it a value, {name}=..."
+    wanted = [problem["msg"] for problem in error.errors() if _located(problem["loc"], values)[0] == name]
+    told = ", or ".join(text.removeprefix("Input should be ") for text in dict.fromkeys(wanted))
+    return f"{name}={value}: should be {told}."
+
+
+def _located(place: tuple[int | str, ...], values: Any) -> tuple[str, Any]:
+    """Dotted name and value of a field; pydantic's names for the branches of a union are left out."""
+    names = []
+    for part in place:
+        if isinstance(values, Mapping) and part in values:
+            names.append(str(part))
+            values = values[part]
+        elif isinstance(values, Mapping):  # a key that is not there
+            return ".".join([*names, str(part)]), None
+    return ".".join(names), values
 
 
 def resolved(config: DictConfig) -> Mapping[str, Any]:

@@ -27,6 +27,7 @@ from sim.errors import ConfigurationError
 FORMATS = ("jsonl", "csv", "parquet", "hub")
 _BATCH = 1000  # rows; also how many are looked at to find out which columns there are
 _NAME = re.compile(r"[\w .:/-]{1,40}")
+_CHUNK = 1 << 20  # characters of a text file read at once
 _LONGEST_FIELD = 1 << 24  # characters of a csv field; more than that is a quote that never closes
 
 
@@ -120,9 +121,8 @@ def _stream(builder: str, file: Path, **options: Any) -> hf.IterableDataset:
 
 
 def _lines(file: Path) -> Iterator[str]:
-    stream = _stream(
-        "text", file, encoding="utf-8-sig", encoding_errors="replace", keep_linebreaks=True
-    )
+    options = {"encoding": "utf-8-sig", "encoding_errors": "replace", "keep_linebreaks": True}
+    stream = _stream("text", file, chunksize=_CHUNK, **options)
     for batch in stream.iter(batch_size=_BATCH):
         yield from batch["text"]
 

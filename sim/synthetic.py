@@ -1,7 +1,8 @@
-"""The embedded corpus, generated without network: public tales, and what 2,400 invented users wrote.
+"""The embedded corpus, generated without network: a public text, and 2,400 invented users.
 
-A user is a function of the seed and a number. The register (messages, notes, mails) is shared by all
-users and foreign to the tales; friends, places, a pet, a pastime, habits and secrets are a user's own.
+A user is a function of the seed and a number. The register (messages, notes, mails) is shared by
+all users and foreign to the public text; friends, places, a pet, a pastime, habits and secrets are
+a user's own.
 
 >>> user, texts = next(private_users(seed=0, users=1))
 >>> user, len(texts) > 0
@@ -61,7 +62,7 @@ def private_users(seed: int, users: int = USERS) -> Iterator[tuple[str, list[str
 
 
 def load(seed: int, users: int, encode: Encode, cache_folder: Path) -> Corpus:
-    """The private users as populations, whole users held out; written once and mapped after that."""
+    """The private users as populations, whole users held out; written once, then mapped."""
     key = cache.fingerprint("synthetic", VERSION, corpus.FORMAT, seed, users, HELD_OUT, encode.name)
     examples = (
         Example(user, text, splits.user_held_out(seed, user, HELD_OUT))
@@ -151,14 +152,17 @@ def _mail(habits: Habits, chance: random.Random) -> str:
     length = min(round(chance.lognormvariate(math.log(4), 0.7)), 18)
     middle = [_choice(["tell", "tell", "ask"], chance) for _ in range(length)]
     friend = grammar.expand(habits.rules, "friend", chance)
-    return (
-        f"Subject: {grammar.expand(habits.rules, 'subject', chance)}\n\n{habits.greeting} {friend},\n\n"
-        f"{_sentences(habits, chance, ['opener', *middle, 'closer'])}\n\n{habits.sign_off}\n{habits.name}"
+    parts = (
+        f"Subject: {grammar.expand(habits.rules, 'subject', chance)}",
+        f"{habits.greeting} {friend},",
+        _sentences(habits, chance, ["opener", *middle, "closer"]),
+        f"{habits.sign_off}\n{habits.name}",
     )
+    return "\n\n".join(parts)
 
 
 def _sentences(habits: Habits, chance: random.Random, kinds: list[str]) -> str:
-    """One sentence of each kind, a secret slipped in now and then, in the user's own punctuation."""
+    """One sentence of each kind and now and then a secret, in the user's own punctuation."""
     spoken = [grammar.expand(habits.rules, kind, chance) for kind in kinds]
     spoken += _slips(habits, chance)
     if habits.capitals:

@@ -29,9 +29,9 @@ _PEOPLE = grammar.compiled(
 _RULES = grammar.compiled(
     {
         "trade": (
-            "lighthouse keeper | clockmaker | ferryman | beekeeper | mapmaker | miller | net mender "
-            "| schoolmaster | baker | shipwright | shepherd | bell founder | gardener | apothecary "
-            "| bookbinder | glassblower"
+            "lighthouse keeper | clockmaker | ferryman | beekeeper | mapmaker | miller | net mender"
+            " | schoolmaster | baker | shipwright | shepherd | bell founder | gardener | apothecary"
+            " | bookbinder | glassblower"
         ),
         "place": (
             "harbour | mill | orchard | lighthouse | market square | chapel | ferry landing "
@@ -84,8 +84,8 @@ _RULES = grammar.compiled(
         "did": (
             "opened the {body} | looked at the {quality} {thing} | walked down to the {place} "
             "| listened at the {body} | wrapped the {thing} in a {quality} cloth "
-            "| put the {thing} upon the {body} | remembered {far} | turned back towards the {place} "
-            "| sat down beside the {body} | lit the lamp | counted the steps to the {place} "
+            "| put the {thing} upon the {body} | remembered {far} | turned back towards the {place}"
+            " | sat down beside the {body} | lit the lamp | counted the steps to the {place} "
             "| thought of {far} | locked the {body} | called out across the water "
             "| waited by the {place} | read the {quality} page again | carried the {thing} home "
             "| climbed the hill above the {place}"

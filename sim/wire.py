@@ -1,7 +1,7 @@
 """What a train message and its reply hold; the only file that knows record keys.
 
-Names are those peft gives an adapter's tensors, on the wire and in the exported file; inside a node and
-inside the server the adapter is one flat vector. `Layout` converts between the two.
+Names are those peft gives an adapter's tensors, on the wire and in the exported file; inside a node
+and inside the server the adapter is one flat vector. `Layout` converts between the two.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The engine: a unit's update is what plain peft computes for it alone, whoever shares the stack."""
+"""The engine: a unit's update is what plain peft computes for it alone, whoever its neighbours."""
 
 from __future__ import annotations
 
@@ -112,7 +112,12 @@ def test_a_failed_unit_contributes_zero_and_is_counted():
 def test_an_empty_cohort_sums_to_zero():
     _, model, adapter = setting("gpt2")
     got = update.cohort_sum(
-        model, adapter, [], clip_norm=1.0, local=update.LocalTraining(), engine=update.EngineSettings()
+        model,
+        adapter,
+        [],
+        clip_norm=1.0,
+        local=update.LocalTraining(),
+        engine=update.EngineSettings(),
     )
     assert got.total.abs().max() == 0
     assert got.total.shape == (model.layout.size,)

@@ -1,10 +1,32 @@
-"""Tiny random models and users of ragged records, shared by the tests."""
+"""Tiny random models, users of ragged records and whole runs over them, shared by the tests."""
 
 from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from clients import update
+from clients.app import Host
+from clients.model import LanguageModel, LoraSettings
+from server.app import server_app
+from server.checkpoint import Checkpoint
+from server.ledger import Ledger
+from server.mechanism import Mechanism
+from server.optimizer import ServerOptimizer, learning_rate_factor
+from server.strategy import Budget, PrivateStrategy
+from sim import rng, track, wire
+from sim.grid import InProcessGrid
+from sim.population import Population
 
 VOCABULARY = 61
 
@@ -45,3 +67,157 @@ def ragged_units(count: int, seed: int = 0, longest: int = 20) -> list[list[np.n
         ]
         for _ in range(count)
     ]
+
+
+@functools.cache
+def language_model(family: str = "gpt2") -> LanguageModel:
+    """The family's base model with adapters of rank 2 on every linear layer; shared, never changed."""
+    return LanguageModel(base_model(family), LoraSettings(r=2, alpha=4))
+
+
+def people(count: int, seed: int = 0) -> Population:
+    """Users of one to five ragged records, named user0, user1, ..."""
+    units = ragged_units(count, seed)
+    return Population.of({f"user{i}": [r.tolist() for r in unit] for i, unit in enumerate(units)})
+
+
+def contract(mechanism: Mechanism, **changes: Any) -> wire.Contract:
+    """What a run of the mechanism asks of its nodes."""
+    usual = wire.Contract(
+        round=0,
+        unit=mechanism.unit,
+        clip_norm=mechanism.clip_norm,
+        records_per_user=mechanism.records_per_user,
+        selection="random",
+        redraw=mechanism.unit == "user",
+        resample=True,
+        max_tokens=16,
+        local_steps=1,
+        local_lr=1.0,
+        seed=0,
+    )
+    return dataclasses.replace(usual, **changes)
+
+
+class WatchedGrid(InProcessGrid):
+    """Keeps every message, and calls ``before(message)`` ahead of its delivery."""
+
+    def __init__(self, app: ClientApp, nodes: int, before: Callable[[Message], None]) -> None:
+        super().__init__(app, nodes)
+        self.sent: list[Message] = []
+        self._before = before
+
+    def send_and_receive(self, messages, *, timeout=None):
+        return super().send_and_receive(map(self._watched, messages))
+
+    def _watched(self, message: Message) -> Message:
+        self.sent.append(message)
+        self._before(message)
+        return message
+
+
+class WatchedMechanism:
+    """A mechanism that keeps every sum it releases; ``cohort`` takes the place of its coins."""
+
+    def __init__(self, mechanism: Mechanism, cohort: wire.Assignment | None) -> None:
+        self._mechanism, self._cohort = mechanism, cohort
+        self.sums: list[np.ndarray] = []  # each (D,), before noise
+        self.means: list[np.ndarray] = []  # each (D,), as released
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._mechanism, name)
+
+    def draw(self, stream: rng.SecretStream) -> wire.Assignment:
+        return self._mechanism.draw(stream) if self._cohort is None else self._cohort
+
+    def release(self, total: np.ndarray, stream: rng.SecretStream) -> np.ndarray:
+        self.sums.append(total.copy())
+        self.means.append(self._mechanism.release(total, stream))
+        return self.means[-1]
+
+
+@dataclasses.dataclass
+class Federation:
+    """A whole run over tiny users: host, grid, strategy and ledger."""
+
+    host: Host
+    grid: WatchedGrid
+    mechanism: WatchedMechanism
+    strategy: PrivateStrategy
+    ledger: Ledger
+    path: Path  # of the ledger's file
+
+    def run(self, rounds: int = 1) -> np.ndarray:
+        """The adapter (D,) after so many more rounds; the ledger is closed afterwards."""
+        app = server_app(self.strategy, rounds, lambda *_: None)
+        with self.ledger:
+            app(self.grid, Context(0, 0, {}, RecordDict(), {}))
+        return self.strategy.optimizer.adapter
+
+    @property
+    def total(self) -> np.ndarray:
+        """(D,) sum before noise of the last round."""
+        return self.mechanism.sums[-1]
+
+    def entries(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.path.read_text().splitlines()]
+
+
+def federation(
+    folder: Path,
+    mechanism: Mechanism,
+    population: Population,
+    *,
+    nodes: int = 1,
+    model: LanguageModel | None = None,
+    cohort: wire.Assignment | None = None,
+    replay_seed: int | None = 0,
+    budget: int = 1000,
+    optimizer: Callable[[list[torch.Tensor]], torch.optim.Optimizer] | None = None,
+    train: Callable[[Host, Message], Message] = Host.train,
+    before: Callable[[Message], None] = lambda _: None,
+    drop_failed_nodes: bool = False,
+    resume: bool = False,
+    **contract_changes: Any,
+) -> Federation:
+    """A strategy and its grid over a population; with ``resume``, from the folder's checkpoint.
+
+    Args:
+        cohort: who takes part in every round, instead of the mechanism's coins.
+        train: what a node does with a message.
+    """
+    host = Host(model or language_model(), population, update.EngineSettings(max_tokens=128))
+    layout, path = host.model.layout, folder / "ledger.jsonl"
+    factor = learning_rate_factor("constant", 0, 10)
+    rounds_optimizer = ServerOptimizer(
+        host.model.initial.numpy(), optimizer or (lambda p: torch.optim.SGD(p, lr=1.0)), factor
+    )
+    stored = Checkpoint.load(folder, layout.digest) if resume else None
+    if stored:
+        rounds_optimizer.restore(stored.optimizer)
+    header = {"test": True}
+    head = stored.ledger_head if stored else None
+    ledger = Ledger.resume(path, header, head) if resume else Ledger.create(path, header)
+    app = ClientApp()
+    app.train()(lambda message, _: train(host, message))
+    watched = WatchedMechanism(mechanism, cohort)
+    strategy = PrivateStrategy(
+        mechanism=watched,  # type: ignore[arg-type]
+        contract=contract(mechanism, **contract_changes),
+        layout=layout,
+        ledger=ledger,
+        budget=Budget(rounds=budget, epsilon_after=float),
+        optimizer=rounds_optimizer,
+        secrets=rng.Secrets(replay_seed=replay_seed),
+        tracker=track.NullTracker(),
+        checkpoints=folder,
+        drop_failed_nodes=drop_failed_nodes,
+    )
+    return Federation(host, WatchedGrid(app, nodes, before), watched, strategy, ledger, path)
+
+
+def everyone(count: int, k: int | None = None) -> wire.Assignment:
+    """The cohort of all users, or of all k slots of all users."""
+    if k is None:
+        return wire.Assignment(np.arange(count), np.empty(0, np.int64))
+    return wire.Assignment(*divmod(np.arange(count * k), k))

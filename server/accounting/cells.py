@@ -27,8 +27,6 @@ from scipy import optimize, special
 
 from server.accounting.events import RoundEvent
 
-TAIL_DEVIATIONS = 10.5  # the noise beyond this has mass 4e-26
-NEGLIGIBLE = 1e-26
 LOSS_ERROR = 1e-12  # relative and absolute error allowed to a computed loss
 GRID_PLAY = 1e-6  # in steps: what was meant to lie on one grid falls onto it, not one step below
 MASS_ERROR = 2.0**-48  # error of a normal distribution function, relative to its value
@@ -73,16 +71,22 @@ def least_loss(event: RoundEvent) -> float:
     return event.group_size * math.log1p(-event.sampling_rate)
 
 
-def support(event: RoundEvent) -> tuple[float, float]:
-    """Outputs between which all but a negligible mass of P and Q lies."""
-    tail = TAIL_DEVIATIONS * event.noise_multiplier
-    likely = np.flatnonzero(event.hits() > NEGLIGIBLE)
-    return -tail + (int(likely[0]) if event.sampling_rate == 1 else 0), int(likely[-1]) + tail
+def support(event: RoundEvent, tail: float) -> tuple[float, float]:
+    """Outputs below and above which P and Q have mass of at most about ``tail`` each."""
+    z, hits = event.noise_multiplier, event.hits()
+    centres, reach = np.arange(len(hits)), -special.ndtri(tail)
+
+    def excess(x: float) -> float:
+        return float(hits @ special.ndtr((centres - x) / z)) - tail
+
+    least_centre = len(hits) - 1 if event.sampling_rate == 1 else 0
+    high = optimize.brentq(excess, (reach - 1) * z, len(hits) + (reach + 1) * z)
+    return least_centre - reach * z, max(high, least_centre + reach * z)
 
 
 def loss_deviation(event: RoundEvent) -> float:
     """Standard deviation of the loss with the user in, by quadrature: only guides the grid."""
-    low, high = support(event)
+    low, high = support(event, 1e-25)
     x = np.linspace(low, high, 4001)
     loss, z = privacy_loss(event, x), event.noise_multiplier
     weight = np.exp(loss - x**2 / (2 * z**2))
@@ -90,17 +94,20 @@ def loss_deviation(event: RoundEvent) -> float:
     return math.sqrt(np.average((loss - mean) ** 2, weights=weight))
 
 
-def loss_range(event: RoundEvent) -> float:
+def loss_range(event: RoundEvent, tail: float) -> float:
     """Difference between the largest and the smallest loss that the grid has to hold."""
-    ends = privacy_loss(event, np.array(support(event)))
+    ends = privacy_loss(event, np.array(support(event, tail)))
     return float(ends[1] - ends[0])
 
 
-def below(event: RoundEvent, step: float) -> RoundLoss:
-    """Loss distributions that are certainly not above the true ones, on a grid of width ``step``."""
-    edges = np.concatenate([[-math.inf], _merging_edges(event, step), [math.inf]])
+def below(event: RoundEvent, step: float, tail: float) -> RoundLoss:
+    """Loss distributions that are certainly not above the true ones, on a grid of width ``step``.
+
+    ``tail`` is the mass beyond the last cut, at most.
+    """
+    edges = np.concatenate([[-math.inf], _merging_edges(event, step, tail), [math.inf]])
     with_user, without, loss, error = _cell_losses(event, edges)
-    known = np.isfinite(loss)
+    known = np.isfinite(loss) & (error < step)  # the rest is dropped: that lowers delta
     with_user, without, loss, error = (a[known] for a in (with_user, without, loss, error))
     return RoundLoss(
         removal=_rounded_down(loss - error, with_user, step),
@@ -108,9 +115,12 @@ def below(event: RoundEvent, step: float) -> RoundLoss:
     )
 
 
-def above(event: RoundEvent, step: float) -> RoundLoss:
-    """Loss distributions that are certainly not below the true ones, on a grid of width ``step``."""
-    edges = _grid_edges(event, step)
+def above(event: RoundEvent, step: float, tail: float) -> RoundLoss:
+    """Loss distributions that are certainly not below the true ones, on a grid of width ``step``.
+
+    ``tail`` is the mass beyond the last cut, at most.
+    """
+    edges = _grid_edges(event, step, tail)
     ends = privacy_loss(event, edges)
     least = least_loss(event)
     if math.isfinite(least):  # the first cell reaches down to the infimum of the loss
@@ -177,10 +187,10 @@ def _normal_masses(edges: np.ndarray, centre: int, z: float) -> tuple[np.ndarray
     return masses, MASS_ERROR * np.where(straddling, 1, left + right)
 
 
-def _loss_table(event: RoundEvent, step: float) -> tuple[np.ndarray, np.ndarray]:
+def _loss_table(event: RoundEvent, step: float, tail: float) -> tuple[np.ndarray, np.ndarray]:
     """Outputs and their losses, a few points to a cell; only guides where edges go."""
-    low, high = support(event)
-    x = np.linspace(low, high, 4 * math.ceil(loss_range(event) / step) + 2000)
+    low, high = support(event, tail)
+    x = np.linspace(low, high, 4 * math.ceil(loss_range(event, tail) / step) + 2000)
     return x, privacy_loss(event, x)
 
 
@@ -197,22 +207,22 @@ def _outputs_at(
     return np.maximum.accumulate(guess + np.clip(move, -spacing, spacing))
 
 
-def _grid_edges(event: RoundEvent, step: float) -> np.ndarray:
+def _grid_edges(event: RoundEvent, step: float, tail: float) -> np.ndarray:
     """Outputs whose losses are whole steps above the least loss."""
-    table = _loss_table(event, step)
+    table = _loss_table(event, step, tail)
     least, (lowest, highest) = least_loss(event), table[1][[0, -1]]
     start = least + step if math.isfinite(least) else lowest
     edges = _outputs_at(event, table, np.arange(start, max(highest, start) + step, step))
     return np.unique(edges)
 
 
-def _merging_edges(event: RoundEvent, step: float) -> np.ndarray:
+def _merging_edges(event: RoundEvent, step: float, tail: float) -> np.ndarray:
     """Edges between which the merged losses lie nearly on one grid, so that rounding costs little.
 
     The first cell reaches down to the infimum of the loss; it ends where its merged loss is half a step
     below its edge. The others are moved until their merged losses are whole steps apart.
     """
-    x, loss = table = _loss_table(event, step)
+    x, loss = table = _loss_table(event, step, tail)
     start = float(privacy_loss(event, np.array(_first_cut(event, x, step))))
     targets = np.arange(start, loss[-1], step)
     wanted = targets[:-1] + step / 2

@@ -24,6 +24,7 @@ Losses = Sequence[tuple[LossGrid, int]]  # grids of one step, and how often each
 NEGLIGIBLE_SHARE = 1e-6  # of delta: what cropping the losses' ends may move it
 OUTSIDE = 1e-10  # tilted mass allowed on either side of the window
 ROUND_OFF = 64 * 2.0**-53
+LARGEST_EXPONENT = 600.0
 WORK_LIMIT = 2**22  # points of one transform
 
 
@@ -152,32 +153,43 @@ def convolution(losses: Losses, at: Tilt) -> tuple[np.ndarray, np.ndarray, float
 class DeltaCurve:
     """delta at each loss of the window, with the numerical error counted on one side.
 
-    Between two neighbouring losses ``delta(eps) = tail - exp(eps) * shrunk``.
+    Between two neighbouring losses ``delta(eps) = tail - exp(eps - centre) * shrunk``.
     """
 
     values: np.ndarray  # (points,) epsilon
     tail: np.ndarray  # (points,) probability of a larger loss, error counted
-    shrunk: np.ndarray  # (points,) the same weighted by exp(-loss)
+    shrunk: np.ndarray  # (points,) the same weighted by exp(centre - loss)
+    centre: float
 
     @classmethod
     def of(cls, values: np.ndarray, masses: np.ndarray, at: Tilt, error: float) -> DeltaCurve:
-        def larger(rate: float) -> np.ndarray:
-            weights = np.exp(np.minimum(at.log_moment - rate * values, 600.0))
-            sums = np.cumsum((masses * weights)[::-1])[::-1]
-            return np.append(sums[1:], 0.0)
+        """From the tilted masses of the window, within what exponentials can hold."""
+        near = np.abs(values - at.mean) <= LARGEST_EXPONENT / (at.theta + 1)
+        first, last = np.flatnonzero(near)[[0, -1]]
+        above = values[first:] - at.mean
+        scale = math.exp(at.log_moment - at.theta * at.mean)
 
-        slack = error * np.exp(np.minimum(at.log_moment - at.theta * values, 600.0))
-        return cls(values=values, tail=larger(at.theta) + slack, shrunk=larger(at.theta + 1))
+        def larger(rate: float) -> np.ndarray:
+            sums = np.cumsum((masses[first:] * scale * np.exp(-rate * above))[::-1])[::-1]
+            return np.append(sums[1:], 0.0)[: last - first + 1]
+
+        near_values, slack = values[near], error * scale * np.exp(-at.theta * above[: last - first + 1])
+        return cls(
+            values=near_values,
+            tail=larger(at.theta) + slack,
+            shrunk=larger(at.theta + 1),
+            centre=at.mean,
+        )
 
     def deltas(self) -> np.ndarray:
         """(points,) delta at each epsilon of the window."""
-        return self.tail - np.exp(self.values) * self.shrunk
+        return self.tail - np.exp(self.values - self.centre) * self.shrunk
 
     def crossing(self, place: int, delta: float) -> float:
         """Epsilon between two neighbouring losses where delta is crossed."""
         tail, shrunk = self.tail[place], self.shrunk[place]
         between = tail > delta and shrunk > 0
-        return math.log((tail - delta) / shrunk) if between else -math.inf
+        return self.centre + math.log((tail - delta) / shrunk) if between else -math.inf
 
     def last_at_least(self, delta: float) -> float:
         """Largest epsilon in the window at which delta is certainly reached; 0 if there is none."""

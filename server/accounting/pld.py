@@ -11,31 +11,43 @@ from server.accounting.events import RoundEvent
 
 STEPS_PER_DEVIATION = 12  # grid steps in one standard deviation of a round's loss
 FEWEST_CELLS = 200
-CELL_LIMIT = 2**20
-ABSOLUTE_GAP = 1e-6  # epsilons closer than this need no finer grid
+CELL_LIMIT = 2**19
+TAIL_SHARE = 1e-6
+LEAST_TAIL = 1e-280
+ABSOLUTE_GAP = 1e-5  # epsilons closer than this need no finer grid
 
 Parts = Sequence[tuple[RoundEvent, int]]
 
-below = functools.lru_cache(maxsize=16)(cells.below)
-above = functools.lru_cache(maxsize=16)(cells.above)
+_below = functools.lru_cache(maxsize=16)(cells.below)
+_above = functools.lru_cache(maxsize=16)(cells.above)
+_range = functools.lru_cache(maxsize=64)(cells.loss_range)
+_deviation = functools.lru_cache(maxsize=64)(cells.loss_deviation)
 
 
-def coarse_step(parts: Parts) -> float:
+def tail_mass(parts: Parts, delta: float) -> float:
+    """Mass a round's grid may leave out: a small share of delta, in few sizes that share their grids."""
+    share = TAIL_SHARE * delta / sum(count for _, count in parts)
+    return max(10.0 ** (4 * math.floor(math.log10(share) / 4)), LEAST_TAIL)
+
+
+def widest_range(parts: Parts, delta: float) -> float:
+    """Largest range of one round's loss."""
+    return max(_range(event, tail_mass(parts, delta)) for event, _ in parts)
+
+
+def coarse_step(parts: Parts, delta: float) -> float:
     """Grid width at which the discretisation adds about 0.1 % to the variance of the summed loss."""
     rounds = sum(count for _, count in parts)
     variance = sum(count * _deviation(event) ** 2 for event, count in parts) / rounds
-    widest = max(cells.loss_range(event) for event, _ in parts)
-    narrowest = min(cells.loss_range(event) for event, _ in parts)
+    narrowest = min(_range(event, tail_mass(parts, delta)) for event, _ in parts)
     step = min(math.sqrt(variance) / STEPS_PER_DEVIATION, narrowest / FEWEST_CELLS)
-    return max(step, widest / CELL_LIMIT)
-
-
-_deviation = functools.lru_cache(maxsize=64)(cells.loss_deviation)
+    return max(step, widest_range(parts, delta) / CELL_LIMIT)
 
 
 def lower(parts: Parts, delta: float, step: float) -> float:
     """Epsilon that is certainly not above the true one."""
-    rounds = [(below(event, step), count) for event, count in parts]
+    tail = tail_mass(parts, delta)
+    rounds = [(_below(event, step, tail), count) for event, count in parts]
     removal = compose.epsilon([(loss.removal, n) for loss, n in rounds], delta, "lower")
     addition = compose.epsilon([(loss.addition, n) for loss, n in rounds], delta, "lower")
     return max(removal, addition)
@@ -43,7 +55,8 @@ def lower(parts: Parts, delta: float, step: float) -> float:
 
 def upper(parts: Parts, delta: float, step: float) -> float:
     """Epsilon that is certainly not below the true one."""
-    rounds = [(above(event, step), count) for event, count in parts]
+    tail = tail_mass(parts, delta)
+    rounds = [(_above(event, step, tail), count) for event, count in parts]
     removal = compose.epsilon([(loss.removal, n) for loss, n in rounds], delta, "upper")
     addition = compose.epsilon([(loss.addition, n) for loss, n in rounds], delta, "upper")
     return max(removal, addition)
@@ -57,30 +70,30 @@ def bracket(parts: Parts, delta: float, relative_gap: float) -> tuple[float, flo
         delta: in (0, 1).
         relative_gap: wanted bound of upper / lower - 1.
     """
-    step = coarse_step(parts)
-    widest = max(cells.loss_range(event) for event, _ in parts)
+    step = coarse_step(parts, delta)
+    finest = widest_range(parts, delta) / CELL_LIMIT
     low, high = 0.0, math.inf
-    while True:
+    while not math.isfinite(high) or (step >= finest and not _close(low, high, relative_gap)):
         try:
             low = max(low, lower(parts, delta, step))
             high = min(high, upper(parts, delta, step))
+            step /= 2
         except compose.TooFineError:
             if math.isfinite(high):
                 return low, high
-            step *= 4
-            relative_gap = math.inf  # this grid is already the finest that fits
-            continue
-        close = high - low <= max(relative_gap * low, ABSOLUTE_GAP)
-        if close or widest / (step / 2) > CELL_LIMIT:
-            return low, high
-        step /= 2
+            step, finest = 4 * step, math.inf  # the first grid that fits is the last one
+    return low, high
 
 
 def fine_upper(parts: Parts, delta: float) -> float:
     """Upper epsilon on a grid twice as fine as needed: for bounds that multiply its error."""
-    step = coarse_step(parts) / 2
+    step = coarse_step(parts, delta) / 2
     while True:
         try:
             return upper(parts, delta, step)
         except compose.TooFineError:
             step *= 4
+
+
+def _close(low: float, high: float, relative_gap: float) -> bool:
+    return high - low <= max(relative_gap * low, ABSOLUTE_GAP)
