@@ -42,8 +42,8 @@ def clipped_sum(rows: Tensor, clip_norm: float) -> ClippedSum:
     norms = torch.linalg.vector_norm(wide, dim=1)
     finite = torch.isfinite(norms)
     wide.masked_fill_(~finite[:, None], 0.0)
-    # Adding D squares errs by at most D 2^-53 of their sum (Higham, section 4.2), scaling by a few
+    # Adding D squares errs by at most D 2^-53 of their sum (Higham 2002, 4.2), scaling by a few
     # 2^-53 more: aiming so much below C keeps the true norm at or below C.
     limit = clip_norm * (1.0 - (rows.shape[1] + 8) * 2.0**-53)
     factors = torch.where(finite, (limit / norms).clamp(max=1.0), 0.0)
-    return ClippedSum(total=factors @ wide, norms=norms.nan_to_num(torch.inf))
+    return ClippedSum(total=factors @ wide, norms=norms.masked_fill(~finite, torch.inf))

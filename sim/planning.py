@@ -17,6 +17,7 @@ from sim.errors import ConfigurationError
 from sim.settings import Settings, Strategy
 
 ACCOUNTANTS = ("pld", "prv", "rdp")
+_calibrate = functools.lru_cache(maxsize=256)(accounting.calibrate)  # a sweep checks, then runs
 _LOG = logging.getLogger("userdp")
 _DIGITS = 6  # of a calibrated noise multiplier, rounded up: what is printed is what is used
 
@@ -201,8 +202,10 @@ def _calibrated(
     event: accounting.RoundEvent, settings: Settings, delta: float, options: dict[str, str]
 ) -> float:
     target = settings.privacy.epsilon
+    if target is None:  # Settings allows neither only for strategy=non_private
+        raise ConfigurationError("privacy.epsilon=None: give a target or a noise multiplier.")
     try:
-        z = accounting.calibrate(event, settings.rounds, target, delta, **options)  # type: ignore[arg-type]
+        z = _calibrate(event, settings.rounds, target, delta, **options)
     except ValueError as error:
         raise ConfigurationError(f"privacy.epsilon={target:g}: {error}") from None
     scale = 10.0 ** (_DIGITS - 1 - math.floor(math.log10(z)))

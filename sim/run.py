@@ -1,14 +1,14 @@
-"""One run, end to end: plan, ledger, rounds, statement, adapter.
+"""One run, end to end: ledger, rounds, statement, adapter.
 
-Whatever can be refused is refused before the run folder exists.
+Whatever can be refused is refused by ``sim.prepare`` before the run folder exists.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import time
-from collections.abc import Callable, Mapping
+import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,23 +16,24 @@ from typing import Any
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, Context, MetricRecord, RecordDict
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from clients import evaluate, export, packing, update
+from clients import evaluate, export, update
 from clients.app import Host, client_app
-from server import accounting, optimizer, statement
+from server import accounting, statement
 from server.app import server_app
 from server.checkpoint import Checkpoint
-from server.ledger import Ledger
-from server.strategy import Budget, BudgetSpentError, PrivateStrategy
-from sim import header, planning, rng, screen, selection, track, wire, world
-from sim.errors import ConfigurationError
+from server.ledger import Ledger, LedgerError
+from server.strategy import Budget, BudgetSpentError, NodeFailedError, PrivateStrategy
+from sim import estimate, header, prepare, rng, screen, selection, track, wire
+from sim.errors import ConfigurationError, StoppedError
 from sim.grid import InProcessGrid
 from sim.planning import Plan
+from sim.prepare import Prepared
 from sim.progress import Progress
 from sim.settings import Settings
-from sim.world import World
+
+_LOG = logging.getLogger("userdp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,58 +50,36 @@ def run(settings: Settings, config: Mapping[str, Any]) -> Result:
     """Carry out one run; ``config`` is the resolved configuration, as it is stored.
 
     Raises:
-        ConfigurationError: before anything is written.
+        ConfigurationError: before a round is spent.
+        StoppedError: a node failed twice; the run can be resumed.
     """
-    for name in ("flwr", "transformers", "datasets"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    here = world.build(settings)
-    plan = planning.make(settings, _declared_users(settings, here))
-    rounds_optimizer = _optimizer(settings, plan, here)
-    facts = header.header(settings, plan, layout=here.model.layout.digest, base=here.base_name)
-    screen.print_start(
-        plan,
-        model=here.base_name,
-        adapter_size=here.model.layout.size,
-        minutes=_minutes(settings, plan, here),
-        reproducible=settings.privacy.reproducible,
-        real=_real_counts(settings, here),
-    )
-    with _open_ledger(settings, config, facts, here, rounds_optimizer) as ledger:
+    ready = prepare.prepare(settings)
+    minutes = estimate.minutes(settings, ready.plan, ready.world.model)
+    with _open_ledger(ready, config) as ledger:
+        _print_start(ready, minutes)
         tracker = _tracker(settings)
         tracker.start(config)
         try:
-            before, after = _train(settings, plan, here, ledger, rounds_optimizer, tracker)
-            return _finish(settings, here, ledger, facts, rounds_optimizer, tracker, before, after)
+            before, after = _train(ready, ledger, tracker)
+            return _finish(ready, ledger, tracker, before, after)
+        except KeyboardInterrupt as interrupt:
+            interrupt.add_note(_way_on(settings))
+            raise
+        except NodeFailedError as error:
+            raise StoppedError(f"{error} {_way_on(settings)}") from error
         finally:
             tracker.close()
 
 
 def _train(
-    settings: Settings,
-    plan: Plan,
-    here: World,
-    ledger: Ledger,
-    rounds_optimizer: optimizer.ServerOptimizer,
-    tracker: track.Tracker,
+    ready: Prepared, ledger: Ledger, tracker: track.Tracker
 ) -> tuple[evaluate.Evaluation, evaluate.Evaluation]:
-    """All the rounds that are left; returns the scores of the base model and of the last adapter."""
-    host = Host(here.model, here.corpus.train, update.EngineSettings(**vars(settings.engine)))
-    strategy = PrivateStrategy(
-        mechanism=plan.mechanism,
-        contract=_contract(settings, plan),
-        layout=here.model.layout,
-        ledger=ledger,
-        budget=_budget(plan),
-        optimizer=rounds_optimizer,
-        secrets=rng.Secrets(replay_seed=settings.seed if settings.privacy.reproducible else None),
-        tracker=tracker,
-        checkpoints=settings.folder / "checkpoint",
-        drop_failed_nodes=settings.runtime.drop_failed_nodes,
-    )
-    score = _scorer(settings, here)
-    before = score(here.model.initial.numpy())
+    """All the rounds that are left; scores of the base model and of the last adapter."""
+    plan, here = ready.plan, ready.world
+    before = _score(ready, here.model.initial.numpy())
     tracker.log(0, {"heldout_loss": before.loss, "heldout_perplexity": before.perplexity})
-    left = plan.rounds - ledger.rounds_intended
+    strategy = _strategy(ready, ledger, tracker)
+    left = max(0, plan.rounds - ledger.rounds_intended)
     with Progress(plan.rounds) as progress:
         progress.update(ledger.rounds_intended, perplexity=before.perplexity)
 
@@ -109,8 +88,8 @@ def _train(
             if server_round == 0:
                 return None
             spent, perplexity = ledger.rounds_intended, None
-            if spent % settings.eval_every == 0 or server_round == left:
-                now = score(here.model.layout.to_vector(arrays))
+            if spent % ready.settings.eval_every == 0 or server_round == left:
+                now = _score(ready, here.model.layout.to_vector(arrays))
                 perplexity = now.perplexity
                 scores = {"heldout_loss": now.loss, "heldout_perplexity": perplexity}
                 tracker.log(strategy.number, scores)
@@ -118,68 +97,30 @@ def _train(
             progress.update(spent, epsilon=epsilon, perplexity=perplexity)
             return None
 
-        grid = InProcessGrid(client_app(host), settings.runtime.nodes)
+        host = Host(here.model, here.corpus.train, _engine(ready.settings))
+        grid = InProcessGrid(client_app(host), ready.settings.runtime.nodes)
         try:
-            server_app(strategy, max(0, left), evaluated)(grid, Context(0, 0, {}, RecordDict(), {}))
+            server_app(strategy, left, evaluated)(grid, Context(0, 0, {}, RecordDict(), {}))
         except BudgetSpentError as stop:
-            logging.getLogger("userdp").warning("%s", stop)
-    return before, score(rounds_optimizer.adapter)
+            _LOG.warning("%s", stop)
+    return before, _score(ready, ready.optimizer.adapter)
 
 
-def _finish(
-    settings: Settings,
-    here: World,
-    ledger: Ledger,
-    facts: Mapping[str, Any],
-    rounds_optimizer: optimizer.ServerOptimizer,
-    tracker: track.Tracker,
-    before: evaluate.Evaluation,
-    after: evaluate.Evaluation,
-) -> Result:
-    """Statement from the ledger, adapter with its card, summary."""
-    folder = settings.folder
-    told = statement.build(
-        facts,
-        ledger.spent(),
-        header.claim(facts, ledger.spent()),
-        ledger_hash=ledger.head,
-        simulation_only=settings.track.simulation_only,
-        sweep={"folder": settings.sweep} if settings.sweep else None,
+def _strategy(ready: Prepared, ledger: Ledger, tracker: track.Tracker) -> PrivateStrategy:
+    settings, plan = ready.settings, ready.plan
+    replayed = settings.seed if settings.privacy.reproducible else None
+    return PrivateStrategy(
+        mechanism=plan.mechanism,
+        contract=_contract(settings, plan),
+        layout=ready.world.model.layout,
+        ledger=ledger,
+        budget=_budget(plan),
+        optimizer=ready.optimizer,
+        secrets=rng.Secrets(replay_seed=replayed),
+        tracker=tracker,
+        checkpoints=settings.folder / "checkpoint",
+        drop_failed_nodes=settings.runtime.drop_failed_nodes,
     )
-    path = folder / "privacy_statement.json"
-    path.write_text(json.dumps(told, indent=2) + "\n")
-    export.save(here.model, rounds_optimizer.adapter, folder / "adapter", base=here.base)
-    scores = {
-        "held-out perplexity before": before.perplexity,
-        "held-out perplexity after": after.perplexity,
-    }
-    card = statement.model_card(
-        told, base_model=here.base_name, base_revision=here.revision, scores=scores
-    )
-    (folder / "adapter" / "README.md").write_text(card)
-    tracker.summary(
-        {
-            "heldout_perplexity_before": before.perplexity,
-            "heldout_loss_before": before.loss,
-            "heldout_perplexity": after.perplexity,
-            "heldout_loss": after.loss,
-            **({"epsilon": told["epsilon"], "delta": told["delta"]} if told["private"] else {}),
-        }
-    )
-    tracker.artifact(folder / "adapter", "adapter", "model")
-    tracker.artifact(path, "privacy_statement", "statement")
-    screen.print_end(folder, before.perplexity, after.perplexity, statement.prose(told))
-    return Result(folder=folder, before=before, after=after, statement=told)
-
-
-def _declared_users(settings: Settings, here: World) -> int:
-    """N: as declared, or counted once (then listed under the assumptions)."""
-    declared = settings.privacy.users
-    if declared is not None and declared < len(here.corpus.train):
-        raise ConfigurationError(
-            f"privacy.users={declared}: the training split has more users; declare at least as many."
-        )
-    return declared or len(here.corpus.train)
 
 
 def _contract(settings: Settings, plan: Plan) -> wire.Contract:
@@ -199,19 +140,8 @@ def _contract(settings: Settings, plan: Plan) -> wire.Contract:
     )
 
 
-def _optimizer(settings: Settings, plan: Plan, here: World) -> optimizer.ServerOptimizer:
-    schedule = settings.schedule
-    factor = optimizer.learning_rate_factor(schedule.name, schedule.warmup, plan.rounds)
-    try:
-        return optimizer.ServerOptimizer(
-            here.model.initial.numpy(), instantiate(settings.optimizer), factor
-        )
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"optimizer: {error}") from None
-
-
 def _budget(plan: Plan) -> Budget:
-    """Rounds that stay within the target, and epsilon so far; both certified, made before round 1."""
+    """Rounds that stay within the target, and epsilon so far; both certified before round 1."""
     if not plan.mechanism.private:
         return Budget(rounds=plan.rounds, epsilon_after=lambda _: float("inf"))
     event, options = plan.mechanism.event(), plan.options
@@ -224,25 +154,89 @@ def _budget(plan: Plan) -> Budget:
     )
 
 
-def _open_ledger(
-    settings: Settings,
-    config: Mapping[str, Any],
-    facts: Mapping[str, Any],
-    here: World,
-    rounds_optimizer: optimizer.ServerOptimizer,
-) -> Ledger:
+def _finish(
+    ready: Prepared,
+    ledger: Ledger,
+    tracker: track.Tracker,
+    before: evaluate.Evaluation,
+    after: evaluate.Evaluation,
+) -> Result:
+    """Statement from the ledger, adapter with its card, summary."""
+    folder, told = ready.settings.folder, _statement(ready, ledger)
+    path = folder / "privacy_statement.json"
+    path.write_text(json.dumps(told, indent=2) + "\n")
+    _save_adapter(ready, told, before, after)
+    claim = {"epsilon": told["epsilon"], "delta": told["delta"]} if told["private"] else {}
+    tracker.summary(
+        {
+            "heldout_perplexity_before": before.perplexity,
+            "heldout_loss_before": before.loss,
+            "heldout_perplexity": after.perplexity,
+            "heldout_loss": after.loss,
+            **claim,
+        }
+    )
+    tracker.artifact(folder / "adapter", "adapter", "model")
+    tracker.artifact(path, "privacy_statement", "statement")
+    screen.print_end(folder, before.perplexity, after.perplexity, told)
+    return Result(folder=folder, before=before, after=after, statement=told)
+
+
+def _statement(ready: Prepared, ledger: Ledger) -> Mapping[str, Any]:
+    sweep = ready.settings.sweep
+    return statement.build(
+        ready.facts,
+        ledger.spent(),
+        header.claim(ready.facts, ledger.spent()),
+        ledger_hash=ledger.head,
+        simulation_only=ready.settings.track.simulation_only,
+        sweep={"folder": sweep} if sweep else None,
+    )
+
+
+def _save_adapter(
+    ready: Prepared,
+    told: Mapping[str, Any],
+    before: evaluate.Evaluation,
+    after: evaluate.Evaluation,
+) -> None:
+    here, folder = ready.world, ready.settings.folder / "adapter"
+    export.save(here.model, ready.optimizer.adapter, folder, base=here.base)
+    scores = {
+        "held-out perplexity before": before.perplexity,
+        "held-out perplexity after": after.perplexity,
+    }
+    card = statement.model_card(
+        told, base_model=here.base_name, base_revision=here.revision, scores=scores
+    )
+    (folder / "README.md").write_text(card)
+
+
+def _open_ledger(ready: Prepared, config: Mapping[str, Any]) -> Ledger:
     """Start the run's folder and ledger, or go on with those of ``resume``."""
-    folder = settings.folder
-    path = folder / "ledger.jsonl"
-    if settings.resume is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        ledger = Ledger.create(path, facts)
-        OmegaConf.save(OmegaConf.create(dict(config)), folder / "config.yaml")
-        return ledger
-    stored = Checkpoint.load(folder / "checkpoint", here.model.layout.digest)
-    ledger = Ledger.resume(path, facts, stored.ledger_head if stored else None)
+    settings = ready.settings
+    path = settings.folder / "ledger.jsonl"
+    try:
+        if settings.resume is not None:
+            return _resumed(ready, path)
+        settings.folder.mkdir(parents=True, exist_ok=True)
+        ledger = Ledger.create(path, ready.facts)
+        OmegaConf.save(OmegaConf.create(dict(config)), settings.folder / "config.yaml")
+    except (LedgerError, OSError) as error:
+        name = "output" if settings.resume is None else "resume"
+        raise ConfigurationError(f"{name}={settings.folder}: {error}") from None
+    return ledger
+
+
+def _resumed(ready: Prepared, path: Path) -> Ledger:
+    folder = path.parent / "checkpoint"
+    try:
+        stored = Checkpoint.load(folder, ready.world.model.layout.digest)
+    except (RuntimeError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        raise ConfigurationError(f"resume={path.parent}: {folder} is damaged: {error}") from None
+    ledger = Ledger.resume(path, ready.facts, stored.ledger_head if stored else None)
     if stored:
-        rounds_optimizer.restore(stored.optimizer)
+        ready.optimizer.restore(stored.optimizer)
     return ledger
 
 
@@ -251,11 +245,10 @@ def _tracker(settings: Settings) -> track.Tracker:
     lines = track.JsonlTracker(folder / "metrics.jsonl", simulation_only=keep)
     if settings.track.sink == "jsonl":
         return lines
-    group = settings.track.group or settings.sweep
     wandb = track.WandbTracker(
         folder,
         project=settings.track.project,
-        group=group,
+        group=settings.track.group or settings.sweep,
         job_type=settings.strategy.name,
         name=folder.name,
         simulation_only=keep,
@@ -263,43 +256,42 @@ def _tracker(settings: Settings) -> track.Tracker:
     return track.Fanout(lines, wandb)
 
 
-def _scorer(settings: Settings, here: World) -> Callable[[np.ndarray], evaluate.Evaluation]:
-    """Scores an adapter (D,) on the held-out users."""
-
-    def score(adapter: np.ndarray) -> evaluate.Evaluation:
-        return evaluate.evaluate(
-            here.model,
-            torch.from_numpy(adapter.astype(np.float32)).to(here.model.device),
-            here.corpus.heldout,
-            seq_len=settings.model.seq_len,
-            max_tokens=settings.engine.max_tokens,
-        )
-
-    return score
+def _score(ready: Prepared, adapter: np.ndarray) -> evaluate.Evaluation:
+    """An adapter (D,) on the held-out records."""
+    model = ready.world.model
+    return evaluate.evaluate(
+        model,
+        torch.from_numpy(adapter.astype(np.float32)).to(model.device),
+        ready.world.corpus.heldout,
+        seq_len=ready.settings.model.seq_len,
+        max_tokens=ready.settings.engine.max_tokens,
+    )
 
 
-def _real_counts(settings: Settings, here: World) -> dict[str, int]:
-    """Shown only where simulation_only metrics are on."""
-    if not settings.track.simulation_only:
-        return {}
-    train = here.corpus.train
-    dropped = sum(here.corpus.dropped.values())
-    return {"users": len(train), "records": len(train.user_records), "records dropped": dropped}
+def _engine(settings: Settings) -> update.EngineSettings:
+    return update.EngineSettings(
+        max_tokens=settings.engine.max_tokens, max_lanes=settings.engine.max_lanes
+    )
 
 
-def _minutes(settings: Settings, plan: Plan, here: World) -> float | None:
-    """What the rounds take at most, from timing one stack of made-up tokens; None if k is open."""
-    k = plan.mechanism.records_per_user
-    if k == 0:
-        return None
-    length = settings.model.seq_len
-    rows = max(1, settings.engine.max_tokens // length)
-    tokens = rng.generator(0, "probe").integers(0, here.model.vocabulary, (rows, length + 1))
-    [stack] = packing.stacks([[row] for row in tokens], rows * length)
-    started = here.model.initial.to(here.model.device)
-    times = []
-    for _ in range(2):
-        begin = time.perf_counter()
-        here.model.gradients(started, stack)[1].item()
-        times.append(time.perf_counter() - begin)
-    return plan.rounds * settings.cohort * k / rows * min(times) / 60
+def _print_start(ready: Prepared, minutes: float | None) -> None:
+    here = ready.world
+    train, real = here.corpus.train, {}
+    if ready.settings.track.simulation_only:
+        dropped = sum(here.corpus.dropped.values())
+        real = {
+            "users": len(train),
+            "records": len(train.user_records),
+            "records dropped": dropped,
+        }
+    screen.print_start(
+        ready.plan,
+        model=f"{here.base_name}, adapter of {here.model.layout.size:,} parameters",
+        minutes=minutes,
+        reproducible=ready.settings.privacy.reproducible,
+        real=real,
+    )
+
+
+def _way_on(settings: Settings) -> str:
+    return f"go on with: userdp run resume={settings.folder}"

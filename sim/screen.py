@@ -1,33 +1,43 @@
-"""What a person sees in the terminal: the plan before a run, the outcome after it."""
+"""What a person sees in the terminal: the plan before a run, the outcome after it.
+
+On a terminal long values wrap under themselves; in a file or a pipe every value is one line.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import rich.box
-import rich.console
-import rich.table
-
+from server import wording
 from server.mechanism import Mechanism
+from sim import planning
 from sim.planning import Plan
+
+_DIGITS = 4  # of a printed figure
 
 
 def print_start(
-    plan: Plan, *, model: str, adapter_size: int, minutes: float | None,
-    reproducible: bool, real: Mapping[str, Any],
-) -> None:  # fmt: skip
+    plan: Plan,
+    *,
+    model: str,
+    minutes: float | None,
+    reproducible: bool,
+    real: Mapping[str, int],
+) -> None:
     """The start-up block: public values only, and real counts where simulation_only is on."""
     mechanism = plan.mechanism
     rows = {
         "declared users": f"{mechanism.users:,}",
-        "model": f"{model}, adapter of {adapter_size:,} parameters",
+        "model": model,
         "mechanism": _mechanism(mechanism),
-        "rounds": f"{plan.rounds}, q = {mechanism.sampling_rate:.4g}, "
+        "rounds": f"{plan.rounds}, q = {mechanism.sampling_rate:.{_DIGITS}g}, "
         f"{mechanism.expected_units:g} units expected a round",
-        "noise": f"z = {mechanism.noise_multiplier:g}, C = {mechanism.clip_norm:g}",
+        "noise": f"z = {mechanism.noise_multiplier:.10g}, C = {mechanism.clip_norm:g}",
         "claim": claim(plan, reproducible),
         "expected time": "open, since k is" if minutes is None else _time(minutes),
         **{f"simulation_only: {name}": f"{value:,}" for name, value in real.items()},
@@ -35,9 +45,9 @@ def print_start(
     _print_rows("userdp run", rows)
 
 
-def print_end(folder: Path, before: float, after: float, prose: str) -> None:
+def print_end(folder: Path, before: float, after: float, statement: Mapping[str, Any]) -> None:
     """The closing summary: scores, where things are, and the claim last."""
-    gain = "" if after < before else "  (training did not help here)"
+    gain = "" if after < before else " (training did not help here)"
     rows = {
         "held-out perplexity": f"{before:.2f} before, {after:.2f} after{gain}",
         "adapter": f"{folder / 'adapter'}",
@@ -45,29 +55,28 @@ def print_end(folder: Path, before: float, after: float, prose: str) -> None:
         "run folder": f"{folder}",
     }
     _print_rows("outcome", rows)
-    rich.console.Console(highlight=False).print(prose.split("\n\n")[0])
+    print(_wrapped("", wording.prose(statement).split("\n\n")[0]), flush=True)
 
 
-def print_plan(described: Mapping[str, Any], *, as_json: bool) -> None:
-    """The answer of ``userdp plan``."""
-    if as_json:
-        print(json.dumps(described, indent=2))
-        return
-    epsilon = described["epsilon"]
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def print_plan(described: Mapping[str, Any], plan: Plan) -> None:
+    """The answer of ``userdp plan`` to a person."""
     rows = {
         "strategy": f"{described['strategy']}, k = {described['records_per_user']}",
-        "rounds": f"{described['rounds']}, q = {described['sampling_rate']:.4g}, "
+        "rounds": f"{described['rounds']}, q = {described['sampling_rate']:.{_DIGITS}g}, "
         f"{described['expected_cohort']:g} units expected a round",
-        "noise multiplier z": f"{described['noise_multiplier']:.6g}",
-        "noise std on the mean": f"{described['noise_std_on_mean']:.4g}",
-        "epsilon": f"{_figure(epsilon['upper'])} (certified; at least {_figure(epsilon['lower'])}) "
-        f"at delta {described['delta']:.3g}",
+        "noise multiplier z": f"{described['noise_multiplier']:.10g}",
+        "noise std on the mean": f"{described['noise_std_on_mean']:.{_DIGITS}g}",
+        "claim": claim(plan, reproducible=False),
     }
     for name, figures in described["accountants"].items():
-        bound = f", {figures['group_bound']}" if "group_bound" in figures else ""
+        joined = f", {planning.bound_of(name, plan)}" if plan.mechanism.group_size > 1 else ""
         own = figures["noise_multiplier"]
-        asks = "" if own is None else f"; would ask z = {own:.4g} for the target"
-        rows[f"  {name}{bound}"] = f"{_figure(figures['epsilon'])}{asks}"
+        asks = "" if own is None else f"; for the target it asks z = {upper(own)}"
+        rows[f"  {name}{joined}"] = f"epsilon <= {upper(figures['epsilon'])}{asks}"
     _print_rows("userdp plan", rows)
 
 
@@ -75,11 +84,21 @@ def claim(plan: Plan, reproducible: bool) -> str:
     """One line: what the whole run will cost."""
     if not plan.mechanism.private:
         return "NOT PRIVATE: no clip, no noise"
-    text = f"epsilon <= {_figure(plan.epsilon.upper)} (at least {_figure(plan.epsilon.lower)}) "
-    text += f"at delta = {plan.delta:.3g}, {plan.accountant}"
+    least = wording.round_down(plan.epsilon.lower, _DIGITS)
+    text = f"epsilon <= {upper(plan.epsilon.upper)} (at least {_figure(least)}) "
+    text += f"at delta = {upper(plan.delta)}, {plan.accountant}"
     if plan.mechanism.group_size > 1:
         text += f", {plan.group_bound}"
     return f"NOT PRIVATE (privacy.reproducible=true); would be {text}" if reproducible else text
+
+
+def upper(value: float | None) -> str:
+    """An upper value in few digits, never below itself."""
+    return _figure(None if value is None else wording.round_up(value, _DIGITS))
+
+
+def _figure(value: float | None) -> str:
+    return "infinite" if value is None else f"{value:.{_DIGITS}g}"
 
 
 def _mechanism(mechanism: Mechanism) -> str:
@@ -95,14 +114,22 @@ def _time(minutes: float) -> str:
     return f"at most about {max(0.1, minutes):.1f} minutes of training"
 
 
-def _figure(value: float | None) -> str:
-    return "infinite" if value is None else f"{value:.4g}"
-
-
 def _print_rows(title: str, rows: Mapping[str, str]) -> None:
-    table = rich.table.Table(
-        title=title, title_justify="left", box=rich.box.SIMPLE, show_header=False
+    width = max(map(len, rows))
+    lines = [_wrapped(f"  {name:<{width}}  ", value) for name, value in rows.items()]
+    print("\n".join([title, *lines]), flush=True)
+
+
+def _wrapped(prefix: str, text: str) -> str:
+    """The text after its prefix; on a terminal further lines are indented as far. Paths stay whole."""
+    if not sys.stdout.isatty():
+        return prefix + text
+    return textwrap.fill(
+        prefix + text,
+        width=shutil.get_terminal_size().columns,
+        subsequent_indent=" " * len(prefix),
+        break_long_words=False,
+        break_on_hyphens=False,
+        drop_whitespace=True,
+        replace_whitespace=False,
     )
-    for name, value in rows.items():
-        table.add_row(name, value)
-    rich.console.Console(highlight=False).print(table)

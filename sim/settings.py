@@ -250,7 +250,9 @@ def _first_line(error: pydantic.ValidationError, values: Mapping[str, Any]) -> s
         return f"{name}={value}: no such key; leave it out."
     if first["type"] == "missing":
         return f"{name} is missing: give it a value, {name}=..."
-    wanted = [problem["msg"] for problem in error.errors() if _located(problem["loc"], values)[0] == name]
+    wanted = [
+        problem["msg"] for problem in error.errors() if _located(problem["loc"], values)[0] == name
+    ]
     told = ", or ".join(text.removeprefix("Input should be ") for text in dict.fromkeys(wanted))
     return f"{name}={value}: should be {told}."
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from server import ledger, statement
 from sim import header
 from sim.errors import ConfigurationError
 
+# Not in the ledger: whether metrics were switched on, the sweep, who computed it.
+_ELSEWHERE = ("not_covered", "sweep", "accountant_version")
+
 
 def run(arguments: Sequence[str]) -> None:
-    """Print what the ledger proves; refuse a damaged ledger or a statement that says something else.
+    """Print what the ledger proves; refuse a damaged ledger or a statement that says otherwise.
 
     Raises:
         ConfigurationError: no such run, a broken chain, or a statement of another claim.
@@ -20,25 +24,34 @@ def run(arguments: Sequence[str]) -> None:
     if len(arguments) != 1:
         raise ConfigurationError("verify: name one run folder.")
     folder = Path(arguments[0])
+    path = folder / "ledger.jsonl"
     try:
-        account = ledger.verify(folder / "ledger.jsonl")
-    except ledger.LedgerError as error:
+        account = ledger.verify(path)
+        claim = header.claim(account.header, account.spent)
+        told = statement.build(account.header, account.spent, claim, ledger_hash=account.head)
+    except OSError as error:
+        raise ConfigurationError(f"verify: {path}: {error.strerror}.") from None
+    except KeyError as error:
+        raise ConfigurationError(f"verify: {path} lacks {error} in its header.") from None
+    except ValueError as error:  # a LedgerError, or a header of no run of ours
         raise ConfigurationError(f"verify: {error}") from None
-    claim = header.claim(account.header, account.spent)
-    told = statement.build(account.header, account.spent, claim, ledger_hash=account.head)
     _compare(folder / "privacy_statement.json", told)
     print(f"{account.rounds} rounds intended, {len(account.unfinished)} of them without a release.")
     print(statement.prose(told).split("\n\n")[0])
 
 
-def _compare(path: Path, told: dict) -> None:
+def _compare(path: Path, told: Mapping[str, Any]) -> None:
     """The stored statement must make the claim that the ledger makes."""
     if not path.is_file():
         print(f"{path} is not there: the run did not end.")
         return
-    stored = json.loads(path.read_text())
-    for name in ("private", "epsilon", "delta", "rounds", "noise_multiplier", "ledger_hash"):
-        if stored.get(name) != told[name]:
+    try:
+        stored = json.loads(path.read_text())
+        statement.validate(stored)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigurationError(f"verify: {path} is no privacy statement: {error}") from None
+    for name, value in told.items():
+        if name not in _ELSEWHERE and stored[name] != value:
             raise ConfigurationError(
-                f"verify: {path} says {name}={stored.get(name)}, the ledger says {told[name]}."
+                f"verify: {path} says {name}={stored[name]}, the ledger says {value}."
             )

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import glob
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from clients import embedded, model
 from clients.tokens import TokenizerEncode
-from sim import cache, datasets, synthetic
+from sim import cache, datasets, quiet, synthetic
 from sim.corpus import Corpus
 from sim.errors import ConfigurationError
-from sim.settings import Settings
+from sim.population import Population
+from sim.settings import Data, Model, Settings
 
 EMBEDDED = "userdp/embedded"
 
@@ -35,31 +39,31 @@ def build(settings: Settings) -> World:
     Raises:
         ConfigurationError: something asked for is not there or does not fit.
     """
-    device = _device(settings.device)
-    path = _model_path(settings)
-    base, tokenizer = model.load(
-        path, revision=settings.model.revision, dtype=_dtype(settings, device), device=device
+    return load(settings.data, settings.model, settings.seed, settings.device)
+
+
+def load(data: Data, asked: Model, seed: int, device_name: str) -> World:
+    """The world of these parts of the settings; raises as ``build`` does."""
+    quiet.libraries()
+    device = _device(device_name)
+    path = _model_path(asked)
+    _check_source(data)
+    base, tokenizer = _base(asked, path, device)
+    _check_length(asked, base.config)
+    lora = model.LoraSettings(
+        r=asked.lora.r, alpha=asked.lora.alpha, targets=asked.lora.targets, seed=seed
     )
-    _check_length(settings, base.config)
-    corpus = _corpus(settings, TokenizerEncode(tokenizer))
-    if len(corpus.heldout) == 0:
-        raise ConfigurationError(
-            "data.holdout: no record is held out to score; raise data.holdout or change data.split."
-        )
-    lora = settings.model.lora
-    shape = model.LoraSettings(r=lora.r, alpha=lora.alpha, targets=lora.targets, seed=settings.seed)
-    names = {"embedded": EMBEDDED, "local": Path(path).name, "hub": path}
+    names = {"embedded": EMBEDDED, "local": Path(path).resolve().name, "hub": path}
     return World(
-        corpus=corpus,
-        model=model.LanguageModel(base, shape),
+        model=model.LanguageModel(base, lora),
+        corpus=_corpus(data, seed, TokenizerEncode(tokenizer)),
         base=path,
-        base_name=names[settings.model.kind],
+        base_name=names[asked.kind],
         revision=getattr(base.config, "_commit_hash", None),
     )
 
 
-def _model_path(settings: Settings) -> str:
-    asked = settings.model
+def _model_path(asked: Model) -> str:
     if asked.kind == "embedded":
         return str(embedded.ensure(cache.cache_root()))
     if asked.path is None:
@@ -69,33 +73,77 @@ def _model_path(settings: Settings) -> str:
     return asked.path
 
 
-def _corpus(settings: Settings, encode: TokenizerEncode) -> Corpus:
-    data = settings.data
+def _base(asked: Model, path: str, device: torch.device) -> tuple[Any, Any]:
+    try:
+        return model.load(path, revision=asked.revision, dtype=_dtype(asked, device), device=device)
+    except ConfigurationError:
+        raise
+    except Exception as error:  # files of others: whatever is wrong with them is told in one line
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise ConfigurationError(
+            f"model.path={path}: did not load: {type(error).__name__}: {reason}"
+        ) from None
+
+
+def _check_source(data: Data) -> None:
+    """What is plainly wrong with the data's place is told before a model is loaded."""
     if data.format == "synthetic":
-        return synthetic.load(settings.seed, data.users, encode, cache.cache_root())
+        return
     if data.path is None:
         raise ConfigurationError(f"data.path is missing: data={data.format} needs one.")
-    source = datasets.Source(
+    if data.format != "hub" and not glob.glob(data.path, recursive=True):
+        if not Path(data.path).exists():
+            raise ConfigurationError(
+                f"data.path={data.path}: no such file; give a file, a folder or a glob pattern."
+            )
+
+
+def _corpus(data: Data, seed: int, encode: TokenizerEncode) -> Corpus:
+    if data.format == "synthetic":
+        corpus = synthetic.load(seed, data.users, encode, cache.cache_root())
+    else:
+        try:
+            corpus = datasets.load(_source(data, seed), encode, cache.cache_root())
+        except ConfigurationError:
+            raise
+        except ValueError as error:  # bad data under data.strict
+            raise ConfigurationError(f"data.path={data.path}: {error}") from None
+    if not len(corpus.train):
+        raise ConfigurationError("data: no user is left to train on; lower data.holdout.")
+    if not _scorable(corpus.heldout):
+        raise ConfigurationError(
+            "data.holdout: no record of two tokens is held out to score; raise data.holdout or "
+            "change data.split."
+        )
+    return corpus
+
+
+def _source(data: Data, seed: int) -> datasets.Source:
+    return datasets.Source(
         format=data.format,
-        path=data.path,
+        path=data.path or "",
         columns=datasets.Columns(user=data.user, text=data.text, split=data.split_column),
         split=data.split,
         holdout=data.holdout,
-        seed=settings.seed,
+        seed=seed,
         strict=data.strict,
         name=data.name,
         hub_split=data.hub_split,
     )
-    return datasets.load(source, encode, cache.cache_root())
+
+
+def _scorable(population: Population) -> bool:
+    """Whether some record has a token to predict."""
+    lengths = np.diff(population.record_offsets)
+    return bool((lengths[population.user_records] > 1).any())
 
 
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigurationError(f"device={name}: choose auto, cpu, cuda or cuda:1.") from None
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ConfigurationError(f"device={name}: choose auto, cpu, cuda or cuda:1.")
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigurationError(
             f"device={name}: {torch.cuda.device_count()} GPUs are here; choose cpu."
@@ -103,18 +151,16 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _dtype(settings: Settings, device: torch.device) -> torch.dtype:
-    asked = settings.model.dtype
-    if asked == "auto":
-        asked = (
-            "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-        )
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[asked]
+def _dtype(asked: Model, device: torch.device) -> torch.dtype:
+    if asked.dtype == "auto":
+        fits = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if fits else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[asked.dtype]
 
 
-def _check_length(settings: Settings, config: Any) -> None:
+def _check_length(asked: Model, config: Any) -> None:
     longest = getattr(config, "max_position_embeddings", None)
-    if longest is not None and settings.model.seq_len > longest:
+    if longest is not None and asked.seq_len > longest:
         raise ConfigurationError(
-            f"model.seq_len={settings.model.seq_len}: this model has {longest} positions; take fewer."
+            f"model.seq_len={asked.seq_len}: this model has {longest} positions; take fewer."
         )

@@ -71,7 +71,7 @@ def ragged_units(count: int, seed: int = 0, longest: int = 20) -> list[list[np.n
 
 @functools.cache
 def language_model(family: str = "gpt2") -> LanguageModel:
-    """The family's base model with adapters of rank 2 on every linear layer; shared, never changed."""
+    """The family's base model, rank 2 on every linear layer; shared, and never changed."""
     return LanguageModel(base_model(family), LoraSettings(r=2, alpha=4))
 
 

@@ -1,0 +1,121 @@
+"""Everything of a run that can be refused, done before anything is written."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+
+from server import ledger, optimizer
+from sim import header, planning, world
+from sim.errors import ConfigurationError
+from sim.planning import Plan
+from sim.settings import Data, Model, Settings
+from sim.world import World
+
+LoadWorld = Callable[[Data, Model, int, str], World]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A run that may start."""
+
+    settings: Settings
+    world: World
+    plan: Plan
+    optimizer: optimizer.ServerOptimizer
+    facts: Mapping[str, Any]  # the ledger's header
+
+
+def prepare(settings: Settings, load: LoadWorld = world.load) -> Prepared:
+    """Put a run together; reads data and model, writes nothing but caches.
+
+    Raises:
+        ConfigurationError: whatever is wrong.
+    """
+    _check_folder(settings)
+    here = load(settings.data, settings.model, settings.seed, settings.device)
+    plan = planning.make(settings, _declared_users(settings, here))
+    return Prepared(
+        settings=settings,
+        world=here,
+        plan=plan,
+        optimizer=_optimizer(settings, plan, here),
+        facts=header.header(settings, plan, layout=here.model.layout.digest, base=here.base_name),
+    )
+
+
+def check(jobs: Sequence[Settings]) -> None:
+    """Refuse a sweep of which any job cannot run; jobs of one data set and model share its loading.
+
+    Raises:
+        ConfigurationError: for the first wrong job.
+    """
+    load = functools.lru_cache(maxsize=1)(world.load)
+    for job in jobs:
+        prepare(job, load)
+
+
+def _check_folder(settings: Settings) -> None:
+    """A new run needs a folder of its own, a resumed one something left to do."""
+    folder = settings.folder
+    path = folder / "ledger.jsonl"
+    if settings.resume is None:
+        if path.exists():
+            raise ConfigurationError(
+                f"output={folder}: it holds a run already; go on with it by resume={folder}, or "
+                "choose a new folder."
+            )
+        _check_writable(folder)
+        return
+    try:
+        account = ledger.verify(path)
+    except ledger.LedgerError as error:
+        raise ConfigurationError(f"resume={folder}: {error}") from None
+    if account.rounds >= settings.rounds and (folder / "privacy_statement.json").exists():
+        raise ConfigurationError(
+            f"resume={folder}: all of its {account.rounds} rounds are spent; start a new run."
+        )
+
+
+def _check_writable(folder: Path) -> None:
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise ConfigurationError(f"output={folder}: {nearest} is a file; choose a folder.")
+
+
+def _declared_users(settings: Settings, here: World) -> int:
+    """N: as declared, or counted once (then listed under the assumptions)."""
+    if settings.plan.sampling_rate is not None:
+        raise ConfigurationError(
+            f"plan.sampling_rate={settings.plan.sampling_rate}: for userdp plan only; a run has "
+            "cohort and privacy.users."
+        )
+    declared = settings.privacy.users
+    if declared is not None and declared < len(here.corpus.train):
+        raise ConfigurationError(
+            f"privacy.users={declared}: the training split has more users; declare at least as many."
+        )
+    return declared or len(here.corpus.train)
+
+
+def _optimizer(settings: Settings, plan: Plan, here: World) -> optimizer.ServerOptimizer:
+    schedule = settings.schedule
+    options = {
+        name: value for name, value in settings.optimizer.items() if not name.startswith("_")
+    }
+    asked = ", ".join(f"optimizer.{name}={value}" for name, value in options.items())
+    if not all(math.isfinite(value) for value in options.values() if isinstance(value, float)):
+        raise ConfigurationError(f"{asked}: must be finite.")
+    factor = optimizer.learning_rate_factor(schedule.name, schedule.warmup, plan.rounds)
+    try:
+        made = instantiate(settings.optimizer)
+        return optimizer.ServerOptimizer(here.model.initial.numpy(), made, factor)
+    except (TypeError, ValueError, HydraException) as error:
+        raise ConfigurationError(f"{asked}: {error}") from None
