@@ -1,7 +1,7 @@
-"""`userdp bench`: a private round beside plain peft training on the same tokens, interleaved in one run.
+"""`userdp bench`: a private round beside plain peft training on the same tokens, in one run.
 
 Both sides see the same records of the same users. Plain training runs them in batches of ``batch``
-records through stock peft and Adam, without privacy. Timings are noisy, so what is reported is the
+records through stock peft and Adam, without privacy. The two take turns. Timings are noisy, so what is reported is the
 median over repetitions of the ratio within a repetition.
 """
 
@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import peft
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str]) -> None:
     console.print(f"{figures['machine']}; peak memory {figures['peak_megabytes']:.0f} MB")
 
 
-def measure(shape: Shape) -> dict[str, float | str]:
+def measure(shape: Shape) -> dict[str, Any]:
     """Time one private round and one pass of plain training, in turn, ``repeats`` times."""
     base = _base(shape)
     tokens = rng.generator(0, "bench").integers(
@@ -143,9 +144,22 @@ def _private_round(
     model = LanguageModel(base, LoraSettings(r=shape.rank, alpha=2 * shape.rank))
     population = Population.of({f"user {u}": list(records) for u, records in enumerate(tokens)})
     host = Host(model, population, update.EngineSettings(max_tokens=shape.max_tokens))
+    strategy = _strategy(shape, model, folder)
+    grid = InProcessGrid(client_app(host), nodes=1)
+    arrays = model.layout.to_arrays(model.initial.numpy())
+
+    def round_() -> object:
+        messages = strategy.configure_train(0, arrays, ConfigRecord(), grid)
+        return strategy.aggregate_train(0, grid.send_and_receive(messages))
+
+    return round_
+
+
+def _strategy(shape: Shape, model: LanguageModel, folder: Path) -> PrivateStrategy:
+    """User-wise at q = 1, so that every repetition does the same work."""
     mechanism = UserWise(
         users=shape.users,
-        cohort=shape.users,  # q = 1: every repetition does the same work
+        cohort=shape.users,
         records_per_user=shape.records,
         clip_norm=1.0,
         noise_multiplier=1.0,
@@ -163,7 +177,7 @@ def _private_round(
         local_lr=1.0,
         seed=0,
     )
-    strategy = PrivateStrategy(
+    return PrivateStrategy(
         mechanism=mechanism,
         contract=contract,
         layout=model.layout,
@@ -174,14 +188,6 @@ def _private_round(
         tracker=track.NullTracker(),
         checkpoints=folder,
     )
-    grid = InProcessGrid(client_app(host), nodes=1)
-    arrays = model.layout.to_arrays(model.initial.numpy())
-
-    def round_() -> object:
-        messages = strategy.configure_train(0, arrays, ConfigRecord(), grid)
-        return strategy.aggregate_train(0, grid.send_and_receive(messages))
-
-    return round_
 
 
 def _plain_pass(shape: Shape, base: torch.nn.Module, rows: np.ndarray) -> Callable[[], object]:

@@ -35,7 +35,8 @@ class Host:
             local=update.LocalTraining(steps=contract.local_steps, lr=contract.local_lr),
             engine=self.engine,
         )
-        answer = wire.NodeSum(result.total.cpu().numpy(), simulation_only(result))
+        bits = result.unclipped_bits if contract.count_unclipped else None
+        answer = wire.NodeSum(result.total.cpu().numpy(), simulation_only(result), bits)
         return wire.train_reply(message, layout, answer)
 
 

@@ -30,6 +30,15 @@ class ClippedSum:
     norms: Tensor  # (lanes,) float64 before the clip, inf where not finite; simulation_only
 
 
+def unclipped_bits(norms: Tensor, clip_norm: float) -> float:
+    """Sum over units of ``1[norm <= clip_norm] - 1/2``; a unit whose norm is not finite adds 0.
+
+    A unit moves it by at most 1/2 (Andrew et al., arXiv 1905.03871, section 3).
+    """
+    finite = torch.isfinite(norms)
+    return float((finite & (norms <= clip_norm)).sum()) - 0.5 * float(finite.sum())
+
+
 def clipped_sum(rows: Tensor, clip_norm: float) -> ClippedSum:
     """Clip each row of ``rows (lanes, D)`` to ``clip_norm`` and add them up.
 

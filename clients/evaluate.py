@@ -10,6 +10,7 @@ from torch import Tensor
 
 from clients import packing
 from clients.model import LanguageModel
+from sim import masking
 from sim.population import Population
 
 
@@ -34,7 +35,7 @@ def evaluate(
     max_tokens: int,
     max_records: int | None = None,
 ) -> Evaluation:
-    """Score every record of a population, each cut to ``seq_len`` tokens.
+    """Score the learned tokens of every record of a population, each cut to ``seq_len`` tokens.
 
     Args:
         adapter: (D,) float32 on the model's device.
@@ -44,15 +45,15 @@ def evaluate(
         ValueError: if no record has a token to predict.
     """
     records = [
-        record[:seq_len]
+        cut
         for user in range(len(population))
         for record in population.records(user)
-        if len(record) > 1
+        if masking.predicted(cut := record[:seq_len])
     ][:max_records]
     if not records:
         raise ValueError("The held-out population has no token to predict.")
     total = torch.zeros((), dtype=torch.float64, device=adapter.device)
     for stack in packing.stacks([records], max_tokens):
         total += model.token_losses(adapter, stack).double().sum()
-    tokens = sum(len(record) - 1 for record in records)
+    tokens = sum(map(masking.predicted, records))
     return Evaluation(float(total) / tokens, tokens)

@@ -8,6 +8,7 @@ each of its layers.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,6 +75,15 @@ class LanguageModel:
     def vocabulary(self) -> int:
         return self.module.get_input_embeddings().num_embeddings
 
+    def base_digest(self) -> str:
+        """Hash of everything the base model's losses depend on; the adapter is no part of it."""
+        digest = hashlib.blake2b(self.config.to_json_string().encode(), digest_size=16)
+        for name, tensor in self.module.state_dict().items():
+            content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+            digest.update(content.numpy())
+        return digest.hexdigest()
+
     def leaves(self, adapters: Tensor, lanes: int) -> list[Tensor]:
         """Stacked leaves (lanes, r, in) and (lanes, out, r) of adapters.
 
@@ -102,8 +112,13 @@ class LanguageModel:
         return torch.cat([grad.flatten(1) for grad in grads], dim=1), total.detach()
 
     @torch.no_grad()
-    def token_losses(self, adapter: Tensor, stack: Stack) -> Tensor:
-        """(predicted tokens,) NLL in nats under one adapter (D,), row after row."""
+    def token_losses(self, adapter: Tensor | None, stack: Stack) -> Tensor:
+        """(predicted tokens,) NLL in nats, row after row, under one adapter (D,).
+
+        None switches the adapter off: the losses are those of the public base model.
+        """
+        if adapter is None:
+            return self._losses(stack)[1]
         with self._adapted(self.leaves(adapter, 1)):
             return self._losses(stack)[1]
 

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Unit = list[np.ndarray]  # the token sequences of one privacy unit, each of two tokens or more
+from sim import masking
+
+# The token sequences of one privacy unit, signed as in `sim.masking`, each with some to predict.
+Unit = list[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -21,19 +24,28 @@ class Stack:
     """Rows of one forward pass, grouped by lane, the same number of rows for each lane."""
 
     tokens: np.ndarray  # (rows, positions + 1) int64, zeros behind the end of a row
-    lengths: np.ndarray  # (rows,) int64: tokens of the row, predicted ones = lengths - 1
+    lengths: np.ndarray  # (rows,) int64: tokens of the row
+    learned: np.ndarray  # (rows, positions) bool: where the next token is one the loss counts
     lanes: np.ndarray  # (lanes,) int64: which lane of the block each lane of the stack belongs to
     row_weights: np.ndarray  # (rows,) float32: 1 / records of the row's unit
 
     def positions(self) -> np.ndarray:
-        """(predicted tokens,) int64 into flattened (rows, positions): where a next token exists."""
-        reach = np.arange(self.tokens.shape[1] - 1) < self.lengths[:, None] - 1
-        return np.flatnonzero(reach)
+        """(predicted tokens,) int64 into flattened (rows, positions)."""
+        return np.flatnonzero(self.learned)
+
+    def predicted(self) -> np.ndarray:
+        """(rows,) int64: predicted tokens of each row, at least one."""
+        return self.learned.sum(1)
 
     def token_weights(self) -> np.ndarray:
         """(predicted tokens,) float32: mean over a row's tokens, times the row's weight."""
-        predicted = self.lengths - 1
+        predicted = self.predicted()
         return np.repeat(self.row_weights / predicted, predicted).astype(np.float32)
+
+
+def known(record: np.ndarray, vocabulary: int) -> bool:
+    """Whether the model has all tokens of a record, given and learned."""
+    return int(masking.tokens(record).max()) < vocabulary
 
 
 def blocks(units: Sequence[Unit], max_lanes: int) -> Iterator[list[Unit]]:
@@ -62,9 +74,15 @@ def _stack(rows: list[tuple[int, np.ndarray]], weights: np.ndarray) -> Stack:
     rows = sorted(rows, key=lambda row: row[0])
     owners = np.array([lane for lane, _ in rows])
     lengths = np.array([len(record) for _, record in rows])
-    tokens = np.zeros((len(rows), lengths.max()), np.int64)
-    for row, (_, record) in zip(tokens, rows, strict=True):
+    signed = np.full((len(rows), lengths.max()), masking.PADDING, np.int64)
+    for row, (_, record) in zip(signed, rows, strict=True):
         row[: len(record)] = record
     lanes, counts = np.unique(owners, return_counts=True)
     even = (counts == counts[0]).all()  # else one lane per row; the block adds them up
-    return Stack(tokens, lengths, lanes if even else owners, weights[owners])
+    return Stack(
+        tokens=masking.tokens(signed),
+        lengths=lengths,
+        learned=masking.learned(signed),
+        lanes=lanes if even else owners,
+        row_weights=weights[owners],
+    )

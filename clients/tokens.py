@@ -1,10 +1,13 @@
-"""A transformers tokenizer as the corpora use it: batches of texts in, closed token lists out."""
+"""A transformers tokenizer as the corpora use it: texts in, signed token lists out."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from sim import cache
+from clients import chat
+from sim import cache, masking
+from sim.corpus import Message
 
 
 class TokenizerEncode:
@@ -12,23 +15,49 @@ class TokenizerEncode:
 
     Special tokens are those the tokenizer itself puts around a text, and the end-of-text token
     after it where there is one. Spelled-out special tokens inside a text are ordinary characters:
-    no user can write one. ``name`` is a fingerprint of the whole tokenizer.
+    no user can write one. ``name`` is a fingerprint of the whole tokenizer, chat template included.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         backend = getattr(tokenizer, "backend_tokenizer", None)
         content = backend.to_str() if backend else sorted(tokenizer.get_vocab().items())
-        self.name = cache.fingerprint(type(tokenizer).__name__, tokenizer.eos_token_id, content)
+        self.name = cache.fingerprint(
+            type(tokenizer).__name__, tokenizer.eos_token_id, content, tokenizer.chat_template
+        )
 
     def __call__(self, texts: list[str]) -> list[list[int]]:
+        return [self._closed(ids) for ids in self._ids(texts)]
+
+    def prompted(self, pairs: list[tuple[str, str]]) -> list[list[int]]:
+        """Prompt and text are tokenised apart, as at generation: no token spans the boundary.
+
+        The special tokens at the front, if any, are the prompt's, and given as it is.
+        """
+        prompts = self._ids([prompt for prompt, _ in pairs])
+        texts = self._ids([text for _, text in pairs], add_special_tokens=False)
+        return [
+            masking.given(self._open(prompt)) + self._closed(text)
+            for prompt, text in zip(prompts, texts, strict=True)
+        ]
+
+    def conversation(self, messages: Sequence[Message]) -> list[int]:
+        """See `clients.chat`."""
+        return chat.encode(self._tokenizer, messages)
+
+    def _ids(self, texts: list[str], **options: Any) -> list[list[int]]:
         if not texts:
             return []
         encoded = self._tokenizer(
-            texts, return_attention_mask=False, split_special_tokens=True, verbose=False
+            texts, return_attention_mask=False, split_special_tokens=True, verbose=False, **options
         )
-        return [self._closed(ids) for ids in encoded["input_ids"]]
+        return encoded["input_ids"]
 
     def _closed(self, ids: list[int]) -> list[int]:
         end = self._tokenizer.eos_token_id
         return ids if end is None or ids[-1:] == [end] else [*ids, end]
+
+    def _open(self, ids: list[int]) -> list[int]:
+        """Without the end-of-text token that some tokenizers close every text by."""
+        closed = len(ids) > 1 and ids[-1] == self._tokenizer.eos_token_id
+        return ids[:-1] if closed else ids

@@ -29,8 +29,10 @@ def _selected(population: Population, contract: Contract, user: int) -> Unit:
         contract.seed, "selection", key, contract.round if contract.redraw else 0
     )
     rule = selection.RULES[contract.selection]
-    chosen = rule(population.records(user), contract.records_per_user, contract.max_tokens, source)
-    return [sequence for sequence in chosen if len(sequence) > 1]  # one token predicts nothing
+    own = selection.Records(
+        tokens=population.records(user), perplexity=population.perplexities(user)
+    )
+    return rule(own, contract.records_per_user, contract.max_tokens, source)
 
 
 def _slot_units(population: Population, contract: Contract, assignment: Assignment) -> list[Unit]:

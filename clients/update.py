@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,9 +49,10 @@ class LocalTraining:
 
 @dataclass
 class CohortSum:
-    """Running sum over units: ``total`` (D,) float64; the other figures are simulation_only."""
+    """Running sum over units: ``total`` (D,) float64; all but it and bits are simulation_only."""
 
     total: Tensor
+    unclipped_bits: float = 0.0  # of units with records; for the server where the clip adapts
     units: int = 0
     failed: int = 0
     clipped: int = 0
@@ -122,7 +122,7 @@ def _block_gradient(
 
 def _known(unit: Unit, vocabulary: int) -> bool:
     """Checked before anything reaches the device, where an unknown token would end the process."""
-    return all(int(np.min(record)) >= 0 and int(np.max(record)) < vocabulary for record in unit)
+    return all(packing.known(record, vocabulary) for record in unit)
 
 
 def _count(
@@ -133,6 +133,7 @@ def _count(
     clip_norm: float,
 ) -> None:
     finite = torch.isfinite(clipped.norms)
+    result.unclipped_bits += clip.unclipped_bits(clipped.norms, clip_norm)
     result.units += len(block)
     result.failed += int((~finite).sum())
     result.clipped += int((clipped.norms > clip_norm).sum())

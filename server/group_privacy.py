@@ -29,7 +29,7 @@ class GroupPrivacy(Mechanism):
     unit: ClassVar[str] = "record_slot"
 
     def __post_init__(self) -> None:
-        if self.records_per_user < 1:
+        if self.records_per_user == 0:
             raise ConfigurationError(
                 "strategy.records_per_user=all: Group Privacy needs a cap of at least 1."
             )

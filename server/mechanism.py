@@ -1,6 +1,6 @@
 """One round's mechanism: cohort, sensitivity, noise and accounting event, which cannot disagree.
 
-Everything a round's privacy rests on is derived here from six public numbers. There is no second
+Everything a round's privacy rests on is derived here from a few public numbers. There is no second
 place to type a sampling rate, a denominator or a noise level.
 
 Formal guarantees, for a `Mechanism` whose clients obey its clip norm C:
@@ -8,7 +8,10 @@ Formal guarantees, for a `Mechanism` whose clients obey its clip norm C:
 - adding or removing one unit moves the sum by at most C, so the release is
   ``(sum + N(0, (z C)^2 I)) / m`` at sensitivity C/m, whatever the realised cohort, the empty one
   included;
-- the denominator m is a constant of the configuration.
+- the denominator m is a constant of the configuration;
+- with an adaptive clip, update and clip bits are one joint Gaussian of multiplier z over one
+  cohort, and contract, queries and release of a round have one C: a mechanism is frozen, and
+  `after` makes that of the next round.
 """
 
 from __future__ import annotations
@@ -16,17 +19,26 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from server import sampling
 from server.accounting import RoundEvent
+from server.adaptive_clip import BIT_SENSITIVITY, AdaptiveClip
 from server.ledger import Query
 from sim import rng
 from sim.errors import ConfigurationError
 from sim.wire import Assignment
+
+
+@dataclass(frozen=True)
+class Release:
+    """What one round makes public."""
+
+    mean: np.ndarray  # (D,) float64, noised
+    unclipped_fraction: float | None = None  # noised; None where the clip norm is fixed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +52,8 @@ class Mechanism(ABC):
     cohort: float  # expected users' worth of gradients in a round
     records_per_user: int  # k; 0 takes all of a user's records (user-wise only)
     clip_norm: float  # C
-    noise_multiplier: float  # z
+    noise_multiplier: float  # z, of all queries of a round together
+    adaptive: AdaptiveClip | None = None  # how C moves from round to round, where it does
 
     def __post_init__(self) -> None:
         if self.users < 1:
@@ -67,6 +80,8 @@ class Mechanism(ABC):
                 f"privacy.noise_multiplier={self.noise_multiplier}: must be positive "
                 "(strategy=non_private trains without noise, and says so)."
             )
+        if self.adaptive is not None:  # refuses clip bits that cost more than z
+            self.adaptive.update_multiplier(self.noise_multiplier, self.expected_units)
 
     @property
     def sampling_rate(self) -> float:
@@ -86,7 +101,14 @@ class Mechanism(ABC):
     @property
     def noise_std(self) -> float:
         """Standard deviation of the noise on the sum, a coordinate."""
-        return self.noise_multiplier * self.clip_norm
+        return self.update_multiplier * self.clip_norm
+
+    @property
+    def update_multiplier(self) -> float:
+        """``noise_std`` over C: z, or a little more where the clip bits take their share."""
+        if self.adaptive is None:
+            return self.noise_multiplier
+        return self.adaptive.update_multiplier(self.noise_multiplier, self.expected_units)
 
     def event(self) -> RoundEvent:
         """What one round costs."""
@@ -101,20 +123,38 @@ class Mechanism(ABC):
 
     def queries(self) -> Sequence[Query]:
         """The Gaussian queries of a round's joint release."""
-        return [Query(name="update", sensitivity=self.clip_norm, noise_std=self.noise_std)]
+        update = Query(name="update", sensitivity=self.clip_norm, noise_std=self.noise_std)
+        if self.adaptive is None:
+            return [update]
+        std = self.adaptive.bit_std(self.expected_units)
+        return [update, Query(name="unclipped_bits", sensitivity=BIT_SENSITIVITY, noise_std=std)]
 
     @abstractmethod
     def draw(self, stream: rng.SecretStream) -> Assignment:
         """The cohort of one round: one coin per unit position, over declared positions."""
 
-    def release(self, clipped_sum: np.ndarray, stream: rng.SecretStream) -> np.ndarray:
-        """Noised mean (D,) float64 of a sum of clipped updates (D,).
+    def release(
+        self, clipped_sum: np.ndarray, stream: rng.SecretStream, unclipped_bits: float = 0.0
+    ) -> Release:
+        """Noised mean of a sum of clipped updates (D,), and of clip bits where C adapts.
 
         Noise is drawn and added in float64 on the CPU, once, here. Floating-point noise is not the
         real Gaussian (Mironov, CCS 2012): the statement names it as a limit.
         """
         noise = self.noise_std * rng.standard_normal(stream, len(clipped_sum))
-        return (clipped_sum.astype(np.float64) + noise) / self.expected_units
+        mean = (clipped_sum.astype(np.float64) + noise) / self.expected_units
+        if self.adaptive is None:
+            return Release(mean)
+        std = self.adaptive.bit_std(self.expected_units)
+        noised_bits = unclipped_bits + std * float(rng.standard_normal(stream, 1)[0])
+        return Release(mean, 0.5 + noised_bits / self.expected_units)
+
+    def after(self, release: Release) -> Self:
+        """The mechanism of the next round: the same, or with the clip norm that follows."""
+        if self.adaptive is None or release.unclipped_fraction is None:
+            return self
+        follows = self.adaptive.next_norm(self.clip_norm, release.unclipped_fraction)
+        return replace(self, clip_norm=follows)
 
     def _heads(self, stream: rng.SecretStream) -> np.ndarray:
         return sampling.poisson_positions(stream, self.sampling_rate, self.users * self.group_size)

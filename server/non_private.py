@@ -10,8 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from server.accounting import RoundEvent
+from server.mechanism import Release
 from server.user_wise import UserWise
 from sim import rng
+from sim.errors import ConfigurationError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,11 @@ class NonPrivate(UserWise):
     noise_multiplier: float = 0.0
 
     def _check_noise(self) -> None:
-        return
+        if self.adaptive is not None:
+            raise ConfigurationError(
+                f"strategy.clip_quantile={self.adaptive.quantile}: strategy=non_private clips "
+                "nothing; leave it out."
+            )
 
     @property
     def noise_std(self) -> float:
@@ -36,5 +42,7 @@ class NonPrivate(UserWise):
     def ledger_event(self) -> Mapping[str, Any]:
         return {"noise_multiplier": 0.0, "sampling_rate": self.sampling_rate, "group_size": 1}
 
-    def release(self, clipped_sum: np.ndarray, stream: rng.SecretStream) -> np.ndarray:
-        return clipped_sum / self.expected_units
+    def release(
+        self, clipped_sum: np.ndarray, stream: rng.SecretStream, unclipped_bits: float = 0.0
+    ) -> Release:
+        return Release(clipped_sum / self.expected_units)

@@ -1,4 +1,4 @@
-"""Poisson sampling: one independent secret coin per position, at the cost of the cohort."""
+"""Poisson sampling: one independent secret coin per position, at the cost of the cohort; caps."""
 
 from __future__ import annotations
 
@@ -29,3 +29,14 @@ def poisson_positions(stream: SecretStream, rate: float, size: int) -> np.ndarra
         last = int(found[-1])
     positions = np.concatenate(heads)
     return positions[positions < size]
+
+
+def random_subset(stream: SecretStream, positions: np.ndarray, cap: int) -> np.ndarray:
+    """``positions`` if there are at most ``cap``, else a uniformly random ``cap`` of them.
+
+    Every position draws a secret key and the smallest keys stay, in ascending order of position.
+    """
+    if len(positions) <= cap:
+        return positions
+    kept = np.argsort(stream.uniform(len(positions)), kind="stable")[:cap]
+    return positions[np.sort(kept)]

@@ -15,6 +15,7 @@ TRUST_MODEL = (
     "on trusted machines, without secure aggregation: simulation is not a deployment."
 )
 RELEASED = ("the adapter after every round", "the configuration", "scores on evaluation users")
+ADAPTED = "the clip norm after every round, and the noised share of unclipped units that it follows"
 NOT_COVERED = (
     "tuning: settings that were chosen by looking at other runs on the same users",
     "the base model and its tokenizer: what they learned from their own training data",
@@ -43,8 +44,9 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "delta": _OPTIONAL,
     "accountant": str,
     "accountant_version": str,
-    "noise_multiplier": _NUMBER,  # noise std on the sum over clip_norm
-    "clip_norm": _OPTIONAL,
+    "noise_multiplier": _NUMBER,  # z, of all queries of a round together
+    "clip_norm": _OPTIONAL,  # of the first round, where it adapts
+    "adaptive_clip": (dict, type(None)),  # quantile, rate, and the noise of update and bits
     "denominator": _NUMBER,  # expected units in a round
     "sampling": dict,  # scheme, rate, expected_cohort, cap
     "rounds": int,  # intents in the ledger, not the rounds that were planned
@@ -96,6 +98,13 @@ def _check_words(statement: Mapping[str, Any]) -> None:
         raise ValueError(f"not_covered does not name {missing[0]!r}.")
     if set(statement["sampling"]) != {"scheme", "rate", "expected_cohort", "cap"}:
         raise ValueError(f"sampling={statement['sampling']!r} is incomplete.")
+    if (statement["sampling"]["cap"] is None) != (
+        statement["adjacency"] == "add-or-remove-one-user"
+    ):
+        raise ValueError(
+            f"adjacency={statement['adjacency']!r} with a cap of {statement['sampling']['cap']}: a "
+            "capped cohort is accounted under zero-out-one-user, and no other is."
+        )
     if statement["record_level"] and statement["slot_epsilon"] is None:
         raise ValueError("record_level=True without slot_epsilon.")
 

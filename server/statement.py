@@ -22,9 +22,9 @@ model_card = card.model_card
 # What the statement takes from the ledger's header, beside ``event`` and fields of the same name.
 HEADER_FIELDS = (
     *("strategy", "clipped_unit", "adjacency", "declared_users", "users_counted", "delta"),
-    *("event", "clip_norm", "denominator", "sampling_scheme", "cohort_cap", "records_per_user"),
-    *("resample", "records_bounded", "chunks_cross_records", "local_steps", "selection"),
-    *("group_bound", "seeds_policy", "drop_failed_nodes", "code_hash"),
+    *("event", "clip_norm", "adaptive_clip", "denominator", "sampling_scheme", "cohort_cap"),
+    *("records_per_user", "resample", "records_bounded", "chunks_cross_records", "local_steps"),
+    *("selection", "group_bound", "seeds_policy", "drop_failed_nodes", "code_hash"),
 )
 
 
@@ -88,7 +88,7 @@ def build(
         "sampling": _sampling(header),
         "rounds": sum(count for _, count in spent),
         "record_level": _is_record_level(header, claim),
-        "released": list(released),
+        "released": [*released, *([schema.ADAPTED] if header["adaptive_clip"] else [])],
         "assumptions": _assumptions(header),
         "not_covered": [
             *schema.NOT_COVERED,

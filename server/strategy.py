@@ -5,7 +5,7 @@
 3. Write the intent, then send one message to each node that hosts sampled units.
 4. Add the nodes' sums, each once, holding one reply at a time.
 5. Release: noise once, divide by the public m, step the server optimiser.
-6. Store the release, mark it done, log what may be logged.
+6. Store the release with the clip norm that follows from it, mark it done, log what may be logged.
 
 Evaluation is Flower's: ``start(..., evaluate_fn=...)`` calls it after each round.
 """
@@ -16,7 +16,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from flwr.serverapp.strategy import Strategy
 
 from server.checkpoint import Checkpoint
 from server.ledger import Ledger
-from server.mechanism import Mechanism
+from server.mechanism import Mechanism, Release
 from server.optimizer import ServerOptimizer
 from sim import rng, wire
 from sim.track import Tracker
@@ -47,6 +47,20 @@ class Budget:
 
     rounds: int  # the largest number of rounds that stays within the budget
     epsilon_after: Callable[[int], float]  # certified upper epsilon after so many intents
+
+
+@dataclass
+class Fold:
+    """Running sum over the nodes' answers."""
+
+    total: np.ndarray  # (D,) float64
+    unclipped_bits: float = 0.0
+    simulation_only: Counter[str] = field(default_factory=Counter)
+
+    def add(self, answer: wire.NodeSum) -> None:
+        self.total += answer.total
+        self.unclipped_bits += answer.unclipped_bits or 0.0
+        self.simulation_only.update(answer.simulation_only)
 
 
 class PrivateStrategy(Strategy):
@@ -100,13 +114,15 @@ class PrivateStrategy(Strategy):
         Raises:
             NodeFailedError: a node failed twice; nothing is released.
         """
-        total, simulated = self._fold(replies)
-        learning_rate = self.optimizer.learning_rate
-        noised_mean = self.mechanism.release(total, self.secrets.stream("noise", self.number))
-        self.optimizer.step(noised_mean)
+        fold = self._fold(replies)
+        noise = self.secrets.stream("noise", self.number)
+        release = self.mechanism.release(fold.total, noise, fold.unclipped_bits)
+        figures = {"learning_rate": self.optimizer.learning_rate, **self._figures(release)}
+        self.optimizer.step(release.mean)
+        self.mechanism = self.mechanism.after(release)
         self.ledger.done(self.number, self._store())
-        figures = {"learning_rate": learning_rate, **self._figures(noised_mean)}
-        self.tracker.log(self.number, figures, simulation_only=self._simulation_only(simulated))
+        simulated = self._simulation_only(fold.simulation_only)
+        self.tracker.log(self.number, figures, simulation_only=simulated)
         return self.layout.to_arrays(self.optimizer.adapter), MetricRecord()
 
     def configure_evaluate(
@@ -125,7 +141,12 @@ class PrivateStrategy(Strategy):
         self, arrays: ArrayRecord, assignment: wire.Assignment, nodes: list[int]
     ) -> Iterable[tuple[int, Message]]:
         """One message for each node that hosts sampled units; a user's node is slot mod nodes."""
-        contract = replace(self.contract, round=self.number)
+        contract = replace(
+            self.contract,
+            round=self.number,
+            clip_norm=self.mechanism.clip_norm,
+            count_unclipped=self.mechanism.adaptive is not None,
+        )
         homes = assignment.users % len(nodes)
         for home in np.unique(homes).tolist():
             here = homes == home
@@ -133,25 +154,22 @@ class PrivateStrategy(Strategy):
             part = wire.Assignment(assignment.users[here], slots)
             yield nodes[home], wire.train_message(nodes[home], arrays, contract, part)
 
-    def _fold(self, replies: Iterable[Message]) -> tuple[np.ndarray, Counter[str]]:
-        """Sum (D,) float64 over nodes; a node that failed is asked once more."""
-        total = np.zeros(self.layout.size)
-        simulated: Counter[str] = Counter()
-        failed = self._add(total, simulated, replies)
+    def _fold(self, replies: Iterable[Message]) -> Fold:
+        """Sum over nodes; a node that failed is asked once more."""
+        fold = Fold(np.zeros(self.layout.size))
+        failed = self._add(fold, replies)
         if failed and self._grid is not None:
             again = [self._sent[node] for node in failed]
-            failed = self._add(total, simulated, self._grid.send_and_receive(again))
+            failed = self._add(fold, self._grid.send_and_receive(again))
         missing = sorted(self._sent)
         if missing and not self.drop_failed_nodes:
             raise NodeFailedError(
                 f"Round {self.number}: {len(missing)} node(s) failed twice; nothing was released. "
                 "Mend the cause and resume the run: the round's intent stays spent."
             )
-        return total, simulated
+        return fold
 
-    def _add(
-        self, total: np.ndarray, simulated: Counter[str], replies: Iterable[Message]
-    ) -> list[int]:
+    def _add(self, fold: Fold, replies: Iterable[Message]) -> list[int]:
         """Add the replies in place; returns the nodes that failed or were silent."""
         for reply in replies:
             node = reply.metadata.src_node_id
@@ -160,22 +178,28 @@ class PrivateStrategy(Strategy):
             if node not in self._sent or reply.metadata.group_id != str(self.number):
                 raise ValueError(f"Round {self.number}: a node's second reply, or an old one.")
             answer = wire.read_reply(reply, self.layout)
+            if (answer.unclipped_bits is None) != (self.mechanism.adaptive is None):
+                raise ValueError(f"Round {self.number}: a node's clip bits are not as asked.")
             del self._sent[node]
-            total += answer.total
-            simulated.update(answer.simulation_only)
+            fold.add(answer)
         return sorted(self._sent)
 
     def _store(self) -> str:
         state = Checkpoint(
-            self.number, self.ledger.head, self.layout.digest, self.optimizer.state()
+            self.number,
+            self.ledger.head,
+            self.layout.digest,
+            self.optimizer.state(),
+            self.mechanism.clip_norm,
         )
         return state.save(self.checkpoints)
 
-    def _figures(self, noised_mean: np.ndarray) -> dict[str, float]:
+    def _figures(self, release: Release) -> dict[str, float]:
         """Public and released figures of the round."""
-        mechanism, size = self.mechanism, len(noised_mean)
+        mechanism, size = self.mechanism, len(release.mean)
         noise = mechanism.noise_std / mechanism.expected_units
-        norm = float(np.linalg.norm(noised_mean))
+        norm = float(np.linalg.norm(release.mean))
+        unclipped = release.unclipped_fraction
         signal = math.sqrt(max(0.0, norm**2 - size * noise**2))
         private = {
             "epsilon": self.budget.epsilon_after(self.ledger.rounds_intended),
@@ -187,6 +211,7 @@ class PrivateStrategy(Strategy):
         return {
             "release_norm": norm,
             "signal_norm": signal,
+            **({} if unclipped is None else {"unclipped_fraction": unclipped}),
             **(private if mechanism.private else {}),
         }
 

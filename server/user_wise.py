@@ -8,17 +8,24 @@ For t in 1..T:
     release (sum of g_u over u in U + N(0, (z C)^2 I)) / m
 
 The average is inside the clip, so the sensitivity is C whatever k: k costs compute, not privacy.
+
+With a cap on the cohort, U is a uniformly random subset of ``cohort_max`` wherever more users are
+drawn (truncated Poisson sampling, arXiv 2508.15089). The number of users then enters the event, and
+neighbours differ in one user's records: the place of an emptied user still draws a coin.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
+from server import sampling
+from server.accounting import RoundEvent
 from server.mechanism import Mechanism
 from sim import rng
+from sim.errors import ConfigurationError
 from sim.wire import Assignment
 
 
@@ -28,5 +35,22 @@ class UserWise(Mechanism):
 
     unit: ClassVar[str] = "user"
 
+    cohort_max: int | None = None  # at most so many users in a round; None: as many as are drawn
+
+    def __post_init__(self) -> None:
+        if self.cohort_max is not None and self.cohort_max < 1:
+            raise ConfigurationError(
+                f"strategy.cohort_max={self.cohort_max}: must be at least 1, or null for no cap."
+            )
+        super().__post_init__()
+
+    def event(self) -> RoundEvent:
+        if self.cohort_max is None:
+            return super().event()
+        return replace(super().event(), population=self.users, cohort_cap=self.cohort_max)
+
     def draw(self, stream: rng.SecretStream) -> Assignment:
-        return Assignment(users=self._heads(stream), slots=np.empty(0, np.int64))
+        users = self._heads(stream)
+        if self.cohort_max is not None:
+            users = sampling.random_subset(stream, users, self.cohort_max)
+        return Assignment(users=users, slots=np.empty(0, np.int64))

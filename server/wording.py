@@ -87,34 +87,48 @@ def _tier(epsilon: float) -> str:
 
 
 def _protected(statement: Mapping[str, Any]) -> str:
-    kept = "All" if statement["records_per_user"] == "all" else "At most {records_per_user}"
+    limit, rule = statement["records_per_user"], statement["selection"]
+    kept = "All records of a user take part"
+    if limit != "all":
+        kept = f"At most {limit} records of a user take part, selected by the rule {rule!r}"
     filled = ", repeated to fill all slots" if statement["resample"] else ""
     return (
         f"Unit: a user, that is {CHOICES['unit'][statement['unit']]}, out of "
-        f"{statement['declared_users']} declared users. "
-        f"{kept.format(**statement)} records of a user take part, selected by "
-        f"{statement['selection']}{filled}."
+        f"{statement['declared_users']} declared users. {kept}{filled}."
     )
 
 
 def _mechanism(statement: Mapping[str, Any]) -> str:
     sampling, clip = statement["sampling"], statement["clip_norm"]
-    cap = "no cap" if sampling["cap"] is None else f"a cap of {sampling['cap']}"
-    clipping = f"clipped to an L2 norm of {clip} over all adapter weights together"
-    noise = "without noise"
+    cap = "no cap"
+    if sampling["cap"] is not None:
+        cap = f"of which a uniformly random {sampling['cap']} stay where more are drawn"
+    noise, adaptive = "without noise", statement["adaptive_clip"]
     if statement["noise_multiplier"] > 0:
-        noise = (
-            f"with Gaussian noise of standard deviation {statement['noise_multiplier']} times the "
-            "clip norm added to it"
-        )
+        over = adaptive["update_noise_multiplier"] if adaptive else statement["noise_multiplier"]
+        noise = f"with Gaussian noise of standard deviation {over} times the clip norm added to it"
+    clipped = f"clipped to an L2 norm of {clip} over all adapter weights together"
     return (
         f"Mechanism: {statement['strategy']}, {_counted(statement['rounds'], 'round')}. "
         f"Sampling is {sampling['scheme']} with rate {sampling['rate']}, "
-        f"{sampling['expected_cohort']} units expected in a round, {cap}. The update of {CLIPPED_UNIT[statement['clipped_unit']]} "
+        f"{sampling['expected_cohort']} units expected in a round, {cap}. "
+        f"The update of {CLIPPED_UNIT[statement['clipped_unit']]} "
         f"after {_counted(statement['local_steps'], 'local step')} "
-        f"is "
-        f"{clipping if clip is not None else 'not clipped'}; the sum is released {noise}, divided "
-        f"by {statement['denominator']} whatever the real cohort was."
+        f"is {clipped if clip is not None else 'not clipped'}; the sum is released {noise}, "
+        f"divided by {statement['denominator']} whatever the real cohort was.{_adaptive(statement)}"
+    )
+
+
+def _adaptive(statement: Mapping[str, Any]) -> str:
+    adaptive = statement["adaptive_clip"]
+    if adaptive is None:
+        return ""
+    return (
+        f" The clip norm is that of the first round; it then follows the {adaptive['quantile']} "
+        f"quantile of the units' norms at a learning rate of {adaptive['learning_rate']}, by a "
+        f"count of unclipped units with Gaussian noise of standard deviation "
+        f"{adaptive['bit_noise_std']}. Sum and count together cost one Gaussian of noise "
+        f"multiplier {statement['noise_multiplier']}."
     )
 
 
@@ -125,7 +139,9 @@ def _counted(number: int, noun: str) -> str:
 def _account(statement: Mapping[str, Any]) -> str:
     if statement["epsilon"] is None:
         return "Account: epsilon is infinite."
-    scope = "" if statement["private"] else " (of the mechanism; it would hold with secret coins)"
+    scope = (
+        "" if statement["private"] else ", for the mechanism as configured and not for this run,"
+    )
     text = (
         f"Account: {statement['accountant']} {statement['accountant_version']} over the rounds in "
         f"the ledger gives epsilon between {_shown_down(statement['epsilon_lower'])} and "

@@ -17,8 +17,10 @@ from sim.errors import ConfigurationError, StoppedError
 HELP = """userdp: federated fine-tuning of language models under user-level differential privacy
 
   userdp run    [overrides] [-m]      one run, or a Hydra sweep; resume=RUN goes on with a run
-  userdp plan   [overrides] [--json]  noise for a target epsilon, or epsilon for a noise
+  userdp plan   [overrides] [--json]  noise for a target epsilon, or epsilon for a noise;
+                                      --all: both strategies at several k, ranked by noise
   userdp verify RUN                   recomputes a run's claim from its ledger alone
+  userdp compare [overrides] [--dry-run]  strategies x selections over seeds: one table
   userdp bench  [overrides] [--json]  a round beside plain training on the same tokens
 
 Overrides name a value of the configuration:
@@ -27,7 +29,8 @@ Overrides name a value of the configuration:
   userdp plan privacy.users=10000 cohort=200 rounds=1000 privacy.epsilon=2
 Groups: data, model, selection, strategy, optimizer, schedule, privacy, engine, runtime, track
 
-Exit code: 0, 1 for a run that stopped and can be resumed, 2 for a wrong configuration, 130 for Ctrl-C
+Exit code: 0, 1 for a run that stopped and can be resumed, 2 for a wrong configuration,
+130 for Ctrl-C
 """
 _SWEEP = ("-m", "--multirun")
 
@@ -41,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "plan": _plan,
         "verify": _verify,
         "bench": _bench,
+        "compare": _compare,
     }
     if not asked or asked[0] == "help" or {"-h", "--help"} & set(asked):
         print(HELP, end="")
@@ -102,16 +106,20 @@ def _run(arguments: list[str]) -> None:
 
 
 def _plan(arguments: list[str]) -> None:
-    from sim import compose, planning, screen
+    from sim import advice_screen, adviser, compose, planning, screen
 
-    as_json = "--json" in arguments
-    settings, _ = compose.settings(_overrides(arguments, "--json"))
+    asked, _ = compose.settings(_overrides(arguments, "--all", "--json"))
     quiet.accountants()
-    plan = planning.bare(settings)
-    # Opacus takes longer to import than all the rest together.
-    quick = [name for name in planning.ACCOUNTANTS if name in ("pld", "rdp", plan.accountant)]
-    told = planning.described(plan, settings, planning.ACCOUNTANTS if as_json else quick)
-    screen.print_json(told) if as_json else screen.print_plan(told, plan)
+    plan = planning.bare(asked)
+    # The other accountants are slow to import, and no part of the claim.
+    names = planning.ACCOUNTANTS if "--json" in arguments else [plan.accountant]
+    told = planning.described(plan, asked, names)
+    told |= adviser.advice(plan, asked, alternatives="--all" in arguments)
+    if "--json" in arguments:
+        screen.print_json(told)
+    else:
+        screen.print_plan(told, plan)
+        advice_screen.print_advice(told)
 
 
 def _verify(arguments: list[str]) -> None:
@@ -124,6 +132,12 @@ def _bench(arguments: list[str]) -> None:
     from analysis import bench
 
     bench.main(arguments)
+
+
+def _compare(arguments: list[str]) -> None:
+    from analysis import compare
+
+    compare.main([*_overrides(arguments, "--dry-run"), *({"--dry-run"} & set(arguments))])
 
 
 if __name__ == "__main__":

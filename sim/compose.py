@@ -1,9 +1,10 @@
-"""Hydra at the boundary: overrides in, checked settings out; the only file that knows Hydra's ways."""
+"""Hydra at the boundary: overrides in, checked settings out; no other file knows Hydra's ways."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,11 +15,12 @@ import hydra
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from sim import settings as schema
+from sim import parsing
 from sim.errors import ConfigurationError
 from sim.settings import Settings
 
@@ -37,7 +39,21 @@ def settings(overrides: Sequence[str]) -> tuple[Settings, DictConfig]:
     """
     resumed = _value(overrides, "resume")
     config = _composed(overrides) if resumed is None else _stored(resumed, overrides)
-    return schema.parse(config), config
+    return parsing.parse(config), config
+
+
+def experiment(
+    name: str, block: str, overrides: Sequence[str]
+) -> tuple[DictConfig, DictConfig | None]:
+    """Compose with ``conf/experiment/<name>.yaml``; its block of further keys comes apart.
+
+    Raises:
+        ConfigurationError: an unknown key or group.
+    """
+    config = _composed([f"+experiment={name}", *overrides])
+    with open_dict(config):
+        own = config.pop(block, None)
+    return config, own
 
 
 def single(overrides: Sequence[str]) -> None:
@@ -45,7 +61,7 @@ def single(overrides: Sequence[str]) -> None:
     asked, config = settings(overrides)
     from sim import run  # heavy: a wrong configuration is refused before it
 
-    run.run(asked, schema.resolved(config))
+    run.run(asked, parsing.resolved(config))
 
 
 def sweep(overrides: Sequence[str]) -> None:
@@ -75,7 +91,7 @@ def _job(config: DictConfig) -> None:
     job = HydraConfig.get()
     OmegaConf.update(config, "output", job.runtime.output_dir)
     OmegaConf.update(config, "sweep", job.sweep.dir)
-    run.run(schema.parse(config), schema.resolved(config))
+    run.run(parsing.parse(config), parsing.resolved(config))
 
 
 @contextlib.contextmanager
@@ -104,12 +120,13 @@ def _value(overrides: Sequence[str], key: str) -> str | None:
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:
+    _parsed(overrides)
     try:
         with hydra.initialize_config_module(_CONF, version_base=_VERSION):
             config = hydra.compose("config", overrides=list(overrides))
         OmegaConf.resolve(config)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigurationError(_one_line(error)) from None
+        raise ConfigurationError(_unknown_key(error, overrides) or _one_line(error)) from None
     return config
 
 
@@ -119,18 +136,18 @@ def _stored(folder: str, overrides: Sequence[str]) -> DictConfig:
     if not path.is_file():
         raise ConfigurationError(f"resume={folder}: there is no {path}; name a run folder.")
     try:
-        stored = OmegaConf.load(path)
-        changes = OmegaConf.from_dotlist(list(overrides))
-        for name, value in changes.items():
-            if OmegaConf.is_dict(stored.get(name)) and not OmegaConf.is_dict(value):
-                raise ConfigurationError(
-                    f"{name}={value}: a resumed run keeps its {name}; start a new run instead."
-                )
+        stored: Any = OmegaConf.load(path)
+        changes: Any = OmegaConf.from_dotlist(list(overrides))
         merged: Any = OmegaConf.merge(stored, changes)
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        if isinstance(error, ConfigurationError):
-            raise
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
         raise ConfigurationError(f"resume={folder}: {_one_line(error)}") from None
+    for name in changes:
+        if OmegaConf.is_dict(OmegaConf.select(stored, name)) and not OmegaConf.is_dict(
+            changes[name]
+        ):
+            raise ConfigurationError(
+                f"{name}={changes[name]}: a resumed run keeps its {name}; start a new run instead."
+            )
     return merged
 
 
@@ -138,15 +155,37 @@ def _jobs(overrides: Sequence[str]) -> list[list[str]]:
     """The overrides of each job of a sweep, as Hydra's basic sweeper would split them."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-        [jobs] = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-    except HydraException as error:
-        raise ConfigurationError(_one_line(error)) from None
+    [jobs] = BasicSweeper.split_arguments(_parsed(overrides), max_batch_size=None)
     return [[item for item in job if not item.startswith("hydra")] for job in jobs]
+
+
+def _parsed(overrides: Sequence[str]) -> list[Override]:
+    """One by one, since the parser's own message does not name the override."""
+    parser = OverridesParser.create()
+    parsed = []
+    for item in overrides:
+        try:
+            parsed.append(parser.parse_override(item))
+            if parsed[-1].key_or_group:
+                continue
+        except HydraException:
+            pass
+        raise ConfigurationError(
+            f"{item}: does not read as name=value; special characters need quotes, "
+            f"'name=\"value\"'."
+        )
+    return parsed
+
+
+def _unknown_key(error: Exception, overrides: Sequence[str]) -> str | None:
+    """The line for a key that the configuration does not have; None where it is something else."""
+    found = re.match(r"Could not override '([^']+)'", str(error))
+    if found is None:
+        return None
+    given = [item for item in overrides if item.startswith(f"{found[1]}=")]
+    return f"{(given or [found[1]])[0]}: no such key; leave it out, or look for its name in conf."
 
 
 def _one_line(error: Exception) -> str:
     text = str(error).split("Config search path")[0].split("Set the environment")[0]
-    text = text.partition("To append to your config use")[0]
     return " ".join(text.split())

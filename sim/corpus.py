@@ -5,37 +5,53 @@ from __future__ import annotations
 import itertools
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
 from sim import population
 from sim.population import Population
 
-FORMAT = 1  # of the files below; part of every cache key
+FORMAT = 2  # of the files below; part of every cache key
 _BATCH = 1000  # texts in one call of the tokenizer
+Message = Mapping[str, str]  # of a conversation: its ``role`` and its ``content``
 
 
 class Encode(Protocol):
-    """A tokenizer: texts in, token ids out, each closed by the end-of-text token if any."""
+    """A tokenizer: texts in, token ids out, signed as in `sim.masking`."""
 
     @property
     def name(self) -> str:
         """Fingerprint of everything the token ids depend on; part of the cache key."""
         ...
 
-    def __call__(self, texts: list[str]) -> list[list[int]]: ...
+    def __call__(self, texts: list[str]) -> list[list[int]]:
+        """Each text whole, closed by the end-of-text token if any."""
+        ...
+
+    def prompted(self, pairs: list[tuple[str, str]]) -> list[list[int]]:
+        """Each (prompt, text): the prompt's tokens given, then the text's, closed."""
+        ...
+
+    def conversation(self, messages: Sequence[Message]) -> list[int]:
+        """The messages in the chat format of the model; what the assistant says is learned.
+
+        Raises:
+            ConfigurationError: the tokenizer has no usable chat format.
+            ValueError: the format refuses these messages; quotes nothing of them.
+        """
+        ...
 
 
 class Example(NamedTuple):
     """One record on its way to disk."""
 
     user: str
-    text: str
+    content: Any  # what the tokenizer is called with
     held_out: bool
 
 
@@ -61,16 +77,20 @@ class Corpus:
 
 
 def write(
-    folder: Path, examples: Iterable[Example], encode: Encode, dropped: Mapping[str, int]
+    folder: Path,
+    examples: Iterable[Example],
+    encode: Callable[[list[Any]], list[list[int]]],
+    dropped: Mapping[str, int],
 ) -> None:
     """Tokenise the examples in batches and write both populations into ``folder``.
 
-    Memory grows by some bytes a record and a user, never by the text. ``dropped`` is read after the
+    ``encode`` takes the contents of some examples and returns their signed token ids. Memory
+    grows by some bytes a record and a user, never by the text. ``dropped`` is read after the
     last example, so the generator of the examples may fill it.
     """
     with closing(_Shelf(folder / "train")) as train, closing(_Shelf(folder / "heldout")) as heldout:
         for batch in _batches(examples):
-            for example, ids in zip(batch, encode([e.text for e in batch]), strict=True):
+            for example, ids in zip(batch, encode([e.content for e in batch]), strict=True):
                 (heldout if example.held_out else train).append(example.user, ids)
     (folder / "dropped.json").write_text(json.dumps(dict(dropped)))
 
@@ -93,7 +113,7 @@ class _Shelf:
         self._slots: dict[str, int] = {}
 
     def append(self, user: str, ids: Sequence[int]) -> None:
-        self._tokens.write(np.asarray(ids, "<u4").tobytes())
+        self._tokens.write(np.asarray(ids, "<i4").tobytes())
         self._lengths.append(len(ids))
         self._owners.append(self._slots.setdefault(user, len(self._slots)))
 
@@ -118,5 +138,5 @@ class _Shelf:
 def _write_header(file: BinaryIO, length: int) -> None:
     """NumPy pads the header for growth, so it can be rewritten in place with another length."""
     np.lib.format.write_array_header_1_0(
-        file, {"descr": "<u4", "fortran_order": False, "shape": (length,)}
+        file, {"descr": "<i4", "fortran_order": False, "shape": (length,)}
     )

@@ -8,26 +8,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from sim import cache, corpus, sources, splits
+from sim import cache, corpus, records, sources, splits
 from sim.corpus import Corpus, Encode, Example
 from sim.errors import ConfigurationError
+from sim.records import BadRecord, Columns
 from sim.sources import Opened, Row
 
 _SIDES = {"train": False, "test": True, "validation": True}
 _SHOWN = 20  # characters of a wrong split value that a message may quote
-
-
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """Which column holds what; ``split`` is needed for a split by column only."""
-
-    user: str
-    text: str
-    split: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +48,11 @@ class Source:
             raise ConfigurationError(f"data.format={self.format!r}: one of {sources.FORMATS}")
         if self.split not in ("user", "record", "column"):
             raise ConfigurationError(f"data.split={self.split!r}: one of user, record, column")
+        if self.format == "csv" and self.columns.chat is not None:
+            raise ConfigurationError(
+                f"data.chat={self.columns.chat!r}: a csv file holds no lists of messages; use "
+                "jsonl or parquet"
+            )
         if not 0 <= self.holdout < 1:
             raise ConfigurationError(f"data.holdout={self.holdout!r}: expected 0 <= holdout < 1")
         if (self.split == "column") != (self.columns.split is not None):
@@ -80,7 +78,8 @@ def load(source: Source, encode: Encode, cache_folder: Path) -> Corpus:
 
     def build(folder: Path) -> None:
         dropped: Counter[str] = Counter()
-        corpus.write(folder, _examples(source, opened.rows(), dropped), encode, dropped)
+        examples = _examples(source, opened.rows(), encode, dropped)
+        corpus.write(folder, examples, _batch_encoder(source.columns, encode), dropped)
         if len(Corpus.load(folder).train) == 0:
             raise ConfigurationError(
                 f"data.path={source.path!r}: no training record; "
@@ -90,71 +89,50 @@ def load(source: Source, encode: Encode, cache_folder: Path) -> Corpus:
     return Corpus.load(cache.published(cache_folder / "corpora" / key, build))
 
 
-class _BadRecord(Exception):
-    """Why a row is no record; the text is a reason to count by, never a value of the row."""
-
-
 def _open(source: Source) -> Opened:
     columns = source.columns
-    wanted = {"data.user": columns.user, "data.text": columns.text}
-    if columns.split is not None:
-        wanted["data.split_column"] = columns.split
+    named = {
+        "data.user": columns.user,
+        "data.text": columns.text,
+        "data.prompt": columns.prompt,
+        "data.chat": columns.chat,
+        "data.split_column": columns.split,
+    }
+    wanted = {field: column for field, column in named.items() if column is not None}
     if source.format == "hub":
         return sources.open_hub(source.path, source.name, source.hub_split, wanted)
     return sources.open_files(source.format, source.path, wanted)
 
 
-def _examples(source: Source, rows: Iterator[Row], dropped: Counter[str]) -> Iterator[Example]:
+def _batch_encoder(columns: Columns, encode: Encode) -> Callable[[list[Any]], list[list[int]]]:
+    """What turns the contents of examples into ids; conversations were encoded one by one."""
+    if columns.chat is not None:
+        return list
+    return encode if columns.prompt is None else encode.prompted
+
+
+def _examples(
+    source: Source, rows: Iterator[Row], encode: Encode, dropped: Counter[str]
+) -> Iterator[Example]:
     """The good records, each with its side; counts the bad ones, and the users left without any."""
     positions: Counter[str] = Counter()
     users_with_bad_records = set()
     for row in rows:
         user = None
         try:
-            user = _user(row, source.columns.user)
-            text = _text(row, source.columns.text)
-        except _BadRecord as bad:
+            user = records.user(row, source.columns.user)
+            content = records.content(row, source.columns, encode)
+        except BadRecord as bad:
             if source.strict:
                 raise ValueError(f"{row.place}: {bad} (data.strict=true refuses it)") from None
             dropped[str(bad)] += 1
             if user is not None:
                 users_with_bad_records.add(user)
         else:
-            yield Example(user, text, _held_out(source, row, user, positions[user]))
+            yield Example(user, content, _held_out(source, row, user, positions[user]))
             positions[user] += 1
     if emptied := len(users_with_bad_records - positions.keys()):
         dropped["user left without records"] = emptied
-
-
-def _user(row: Row, column: str) -> str:
-    if row.columns is None:
-        raise _BadRecord("broken line")
-    user = row.columns.get(column)
-    if user is None or user == "":
-        raise _BadRecord("missing user")
-    if isinstance(user, bool) or not isinstance(user, str | int):
-        raise _BadRecord("user is neither text nor an integer")
-    return _encodable(str(user), "user is not valid Unicode")
-
-
-def _text(row: Row, column: str) -> str:
-    text = (row.columns or {}).get(column)
-    if text is None:
-        raise _BadRecord("empty text")
-    if not isinstance(text, str):
-        raise _BadRecord("text is not text")
-    if not text.strip():
-        raise _BadRecord("empty text")
-    return _encodable(text, "text is not valid Unicode")
-
-
-def _encodable(text: str, reason: str) -> str:
-    """The text; half a surrogate pair, which JSON can spell, is refused: no tokenizer takes it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise _BadRecord(reason) from None
-    return text
 
 
 def _held_out(source: Source, row: Row, user: str, position: int) -> bool:

@@ -1,4 +1,4 @@
-"""Why the command ends early, told in one line: a configuration that is wrong, a run that stopped."""
+"""Why the command ends early, in one line: a wrong configuration, a run that stopped."""
 
 
 class ConfigurationError(ValueError):

@@ -1,4 +1,4 @@
-"""How long a run will take, from timing the model on made-up tokens; no user's data is looked at."""
+"""How long a run will take, from timing the model on made-up tokens; no user's data is read."""
 
 from __future__ import annotations
 

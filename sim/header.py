@@ -1,4 +1,4 @@
-"""The ledger's header: the whole mechanism of a run as plain public values, and the claim they lead to."""
+"""The ledger's header: a run's whole mechanism as plain public values, and its claim."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from server import accounting, statement
+from server.mechanism import Mechanism
 from sim.planning import Plan
 from sim.settings import Settings
 
@@ -23,10 +24,11 @@ def header(settings: Settings, plan: Plan, *, layout: str, base: str) -> dict[st
         layout: digest of the adapter's names and shapes. base: name of the base model.
     """
     mechanism, strategy = plan.mechanism, settings.strategy
+    cap = strategy.cohort_max
     return {
         "strategy": strategy.name,
         "clipped_unit": mechanism.unit,
-        "adjacency": "add-or-remove-one-user",
+        "adjacency": "add-or-remove-one-user" if cap is None else "zero-out-one-user",
         "declared_users": mechanism.users,
         "users_counted": settings.privacy.users is None,
         "delta": plan.delta,
@@ -36,9 +38,10 @@ def header(settings: Settings, plan: Plan, *, layout: str, base: str) -> dict[st
         "group_bound": plan.group_bound if mechanism.group_size > 1 else None,
         "event": dict(mechanism.ledger_event()),
         "clip_norm": mechanism.clip_norm if math.isfinite(mechanism.clip_norm) else None,
+        "adaptive_clip": _adaptive_clip(mechanism),
         "denominator": mechanism.expected_units,
-        "sampling_scheme": "poisson",
-        "cohort_cap": None,
+        "sampling_scheme": "poisson" if cap is None else "truncated poisson",
+        "cohort_cap": cap,
         "records_per_user": strategy.records_per_user,
         "resample": strategy.resample,
         "records_bounded": False,  # nobody promises that no user has more than k records
@@ -50,6 +53,7 @@ def header(settings: Settings, plan: Plan, *, layout: str, base: str) -> dict[st
         "optimizer": dict(settings.optimizer),
         "schedule": vars(settings.schedule),
         "seed": settings.seed,
+        "data_seed": settings.data.seed,
         "seeds_policy": "reproducible" if settings.privacy.reproducible else "secret",
         "drop_failed_nodes": settings.runtime.drop_failed_nodes,
         "base_model": base,
@@ -58,10 +62,24 @@ def header(settings: Settings, plan: Plan, *, layout: str, base: str) -> dict[st
     }
 
 
+def _adaptive_clip(mechanism: Mechanism) -> dict[str, float] | None:
+    """How the clip norm moves, and how z is shared; None where it is fixed."""
+    rule = mechanism.adaptive
+    if rule is None:
+        return None
+    return {
+        "quantile": rule.quantile,
+        "learning_rate": rule.learning_rate,
+        "bit_noise_std": rule.bit_std(mechanism.expected_units),
+        "update_noise_multiplier": mechanism.update_multiplier,
+    }
+
+
 def claim(of: Mapping[str, Any], spent: Sequence[tuple[Mapping[str, Any], int]]) -> statement.Claim:
     """The account of a ledger's composition, exact at its header's delta."""
     accountant = of["accountant"]
-    version = importlib.metadata.version(_LIBRARIES.get(accountant, "userdp"))
+    ours = "dp-accounting" if of["cohort_cap"] is not None else "userdp"
+    version = importlib.metadata.version(_LIBRARIES.get(accountant, ours))
     named = {"accountant": accountant, "accountant_version": version, "certified": True}
     if of["event"]["noise_multiplier"] == 0:
         return statement.Claim(

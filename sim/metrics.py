@@ -29,7 +29,8 @@ KINDS: Mapping[str, Kind] = {
     "noise_multiplier": Kind.PUBLIC,
     "noise_std": Kind.PUBLIC,  # on the sum
     "noise_std_on_mean": Kind.PUBLIC,
-    "clip_norm": Kind.PUBLIC,
+    "clip_norm": Kind.RELEASED,  # constant, or what earlier unclipped fractions made of it
+    "unclipped_fraction": Kind.RELEASED,  # noised, where the clip norm adapts
     "learning_rate": Kind.PUBLIC,
     "heldout_loss": Kind.PUBLIC,  # mean negative log likelihood of a token, nats
     "heldout_perplexity": Kind.PUBLIC,

@@ -1,24 +1,24 @@
-"""From settings and a public number of users to a mechanism and its certified price; touches no data."""
+"""From settings and a public number of users to a mechanism and its price; reads no data."""
 
 from __future__ import annotations
 
 import functools
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hydra.utils import get_class
-
 from server import accounting
 from server.mechanism import Mechanism
+from sim import mechanisms
 from sim.errors import ConfigurationError
-from sim.settings import Settings, Strategy
+from sim.settings import Settings
 
 ACCOUNTANTS = ("pld", "prv", "rdp")
 _calibrate = functools.lru_cache(maxsize=256)(accounting.calibrate)  # a sweep checks, then runs
 _LOG = logging.getLogger("userdp")
+Options = Mapping[str, str]  # how a claim is computed: accountant and group_bound
 _DIGITS = 6  # of a calibrated noise multiplier, rounded up: what is printed is what is used
 
 
@@ -35,7 +35,7 @@ class Plan:
     target: float | None  # the epsilon that was asked for, if one was
 
     @property
-    def options(self) -> dict[str, str]:
+    def options(self) -> Options:
         """How the claim is computed, as `server.accounting` takes it."""
         return {"accountant": self.accountant, "group_bound": self.group_bound}
 
@@ -46,12 +46,13 @@ def make(settings: Settings, users: int) -> Plan:
     Raises:
         ConfigurationError: the settings contradict each other or no noise meets the target.
     """
-    return _made(settings, users, _delta(settings, users))
+    return made(settings, users, _delta(settings, users))
 
 
-def _made(settings: Settings, users: int, delta: float) -> Plan:
+def made(settings: Settings, users: int, delta: float) -> Plan:
+    """As ``make``, at a delta that was checked before."""
     privacy = settings.privacy
-    build = _builder(settings, users)
+    build = mechanisms.builder(settings, users)
     options = {"accountant": privacy.accountant, "group_bound": privacy.group_bound}
     z = privacy.noise_multiplier
     if build(1.0).private:
@@ -62,7 +63,7 @@ def _made(settings: Settings, users: int, delta: float) -> Plan:
         mechanism = build(0.0)
         spent = accounting.Epsilon(lower=math.inf, upper=math.inf)
     return Plan(
-        mechanism=mechanism,
+        mechanism=mechanisms.adapted(mechanism, settings.strategy),
         rounds=settings.rounds,
         delta=delta,
         epsilon=spent,
@@ -89,10 +90,16 @@ def bare(settings: Settings) -> Plan:
         raise ConfigurationError("privacy.delta=None: plan.sampling_rate needs a delta beside it.")
     if users is not None:
         raise ConfigurationError(
-            f"privacy.users={users}: plan.sampling_rate={rate} takes its place; give one of the two."
+            f"privacy.users={users}: plan.sampling_rate={rate} replaces it; give one of them."
         )
+    for name in ("clip_quantile", "cohort_max"):
+        if (value := getattr(settings.strategy, name)) is not None:
+            raise ConfigurationError(
+                f"strategy.{name}={value}: plan.sampling_rate={rate} says nothing of the number of "
+                "users, which it depends on; give privacy.users instead."
+            )
     users = 2**20  # any power of two: cohort / users is then the rate to the last bit
-    return _made(replace(settings, cohort=rate * users), users, settings.privacy.delta)
+    return made(replace(settings, cohort=rate * users), users, settings.privacy.delta)
 
 
 def described(
@@ -113,7 +120,17 @@ def described(
         "epsilon": {"lower": finite(plan.epsilon.lower), "upper": finite(plan.epsilon.upper)},
         "accountants": _by_accountant(plan, accountants) if mechanism.private else {},
         "noise_std_on_mean": mechanism.noise_std / expected,
+        **_cap_cost(plan),
     }
+
+
+def _cap_cost(plan: Plan) -> dict[str, Any]:
+    """The cap of the cohort, and what the same noise would give without it."""
+    event = plan.mechanism.event() if plan.mechanism.private else None
+    if event is None or event.cohort_cap is None:
+        return {}
+    without = _epsilon(event.uncapped(), plan.rounds, plan.delta, plan.options)
+    return {"cohort_cap": event.cohort_cap, "epsilon_without_cap": finite(without.upper)}
 
 
 def finite(value: float) -> float | None:
@@ -128,58 +145,30 @@ def bound_of(accountant: str, plan: Plan) -> str:
 
 def _by_accountant(plan: Plan, accountants: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What each accountant says of this noise, and the noise it would ask for the target."""
-    event = plan.mechanism.event()
-    figures = {}
-    for name in accountants:
-        options = {"accountant": name, "group_bound": bound_of(name, plan)}
-        own = plan.options == options
-        spent = plan.epsilon if own else _epsilon(event, plan.rounds, plan.delta, options)
-        figures[name] = {
-            "epsilon": finite(spent.upper),
-            "noise_multiplier": _own_noise(plan, options, own),
-            "certified": True,
-        }
-    return figures
+    return {
+        name: dict(zip(("epsilon", "noise_multiplier"), _figures(plan, name), strict=True))
+        | {"certified": True}
+        for name in accountants
+    }
 
 
-def _own_noise(plan: Plan, options: dict[str, str], own: bool) -> float | None:
-    if plan.target is None:
-        return None
-    if own:
-        return plan.mechanism.noise_multiplier
-    event = plan.mechanism.event()
-    return accounting.calibrate(event, plan.rounds, plan.target, plan.delta, **options)
-
-
-def _builder(settings: Settings, users: int) -> Callable[[float], Mechanism]:
-    strategy = settings.strategy
-    cls = _mechanism_class(strategy)
-    if strategy.clip_norm is None and cls.private:
-        raise ConfigurationError("strategy.clip_norm=None: a private strategy needs a clip norm.")
-    clip = {} if strategy.clip_norm is None else {"clip_norm": strategy.clip_norm}
-
-    def build(noise_multiplier: float) -> Mechanism:
-        return cls(
-            users=users,
-            cohort=settings.cohort,
-            records_per_user=strategy.k,
-            noise_multiplier=noise_multiplier if cls.private else 0.0,
-            **clip,
-        )
-
-    return build
-
-
-def _mechanism_class(strategy: Strategy) -> type[Mechanism]:
+def _figures(plan: Plan, accountant: str) -> tuple[float | None, float | None]:
+    """Epsilon at the plan's noise, and the accountant's own noise; None where it has no answer."""
+    if accountant == plan.accountant:
+        own = None if plan.target is None else plan.mechanism.noise_multiplier
+        return finite(plan.epsilon.upper), own
+    event, options = (
+        plan.mechanism.event(),
+        {"accountant": accountant, "group_bound": bound_of(accountant, plan)},
+    )
     try:
-        cls = get_class(strategy.mechanism)
-    except (ImportError, ValueError) as error:
-        raise ConfigurationError(f"strategy.mechanism={strategy.mechanism}: {error}") from None
-    if not issubclass(cls, Mechanism) or cls.private == (strategy.name == "non_private"):
-        raise ConfigurationError(
-            f"strategy.mechanism={strategy.mechanism}: not a mechanism of strategy={strategy.name}."
-        )
-    return cls
+        spent = _epsilon(event, plan.rounds, plan.delta, options).upper
+        if plan.target is None:
+            return finite(spent), None
+        return finite(spent), _calibrate(event, plan.rounds, plan.target, plan.delta, **options)
+    except (ValueError, OverflowError) as error:
+        _LOG.warning("%s", error)
+        return None, None
 
 
 def _delta(settings: Settings, users: int) -> float:
@@ -199,29 +188,34 @@ def _delta(settings: Settings, users: int) -> float:
 
 
 def _calibrated(
-    event: accounting.RoundEvent, settings: Settings, delta: float, options: dict[str, str]
+    event: accounting.RoundEvent, settings: Settings, delta: float, options: Options
 ) -> float:
     target = settings.privacy.epsilon
     if target is None:  # Settings allows neither only for strategy=non_private
         raise ConfigurationError("privacy.epsilon=None: give a target or a noise multiplier.")
     try:
         z = _calibrate(event, settings.rounds, target, delta, **options)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ConfigurationError(f"privacy.epsilon={target:g}: {error}") from None
     scale = 10.0 ** (_DIGITS - 1 - math.floor(math.log10(z)))
     return math.ceil(z * scale) / scale
 
 
 def _accounted(
-    event: accounting.RoundEvent, settings: Settings, delta: float, options: dict[str, str]
+    event: accounting.RoundEvent, settings: Settings, delta: float, options: Options
 ) -> accounting.Epsilon:
     try:
         return _epsilon(event, settings.rounds, delta, options)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ConfigurationError(f"privacy.accountant={options['accountant']}: {error}") from None
 
 
 def _epsilon(
-    event: accounting.RoundEvent, rounds: int, delta: float, options: dict[str, str]
+    event: accounting.RoundEvent, rounds: int, delta: float, options: Options
 ) -> accounting.Epsilon:
-    return accounting.epsilon([(event, rounds)], delta, **options)
+    return accounting.epsilon(
+        [(event, rounds)],
+        delta,
+        accountant=options["accountant"],
+        group_bound=options["group_bound"],
+    )

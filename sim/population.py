@@ -2,7 +2,7 @@
 
 The arrays are compressed sparse rows twice over:
 ``tokens[record_offsets[r] : record_offsets[r + 1]]``
-are the tokens of record ``r`` in storage order, and
+are the tokens of record ``r`` in storage order, signed as in `sim.masking`, and
 ``user_records[user_offsets[u] : user_offsets[u + 1]]`` are the records of the user in slot ``u``.
 Knows nothing of text, models or privacy.
 """
@@ -21,11 +21,14 @@ import numpy as np
 class Population:
     """Immutable set of users; a user's slot is their position and never changes."""
 
-    tokens: np.ndarray  # (tokens,) uint16 or uint32
+    tokens: np.ndarray  # (tokens,) int32, signed as in `sim.masking`
     record_offsets: np.ndarray  # (records + 1,) int64, storage order
     user_records: np.ndarray  # (records held by users,) int64, grouped by user
     user_offsets: np.ndarray  # (users + 1,) int64
     user_keys: np.ndarray  # (users,) uint64, stable hash of the user's id
+    perplexity: np.ndarray | None = (
+        None  # (records,) float32 by stored record; private, as the rest
+    )
 
     def __len__(self) -> int:
         return len(self.user_keys)
@@ -38,6 +41,19 @@ class Population:
         """The user's records, each (tokens,), in storage order."""
         starts, ends = self.record_offsets[:-1], self.record_offsets[1:]
         return [self.tokens[starts[r] : ends[r]] for r in self.record_numbers(user)]
+
+    def perplexities(self, user: int) -> np.ndarray | None:
+        """(records of the user,) float32, or None where the records have not been scored."""
+        return None if self.perplexity is None else self.perplexity[self.record_numbers(user)]
+
+    def content_digest(self) -> str:
+        """Hash of everything but the scores."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name in _STORED:
+            array = np.ascontiguousarray(getattr(self, name))
+            digest.update(f"{name} {array.dtype} {len(array)} ".encode())
+            digest.update(array.data)
+        return digest.hexdigest()
 
     def record_counts(self) -> np.ndarray:
         """(users,) int64: records per user. Private: simulation_only."""
@@ -52,20 +68,15 @@ class Population:
         return replace(self, user_records=kept, user_offsets=offsets)
 
     def save(self, folder: Path) -> None:
-        """Write one ``.npy`` file per array into ``folder``."""
+        """Write one ``.npy`` file per array into ``folder``; scores are kept elsewhere."""
         folder.mkdir(parents=True, exist_ok=True)
-        for field in fields(self):
-            np.save(folder / f"{field.name}.npy", getattr(self, field.name))
+        for name in _STORED:
+            np.save(folder / f"{name}.npy", getattr(self, name))
 
     @classmethod
     def load(cls, folder: Path) -> Population:
         """Map the arrays of ``folder`` from disk, read-only."""
-        return cls(
-            **{
-                field.name: np.load(folder / f"{field.name}.npy", mmap_mode="r")
-                for field in fields(cls)
-            }
-        )
+        return cls(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _STORED})
 
     @classmethod
     def of(cls, users: dict[str, Sequence[Sequence[int]]]) -> Population:
@@ -73,12 +84,15 @@ class Population:
         records = [record for owned in users.values() for record in owned]
         lengths = [len(record) for record in records]
         return cls(
-            tokens=np.array([token for record in records for token in record], np.uint32),
+            tokens=np.array([token for record in records for token in record], np.int32),
             record_offsets=offsets(lengths),
             user_records=np.arange(len(records)),
             user_offsets=offsets([len(owned) for owned in users.values()]),
             user_keys=np.array([user_key(name) for name in users], np.uint64),
         )
+
+
+_STORED = [field.name for field in fields(Population) if field.name != "perplexity"]
 
 
 def offsets(lengths: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -41,14 +41,23 @@ def prepare(settings: Settings, load: LoadWorld = world.load) -> Prepared:
     """
     _check_folder(settings)
     here = load(settings.data, settings.model, settings.seed, settings.device)
-    plan = planning.make(settings, _declared_users(settings, here))
+    made = plan(settings, here)
     return Prepared(
         settings=settings,
         world=here,
-        plan=plan,
-        optimizer=_optimizer(settings, plan, here),
-        facts=header.header(settings, plan, layout=here.model.layout.digest, base=here.base_name),
+        plan=made,
+        optimizer=_optimizer(settings, made, here),
+        facts=header.header(settings, made, layout=here.model.layout.digest, base=here.base_name),
     )
+
+
+def plan(settings: Settings, here: World) -> Plan:
+    """The mechanism of a run in its world, and its price.
+
+    Raises:
+        ConfigurationError: as `planning.make`, or more users are here than were declared.
+    """
+    return planning.make(settings, _declared_users(settings, here))
 
 
 def check(jobs: Sequence[Settings]) -> None:
@@ -100,7 +109,7 @@ def _declared_users(settings: Settings, here: World) -> int:
     declared = settings.privacy.users
     if declared is not None and declared < len(here.corpus.train):
         raise ConfigurationError(
-            f"privacy.users={declared}: the training split has more users; declare at least as many."
+            f"privacy.users={declared}: the training split has more users; declare all."
         )
     return declared or len(here.corpus.train)
 

@@ -10,6 +10,7 @@ _VARIABLES = {
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads cost more than they win
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "WANDB_SILENT": "true",
 }
 
 
@@ -20,10 +21,11 @@ def environment() -> None:
 
 
 def accountants() -> None:
-    """dp-accounting reports each Renyi order that it leaves out, which costs no validity."""
+    """Both report Renyi orders that they leave out or lack, which costs no validity."""
     from absl import logging as absl_logging
 
     absl_logging.set_verbosity(absl_logging.ERROR)
+    warnings.filterwarnings("ignore", category=UserWarning, module="opacus")
 
 
 def libraries() -> None:

@@ -5,29 +5,27 @@ Whatever can be refused is refused by ``sim.prepare`` before the run folder exis
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import logging
-import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from flwr.app import ArrayRecord, Context, MetricRecord, RecordDict
 from omegaconf import OmegaConf
 
-from clients import evaluate, export, update
+from clients import evaluate, update
 from clients.app import Host, client_app
-from server import accounting, statement
+from server import accounting
 from server.app import server_app
 from server.checkpoint import Checkpoint
 from server.ledger import Ledger, LedgerError
+from server.mechanism import Mechanism
 from server.strategy import Budget, BudgetSpentError, NodeFailedError, PrivateStrategy
-from sim import estimate, header, prepare, rng, screen, selection, track, wire
+from sim import estimate, outcome, prepare, rng, screen, terms, track, world
 from sim.errors import ConfigurationError, StoppedError
 from sim.grid import InProcessGrid
+from sim.outcome import Result
 from sim.planning import Plan
 from sim.prepare import Prepared
 from sim.progress import Progress
@@ -36,24 +34,18 @@ from sim.settings import Settings
 _LOG = logging.getLogger("userdp")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """What a run leaves behind."""
-
-    folder: Path
-    before: evaluate.Evaluation
-    after: evaluate.Evaluation
-    statement: Mapping[str, Any]
-
-
-def run(settings: Settings, config: Mapping[str, Any]) -> Result:
+def run(
+    settings: Settings, config: Mapping[str, Any], load: prepare.LoadWorld = world.load
+) -> Result:
     """Carry out one run; ``config`` is the resolved configuration, as it is stored.
+
+    Runs of one process may share their world through ``load``.
 
     Raises:
         ConfigurationError: before a round is spent.
         StoppedError: a node failed twice; the run can be resumed.
     """
-    ready = prepare.prepare(settings)
+    ready = prepare.prepare(settings, load)
     minutes = estimate.minutes(settings, ready.plan, ready.world.model)
     with _open_ledger(ready, config) as ledger:
         _print_start(ready, minutes)
@@ -61,7 +53,7 @@ def run(settings: Settings, config: Mapping[str, Any]) -> Result:
         tracker.start(config)
         try:
             before, after = _train(ready, ledger, tracker)
-            return _finish(ready, ledger, tracker, before, after)
+            return outcome.finish(ready, ledger, tracker, before, after)
         except KeyboardInterrupt as interrupt:
             interrupt.add_note(_way_on(settings))
             raise
@@ -76,10 +68,11 @@ def _train(
 ) -> tuple[evaluate.Evaluation, evaluate.Evaluation]:
     """All the rounds that are left; scores of the base model and of the last adapter."""
     plan, here = ready.plan, ready.world
-    before = _score(ready, here.model.initial.numpy())
+    before = outcome.score(ready, here.model.initial.numpy())
     tracker.log(0, {"heldout_loss": before.loss, "heldout_perplexity": before.perplexity})
     strategy = _strategy(ready, ledger, tracker)
     left = max(0, plan.rounds - ledger.rounds_intended)
+    host = Host(here.model, terms.train_population(ready.settings, here), _engine(ready.settings))
     with Progress(plan.rounds) as progress:
         progress.update(ledger.rounds_intended, perplexity=before.perplexity)
 
@@ -89,7 +82,7 @@ def _train(
                 return None
             spent, perplexity = ledger.rounds_intended, None
             if spent % ready.settings.eval_every == 0 or server_round == left:
-                now = _score(ready, here.model.layout.to_vector(arrays))
+                now = outcome.score(ready, here.model.layout.to_vector(arrays))
                 perplexity = now.perplexity
                 scores = {"heldout_loss": now.loss, "heldout_perplexity": perplexity}
                 tracker.log(strategy.number, scores)
@@ -97,21 +90,20 @@ def _train(
             progress.update(spent, epsilon=epsilon, perplexity=perplexity)
             return None
 
-        host = Host(here.model, here.corpus.train, _engine(ready.settings))
         grid = InProcessGrid(client_app(host), ready.settings.runtime.nodes)
         try:
             server_app(strategy, left, evaluated)(grid, Context(0, 0, {}, RecordDict(), {}))
         except BudgetSpentError as stop:
             _LOG.warning("%s", stop)
-    return before, _score(ready, ready.optimizer.adapter)
+    return before, outcome.score(ready, ready.optimizer.adapter)
 
 
 def _strategy(ready: Prepared, ledger: Ledger, tracker: track.Tracker) -> PrivateStrategy:
     settings, plan = ready.settings, ready.plan
     replayed = settings.seed if settings.privacy.reproducible else None
     return PrivateStrategy(
-        mechanism=plan.mechanism,
-        contract=_contract(settings, plan),
+        mechanism=_mechanism(ready),
+        contract=terms.contract(settings, plan),
         layout=ready.world.model.layout,
         ledger=ledger,
         budget=_budget(plan),
@@ -123,21 +115,15 @@ def _strategy(ready: Prepared, ledger: Ledger, tracker: track.Tracker) -> Privat
     )
 
 
-def _contract(settings: Settings, plan: Plan) -> wire.Contract:
-    strategy, rule = settings.strategy, settings.selection.rule
-    return wire.Contract(
-        round=0,
-        unit=plan.mechanism.unit,
-        clip_norm=plan.mechanism.clip_norm,
-        records_per_user=plan.mechanism.records_per_user,
-        selection=rule,
-        redraw=plan.mechanism.unit == "user" and rule in selection.DRAWN_ANEW,
-        resample=strategy.resample,
-        max_tokens=settings.model.seq_len,
-        local_steps=strategy.local_steps,
-        local_lr=strategy.local_lr,
-        seed=settings.seed,
-    )
+def _mechanism(ready: Prepared) -> Mechanism:
+    """As planned, at the clip norm that the last stored release led to."""
+    planned, settings = ready.plan.mechanism, ready.settings
+    if settings.resume is None:
+        return planned
+    stored = Checkpoint.load(settings.folder / "checkpoint", ready.world.model.layout.digest)
+    if stored is None or stored.clip_norm is None:
+        return planned
+    return dataclasses.replace(planned, clip_norm=stored.clip_norm)
 
 
 def _budget(plan: Plan) -> Budget:
@@ -152,64 +138,6 @@ def _budget(plan: Plan) -> Budget:
         rounds=rounds,
         epsilon_after=accounting.epsilon_curve(event, plan.rounds, plan.delta, **options),
     )
-
-
-def _finish(
-    ready: Prepared,
-    ledger: Ledger,
-    tracker: track.Tracker,
-    before: evaluate.Evaluation,
-    after: evaluate.Evaluation,
-) -> Result:
-    """Statement from the ledger, adapter with its card, summary."""
-    folder, told = ready.settings.folder, _statement(ready, ledger)
-    path = folder / "privacy_statement.json"
-    path.write_text(json.dumps(told, indent=2) + "\n")
-    _save_adapter(ready, told, before, after)
-    claim = {"epsilon": told["epsilon"], "delta": told["delta"]} if told["private"] else {}
-    tracker.summary(
-        {
-            "heldout_perplexity_before": before.perplexity,
-            "heldout_loss_before": before.loss,
-            "heldout_perplexity": after.perplexity,
-            "heldout_loss": after.loss,
-            **claim,
-        }
-    )
-    tracker.artifact(folder / "adapter", "adapter", "model")
-    tracker.artifact(path, "privacy_statement", "statement")
-    screen.print_end(folder, before.perplexity, after.perplexity, told)
-    return Result(folder=folder, before=before, after=after, statement=told)
-
-
-def _statement(ready: Prepared, ledger: Ledger) -> Mapping[str, Any]:
-    sweep = ready.settings.sweep
-    return statement.build(
-        ready.facts,
-        ledger.spent(),
-        header.claim(ready.facts, ledger.spent()),
-        ledger_hash=ledger.head,
-        simulation_only=ready.settings.track.simulation_only,
-        sweep={"folder": sweep} if sweep else None,
-    )
-
-
-def _save_adapter(
-    ready: Prepared,
-    told: Mapping[str, Any],
-    before: evaluate.Evaluation,
-    after: evaluate.Evaluation,
-) -> None:
-    here, folder = ready.world, ready.settings.folder / "adapter"
-    export.save(here.model, ready.optimizer.adapter, folder, base=here.base)
-    scores = {
-        "held-out perplexity before": before.perplexity,
-        "held-out perplexity after": after.perplexity,
-    }
-    card = statement.model_card(
-        told, base_model=here.base_name, base_revision=here.revision, scores=scores
-    )
-    (folder / "README.md").write_text(card)
 
 
 def _open_ledger(ready: Prepared, config: Mapping[str, Any]) -> Ledger:
@@ -232,8 +160,11 @@ def _resumed(ready: Prepared, path: Path) -> Ledger:
     folder = path.parent / "checkpoint"
     try:
         stored = Checkpoint.load(folder, ready.world.model.layout.digest)
-    except (RuntimeError, TypeError, EOFError, pickle.UnpicklingError) as error:
-        raise ConfigurationError(f"resume={path.parent}: {folder} is damaged: {error}") from None
+    except ConfigurationError:
+        raise
+    except Exception as error:  # torch tells of a damaged file in many ways
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigurationError(f"resume={path.parent}: {folder} is damaged: {reason}") from None
     ledger = Ledger.resume(path, ready.facts, stored.ledger_head if stored else None)
     if stored:
         ready.optimizer.restore(stored.optimizer)
@@ -254,18 +185,6 @@ def _tracker(settings: Settings) -> track.Tracker:
         simulation_only=keep,
     )
     return track.Fanout(lines, wandb)
-
-
-def _score(ready: Prepared, adapter: np.ndarray) -> evaluate.Evaluation:
-    """An adapter (D,) on the held-out records."""
-    model = ready.world.model
-    return evaluate.evaluate(
-        model,
-        torch.from_numpy(adapter.astype(np.float32)).to(model.device),
-        ready.world.corpus.heldout,
-        seq_len=ready.settings.model.seq_len,
-        max_tokens=ready.settings.engine.max_tokens,
-    )
 
 
 def _engine(settings: Settings) -> update.EngineSettings:

@@ -15,7 +15,6 @@ from typing import Any
 
 from server import wording
 from server.mechanism import Mechanism
-from sim import planning
 from sim.planning import Plan
 
 _DIGITS = 4  # of a printed figure
@@ -37,12 +36,13 @@ def print_start(
         "mechanism": _mechanism(mechanism),
         "rounds": f"{plan.rounds}, q = {mechanism.sampling_rate:.{_DIGITS}g}, "
         f"{mechanism.expected_units:g} units expected a round",
-        "noise": f"z = {mechanism.noise_multiplier:.10g}, C = {mechanism.clip_norm:g}",
+        "noise": f"z = {mechanism.noise_multiplier:.10g}, {_clip(mechanism)}",
         "claim": claim(plan, reproducible),
         "expected time": "open, since k is" if minutes is None else _time(minutes),
         **{f"simulation_only: {name}": f"{value:,}" for name, value in real.items()},
     }
-    _print_rows("userdp run", rows)
+    public = reproducible or not mechanism.private
+    _print_rows("NOT PRIVATE: userdp run" if public else "userdp run", rows)
 
 
 def print_end(folder: Path, before: float, after: float, statement: Mapping[str, Any]) -> None:
@@ -54,7 +54,7 @@ def print_end(folder: Path, before: float, after: float, statement: Mapping[str,
         "statement": f"{folder / 'privacy_statement.json'}",
         "run folder": f"{folder}",
     }
-    _print_rows("outcome", rows)
+    _print_rows("outcome" if statement["private"] else "NOT PRIVATE: outcome", rows)
     print(_wrapped("", wording.prose(statement).split("\n\n")[0]), flush=True)
 
 
@@ -72,11 +72,13 @@ def print_plan(described: Mapping[str, Any], plan: Plan) -> None:
         "noise std on the mean": f"{described['noise_std_on_mean']:.{_DIGITS}g}",
         "claim": claim(plan, reproducible=False),
     }
-    for name, figures in described["accountants"].items():
-        joined = f", {planning.bound_of(name, plan)}" if plan.mechanism.group_size > 1 else ""
-        own = figures["noise_multiplier"]
-        asks = "" if own is None else f"; for the target it asks z = {upper(own)}"
-        rows[f"  {name}{joined}"] = f"epsilon <= {upper(figures['epsilon'])}{asks}"
+    if "cohort_cap" in described:
+        rows["cap"] = (
+            f"{described['cohort_cap']} users a round; without it the same noise gives epsilon <= "
+            f"{upper(described['epsilon_without_cap'])}"
+        )
+    if plan.mechanism.private:
+        rows["other accountants"] = "userdp plan --json"
     _print_rows("userdp plan", rows)
 
 
@@ -110,6 +112,12 @@ def _mechanism(mechanism: Mechanism) -> str:
     return words[mechanism.unit] if mechanism.private else f"none: the mean over {k} records a user"
 
 
+def _clip(mechanism: Mechanism) -> str:
+    start = f"C = {mechanism.clip_norm:g}"
+    rule = mechanism.adaptive
+    return start if rule is None else f"{start} at first, then the {rule.quantile:g} quantile"
+
+
 def _time(minutes: float) -> str:
     return f"at most about {max(0.1, minutes):.1f} minutes of training"
 
@@ -121,7 +129,7 @@ def _print_rows(title: str, rows: Mapping[str, str]) -> None:
 
 
 def _wrapped(prefix: str, text: str) -> str:
-    """The text after its prefix; on a terminal further lines are indented as far. Paths stay whole."""
+    """The text after its prefix; on a terminal, further lines are indented as far."""
     if not sys.stdout.isatty():
         return prefix + text
     return textwrap.fill(

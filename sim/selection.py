@@ -1,18 +1,31 @@
 """Which sequences of a user take part: rules over one user's records, blind to everybody else.
 
 A rule is ``(records, k, max_tokens, source) -> at most k sequences`` (Chua et al., arXiv
-2406.14322, section 4.2). ``records`` are the user's own token arrays, whole; sequences are cut to
-``max_tokens``. ``k = 0`` takes all the records. Ties go to the earlier record. The table is closed:
-its names travel in the contract.
+2406.14322, section 4.2). ``records`` are the user's own, whole; sequences are cut to
+``max_tokens``. ``k = 0`` takes all the records. Ties go to the earlier record. A sequence whose
+cut leaves nothing to predict is not usable, and never takes the place of one that is. The table is
+closed: its names travel in the contract.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-Records = Sequence[np.ndarray]
+from sim import masking
+
+
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """All that a rule may know: the records of one user, in storage order."""
+
+    tokens: Sequence[np.ndarray]  # each (tokens,), signed as in `sim.masking`
+    perplexity: np.ndarray | None = None  # (records,) under the public base model, NaN: unusable
+
+
 Rule = Callable[[Records, int, int, np.random.Generator], list[np.ndarray]]
 
 
@@ -20,21 +33,31 @@ def random(
     records: Records, k: int, max_tokens: int, source: np.random.Generator
 ) -> list[np.ndarray]:
     """k records, uniformly without replacement; all, in random order, if there are fewer."""
-    return _take(records, source.permutation(len(records)), k, max_tokens)
+    return _take(records, source.permutation(len(records.tokens)), k, max_tokens)
 
 
 def longest(records: Records, k: int, max_tokens: int, _: np.random.Generator) -> list[np.ndarray]:
     """The k records of most tokens, before they are cut."""
-    return _take(
-        records, np.argsort([-len(record) for record in records], kind="stable"), k, max_tokens
-    )
+    return _take(records, _ascending([-len(record) for record in records.tokens]), k, max_tokens)
 
 
 def shortest(records: Records, k: int, max_tokens: int, _: np.random.Generator) -> list[np.ndarray]:
     """The k records of fewest tokens."""
-    return _take(
-        records, np.argsort([len(record) for record in records], kind="stable"), k, max_tokens
-    )
+    return _take(records, _ascending([len(record) for record in records.tokens]), k, max_tokens)
+
+
+def high_perplexity(
+    records: Records, k: int, max_tokens: int, _: np.random.Generator
+) -> list[np.ndarray]:
+    """The k records that surprise the public base model most."""
+    return _take(records, _ascending(-_perplexity(records)), k, max_tokens)
+
+
+def low_perplexity(
+    records: Records, k: int, max_tokens: int, _: np.random.Generator
+) -> list[np.ndarray]:
+    """The k records that surprise the public base model least."""
+    return _take(records, _ascending(_perplexity(records)), k, max_tokens)
 
 
 def random_chunk(
@@ -43,26 +66,29 @@ def random_chunk(
     """k windows over the user's joined records, at uniform starts; windows cross record boundaries.
 
     One window, the whole, if the user has at most ``max_tokens`` tokens. ``k = 0``: as many windows
-    as cover the text once, end to end.
+    as cover the text once, end to end. Windows without a token to predict are left out.
     """
-    if not records:
+    if not records.tokens:
         return []
-    joined = np.concatenate(list(records))
+    joined = np.concatenate(list(records.tokens))
     last = len(joined) - max_tokens
     if last <= 0:
-        return [joined]
-    if k == 0:
-        return [joined[start : start + max_tokens] for start in range(0, len(joined), max_tokens)]
-    return [joined[start : start + max_tokens] for start in source.integers(0, last + 1, k)]
+        starts: Iterable[int] = [0]
+    else:
+        starts = source.integers(0, last + 1, k) if k else range(0, len(joined), max_tokens)
+    return list(_usable(joined[start : start + max_tokens] for start in starts))
 
 
 RULES: Mapping[str, Rule] = {
     "random": random,
     "longest": longest,
     "shortest": shortest,
+    "high_perplexity": high_perplexity,
+    "low_perplexity": low_perplexity,
     "random_chunk": random_chunk,
 }
 DRAWN_ANEW = frozenset({"random", "random_chunk"})  # user-wise draws these in every round
+BY_PERPLEXITY = frozenset({"high_perplexity", "low_perplexity"})  # need scores of the records
 
 
 def fill_slots(
@@ -79,4 +105,21 @@ def fill_slots(
 
 
 def _take(records: Records, order: np.ndarray, k: int, max_tokens: int) -> list[np.ndarray]:
-    return [records[i][:max_tokens] for i in (order[:k] if k else order)]
+    """The first k usable records in this order."""
+    cut = (records.tokens[i][:max_tokens] for i in order)
+    return list(itertools.islice(_usable(cut), k or None))
+
+
+def _usable(sequences: Iterable[np.ndarray]) -> Iterable[np.ndarray]:
+    return (sequence for sequence in sequences if masking.predicted(sequence))
+
+
+def _ascending(keys: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Record numbers by key, ties to the earlier; not-a-number comes last."""
+    return np.argsort(keys, kind="stable")
+
+
+def _perplexity(records: Records) -> np.ndarray:
+    if records.perplexity is None:
+        raise ValueError("Selection by perplexity needs the records' scores, and there are none.")
+    return records.perplexity

@@ -6,21 +6,19 @@ Each error names the field, its value and the mend.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from sim import selection
 from sim.errors import ConfigurationError
 
-
 Whole = Annotated[int, pydantic.Strict()]  # neither 2.0 nor true
 Number = Annotated[float, pydantic.Strict()]
+Count = Annotated[int, pydantic.Strict(), pydantic.Field(ge=1)]
+Quantity = Annotated[float, pydantic.Strict(), pydantic.Field(ge=0, allow_inf_nan=False)]
 
 
 class _Closed:
@@ -37,10 +35,13 @@ class Data(_Closed):
     name: str | None = None
     hub_split: str = "train"
     user: str = "user_id"
-    text: str = "text"
+    text: str | None = "text"
+    prompt: str | None = None
+    chat: str | None = None
     split: Literal["user", "record", "column"] = "user"
     split_column: str | None = None
     holdout: Number = 0.1
+    seed: Whole = 0
     strict: bool = False
 
     def __post_init__(self) -> None:
@@ -88,8 +89,17 @@ class Strategy(_Closed):
     local_steps: Whole
     local_lr: Number
     resample: bool
+    clip_quantile: Number | None = None  # given: the clip norm adapts, from clip_norm on
+    clip_learning_rate: Number = 0.2
+    clip_bit_noise: Number | None = None
+    cohort_max: Whole | None = None
 
     def __post_init__(self) -> None:
+        if self.clip_quantile is None and self.clip_bit_noise is not None:
+            raise ConfigurationError(
+                f"strategy.clip_bit_noise={self.clip_bit_noise}: needs "
+                "strategy.clip_quantile beside it."
+            )
         if self.records_per_user != "all" and self.records_per_user < 1:
             raise ConfigurationError(
                 f"strategy.records_per_user={self.records_per_user}: must be 1 or more, or all."
@@ -164,11 +174,20 @@ class Track(_Closed):
 @dataclass(frozen=True, kw_only=True)
 class Plan(_Closed):
     sampling_rate: Number | None
+    records_per_user: tuple[Quantity, ...] | None = None  # quantiles, equally spaced from 0 to 1
+    gradients: Quantity | None = None  # G, expected record gradients a round
+    ks: tuple[Count, ...] = (1, 2, 5, 10, 20)
+    tuning_runs: Count | None = None
 
     def __post_init__(self) -> None:
         if self.sampling_rate is not None and not 0 < self.sampling_rate <= 1:
             raise ConfigurationError(
                 f"plan.sampling_rate={self.sampling_rate}: must be above 0 and at most 1."
+            )
+        records = self.records_per_user
+        if records is not None and (not records or list(records) != sorted(records)):
+            raise ConfigurationError(
+                f"plan.records_per_user={list(records)}: expected quantiles in ascending order."
             )
 
 
@@ -210,69 +229,14 @@ class Settings(_Closed):
         if self.strategy.name == "non_private":
             if (epsilon, z) != (None, None):
                 raise ConfigurationError(
-                    f"privacy.epsilon={epsilon}, privacy.noise_multiplier={z}: strategy=non_private "
-                    "takes neither; choose a private strategy for a target."
+                    f"privacy.epsilon={epsilon}, privacy.noise_multiplier={z}: "
+                    "strategy=non_private takes neither; choose a private strategy for a target."
                 )
         elif (epsilon is None) == (z is None):
             raise ConfigurationError(
-                f"privacy.epsilon={epsilon}, privacy.noise_multiplier={z}: give exactly one of them."
+                f"privacy.epsilon={epsilon}, privacy.noise_multiplier={z}: give exactly one."
             )
 
     @property
     def folder(self) -> Path:
         return Path(self.resume or self.output)
-
-
-def parse(config: DictConfig) -> Settings:
-    """Check types and ranges of a composed configuration.
-
-    Raises:
-        ConfigurationError: with one line for the first wrong field.
-    """
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise ConfigurationError(f"{missing[0]} is missing: give it a value, {missing[0]}=...")
-    values = resolved(config)
-    try:
-        return pydantic.TypeAdapter(Settings).validate_python(values)
-    except pydantic.ValidationError as error:
-        raise ConfigurationError(_first_line(error, values)) from None
-
-
-def _first_line(error: pydantic.ValidationError, values: Mapping[str, Any]) -> str:
-    """The first problem; a check of ours speaks for itself, a wrong type gets its field's name."""
-    first = error.errors()[0]
-    ours = first.get("ctx", {}).get("error")
-    if isinstance(ours, ConfigurationError):
-        return str(ours)
-    name, value = _located(first["loc"], values)
-    if first["type"] == "unexpected_keyword_argument":
-        return f"{name}={value}: no such key; leave it out."
-    if first["type"] == "missing":
-        return f"{name} is missing: give it a value, {name}=..."
-    wanted = [
-        problem["msg"] for problem in error.errors() if _located(problem["loc"], values)[0] == name
-    ]
-    told = ", or ".join(text.removeprefix("Input should be ") for text in dict.fromkeys(wanted))
-    return f"{name}={value}: should be {told}."
-
-
-def _located(place: tuple[int | str, ...], values: Any) -> tuple[str, Any]:
-    """Dotted name and value of a field; pydantic's names for the branches of a union are left out."""
-    names = []
-    for part in place:
-        if isinstance(values, Mapping) and part in values:
-            names.append(str(part))
-            values = values[part]
-        elif isinstance(values, Mapping):  # a key that is not there
-            return ".".join([*names, str(part)]), None
-    return ".".join(names), values
-
-
-def resolved(config: DictConfig) -> Mapping[str, Any]:
-    """The composed configuration as plain values, for `config.yaml` and the trackers."""
-    try:
-        plain: Any = OmegaConf.to_container(config, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigurationError(str(error).splitlines()[0]) from None
-    return {name: value for name, value in plain.items() if name != "hydra"}

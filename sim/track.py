@@ -1,7 +1,7 @@
 """Where a run's metrics go: a file of JSON lines always, Weights & Biases beside it, or nowhere.
 
-Only metrics of a declared type pass (``sim.metrics``); what sees private data passes only when it was
-switched on, under the prefix ``simulation_only/``.
+Only metrics of a declared type pass (``sim.metrics``); what sees private data passes only when it
+was switched on, under the prefix ``simulation_only/``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 from sim import metrics
 
@@ -78,7 +78,7 @@ class JsonlTracker:
 
     def start(self, config: Mapping[str, Any]) -> None:
         _cut_torn_line(self._path)
-        self._file = open(self._path, "a", buffering=1, encoding="utf-8")
+        self._file = self._path.open("a", buffering=1, encoding="utf-8")
 
     def log(self, number: int, values: Values, simulation_only: Values = _NONE) -> None:
         row = metrics.typed(values, simulation_only, keep=self._keep)
@@ -113,9 +113,9 @@ class WandbTracker:
     """One Weights & Biases run, offline unless the environment's WANDB_MODE says otherwise.
 
     Offline it needs no account, key or network; ``wandb sync`` uploads the folder later. Nothing
-    is collected but what is passed: no console, code, git, host or system statistics. The time
-    stamp of every row is the start of the run unless ``simulation_only`` is on, because the length
-    of a round tells who was in it.
+    is collected but what is passed: no console, code, git, host or system statistics. Rows carry
+    the time at which the run started unless ``simulation_only`` is on, since the length of a round
+    depends on who took part. Online, the service still sees when a row arrives.
     """
 
     def __init__(
@@ -129,9 +129,11 @@ class WandbTracker:
         tags: Sequence[str] = (),
         simulation_only: bool = False,
     ) -> None:
-        self._folder, self._keep = folder, simulation_only
-        self._options = {"project": project, "group": group, "job_type": job_type, "name": name}
-        self._tags = list(tags)
+        self._keep = simulation_only
+        self._options: dict[str, Any] = {
+            **{"project": project, "group": group, "job_type": job_type, "name": name},
+            **{"dir": folder, "tags": list(tags)},
+        }
         self._run: Any = None
         self._clock: dict[str, float] = {}
 
@@ -140,15 +142,14 @@ class WandbTracker:
 
         self._run = wandb.init(
             **self._options,
-            dir=self._folder,
-            tags=self._tags,
             config=dict(config),
-            mode=os.environ.get("WANDB_MODE") or "offline",
+            mode=cast(Any, os.environ.get("WANDB_MODE") or "offline"),
             reinit="finish_previous",  # a sweep's jobs share a process, and are runs of their own
             settings=_quiet_settings(),
         )
         self._run.define_metric("*", step_metric="round")
-        self._clock = {} if self._keep else {"_timestamp": time.time()}
+        if not self._keep:
+            self._stop_clocks()
 
     def log(self, number: int, values: Values, simulation_only: Values = _NONE) -> None:
         row = metrics.typed(values, simulation_only, keep=self._keep)
@@ -162,13 +163,25 @@ class WandbTracker:
         import wandb
 
         artifact = wandb.Artifact(name, type=kind)
-        add = artifact.add_dir if path.is_dir() else artifact.add_file
-        add(str(path), skip_cache=True, policy="immutable")  # no copy outside the run folder
+        folder, files = (path, sorted(path.rglob("*"))) if path.is_dir() else (path.parent, [path])
+        for file in filter(Path.is_file, files):
+            inside = file.relative_to(folder).as_posix()
+            # Immutable and uncached: no copy is made outside the run folder.
+            artifact.add_file(str(file), name=inside, skip_cache=True, policy="immutable")
         self._run.log_artifact(artifact)
 
     def close(self) -> None:
         if self._run is not None:
             self._run.finish()
+
+    def _stop_clocks(self) -> None:
+        """Give every row one time: the stamp is ours to pass, the running time is the library's.
+
+        It has no public switch for the latter; pausing is what it does between notebook cells.
+        """
+        self._clock = {"_timestamp": time.time()}
+        if self._run._interface is not None:  # None when WANDB_MODE=disabled
+            self._run._interface.publish_pause()
 
 
 def _quiet_settings() -> Any:
@@ -177,6 +190,7 @@ def _quiet_settings() -> Any:
     return wandb.Settings(
         console="off",
         silent=True,
+        host="",
         disable_code=True,
         disable_git=True,
         disable_job_creation=True,

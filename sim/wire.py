@@ -85,6 +85,7 @@ class Contract:
     local_steps: int
     local_lr: float
     seed: int  # of the public selection stream
+    count_unclipped: bool = False  # whether the clip norm adapts to the share of unclipped units
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,14 @@ class Assignment:
 
 @dataclass(frozen=True)
 class NodeSum:
-    """What a node answers: one sum over all its units, and figures only a simulation may see."""
+    """What a node answers: sums over all its units, and figures only a simulation may see.
+
+    Sum and bits stay inside the trusted side until the mechanism noises them.
+    """
 
     total: np.ndarray  # (D,) float64
     simulation_only: Mapping[str, float]
+    unclipped_bits: float | None = None  # sum over units of 1[unclipped] - 1/2, if asked for
 
 
 def train_message(
@@ -133,6 +138,8 @@ def train_reply(message: Message, layout: Layout, answer: NodeSum) -> Message:
             "simulation_only": MetricRecord(dict(answer.simulation_only)),
         }
     )
+    if answer.unclipped_bits is not None:  # no metric: it takes part in the release
+        content["unclipped_bits"] = ConfigRecord({"sum": answer.unclipped_bits})
     return Message(content, reply_to=message)
 
 
@@ -140,7 +147,8 @@ def read_reply(message: Message, layout: Layout) -> NodeSum:
     content = message.content
     total = layout.to_vector(content.array_records["clipped_sum"]).astype(np.float64)
     metrics: Any = content.metric_records["simulation_only"]
-    return NodeSum(total, dict(metrics))
+    bits: Any = content.config_records.get("unclipped_bits", {"sum": None})["sum"]
+    return NodeSum(total, dict(metrics), bits)
 
 
 def _array(tensor: np.ndarray) -> Any:

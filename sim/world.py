@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from clients import embedded, model
 from clients.tokens import TokenizerEncode
-from sim import cache, datasets, quiet, synthetic
+from sim import cache, datasets, masking, quiet, synthetic
 from sim.corpus import Corpus
 from sim.errors import ConfigurationError
 from sim.population import Population
@@ -43,7 +42,10 @@ def build(settings: Settings) -> World:
 
 
 def load(data: Data, asked: Model, seed: int, device_name: str) -> World:
-    """The world of these parts of the settings; raises as ``build`` does."""
+    """The world of these parts of the settings; raises as ``build`` does.
+
+    ``seed`` initialises the adapter; who is held out is decided by ``data.seed``.
+    """
     quiet.libraries()
     device = _device(device_name)
     path = _model_path(asked)
@@ -56,7 +58,7 @@ def load(data: Data, asked: Model, seed: int, device_name: str) -> World:
     names = {"embedded": EMBEDDED, "local": Path(path).resolve().name, "hub": path}
     return World(
         model=model.LanguageModel(base, lora),
-        corpus=_corpus(data, seed, TokenizerEncode(tokenizer)),
+        corpus=_corpus(data, TokenizerEncode(tokenizer), asked.seq_len),
         base=path,
         base_name=names[asked.kind],
         revision=getattr(base.config, "_commit_hash", None),
@@ -91,51 +93,60 @@ def _check_source(data: Data) -> None:
         return
     if data.path is None:
         raise ConfigurationError(f"data.path is missing: data={data.format} needs one.")
-    if data.format != "hub" and not glob.glob(data.path, recursive=True):
-        if not Path(data.path).exists():
-            raise ConfigurationError(
-                f"data.path={data.path}: no such file; give a file, a folder or a glob pattern."
-            )
+    there = Path(data.path).exists() or glob.glob(data.path, recursive=True)
+    if data.format != "hub" and not there:
+        raise ConfigurationError(
+            f"data.path={data.path}: no such file; give a file, a folder or a glob pattern."
+        )
 
 
-def _corpus(data: Data, seed: int, encode: TokenizerEncode) -> Corpus:
+def _corpus(data: Data, encode: TokenizerEncode, seq_len: int) -> Corpus:
     if data.format == "synthetic":
-        corpus = synthetic.load(seed, data.users, encode, cache.cache_root())
+        corpus = synthetic.load(data.seed, data.users, encode, cache.cache_root())
     else:
         try:
-            corpus = datasets.load(_source(data, seed), encode, cache.cache_root())
+            corpus = datasets.load(_source(data), encode, cache.cache_root())
         except ConfigurationError:
             raise
         except ValueError as error:  # bad data under data.strict
             raise ConfigurationError(f"data.path={data.path}: {error}") from None
     if not len(corpus.train):
         raise ConfigurationError("data: no user is left to train on; lower data.holdout.")
-    if not _scorable(corpus.heldout):
+    if not _scorable(corpus.heldout, seq_len):
         raise ConfigurationError(
-            "data.holdout: no record of two tokens is held out to score; raise data.holdout or "
-            "change data.split."
+            "data.holdout: no record with a token to predict is held out to score; raise "
+            "data.holdout, change data.split, or raise model.seq_len if prompts fill it."
         )
     return corpus
 
 
-def _source(data: Data, seed: int) -> datasets.Source:
+def _source(data: Data) -> datasets.Source:
     return datasets.Source(
         format=data.format,
         path=data.path or "",
-        columns=datasets.Columns(user=data.user, text=data.text, split=data.split_column),
+        columns=datasets.Columns(
+            user=data.user,
+            text=data.text,
+            prompt=data.prompt,
+            chat=data.chat,
+            split=data.split_column,
+        ),
         split=data.split,
         holdout=data.holdout,
-        seed=seed,
+        seed=data.seed,
         strict=data.strict,
         name=data.name,
         hub_split=data.hub_split,
     )
 
 
-def _scorable(population: Population) -> bool:
-    """Whether some record has a token to predict."""
-    lengths = np.diff(population.record_offsets)
-    return bool((lengths[population.user_records] > 1).any())
+def _scorable(population: Population, seq_len: int) -> bool:
+    """Whether some record, cut to ``seq_len``, has a token to predict."""
+    return any(
+        masking.predicted(record[:seq_len])
+        for user in range(len(population))
+        for record in population.records(user)
+    )
 
 
 def _device(name: str) -> torch.device:

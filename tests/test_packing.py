@@ -70,6 +70,35 @@ def test_predicted_positions_are_the_records_tokens_after_the_first_and_never_pa
         assert len(targets) == len(stack.token_weights())
 
 
+MASKED = RECORD.flatmap(
+    lambda r: st.lists(st.booleans(), min_size=len(r), max_size=len(r)).map(
+        lambda flags: np.where(flags, ~r, r)
+    )
+).filter(lambda r: (r[1:] >= 0).any())
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.lists(MASKED, min_size=1, max_size=6), min_size=1, max_size=6),
+       st.integers(1, 80))  # fmt: skip
+def test_given_tokens_are_read_and_not_predicted_and_a_rows_weight_stays(block, max_tokens):
+    seen, wanted = Counter(), Counter()
+    for stack in packing.stacks(block, max_tokens):
+        targets = np.split(
+            stack.tokens[:, 1:].ravel()[stack.positions()], np.cumsum(stack.predicted())[:-1]
+        )
+        weights = np.split(stack.token_weights(), np.cumsum(stack.predicted())[:-1])
+        parts = zip(owners(stack), stack.tokens, stack.lengths, targets, weights, strict=True)
+        for lane, row, length, learned, part in parts:
+            seen[int(lane), tuple(row[:length]), tuple(learned)] += 1
+            assert part.sum() == pytest.approx(1 / len(block[lane]), rel=1e-5)
+            assert part.min() == part.max()
+    for lane, unit in enumerate(block):
+        for r in unit:
+            plain = [t if t >= 0 else ~t for t in r.tolist()]
+            wanted[lane, tuple(plain), tuple(t for t in r[1:].tolist() if t >= 0)] += 1
+    assert seen == wanted
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.lists(RECORD, max_size=3), max_size=9), st.integers(1, 4))
 def test_blocks_hold_each_filled_unit_once_and_no_empty_one(units, max_lanes):

@@ -21,6 +21,7 @@ HEADER = {
     "delta": 1e-5,
     "event": EVENT,
     "clip_norm": 0.5,
+    "adaptive_clip": None,
     "denominator": 24.84,
     "sampling_scheme": "poisson",
     "cohort_cap": None,

@@ -26,8 +26,10 @@ def peft_update(base, model, adapter, unit, steps=1, lr=1.0):
     for _ in range(steps):
         optimizer.zero_grad()
         for record in unit:
-            ids = torch.from_numpy(np.asarray(record, np.int64))[None]
-            (adapted(input_ids=ids, labels=ids).loss / len(unit)).backward()
+            signed = torch.from_numpy(np.asarray(record, np.int64))[None]
+            ids = torch.where(signed < 0, ~signed, signed)
+            labels = torch.where(signed < 0, -100, signed)
+            (adapted(input_ids=ids, labels=labels).loss / len(unit)).backward()
         optimizer.step()
     after = peft.get_peft_model_state_dict(adapted)
     return torch.cat([after[name].flatten() for name, _ in model.layout.shapes]) - adapter
@@ -53,6 +55,18 @@ def test_a_units_update_equals_plain_peft_alone(family):
     wanted = torch.stack([peft_update(base, model, adapter, unit) for unit in units])
     for row, oracle in zip(got, wanted, strict=True):
         assert relative_error(row, oracle) < 1e-5
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+def test_an_update_with_prompts_equals_plain_peft_with_labels_left_out(family):
+    base, model, adapter = setting(family)
+    units = tiny.masked_units(5, seed=3)
+    got, _ = update.block_updates(model, adapter, units, update.LocalTraining(), max_tokens=50)
+    for row, unit in zip(got, units, strict=True):
+        assert relative_error(row, peft_update(base, model, adapter, unit)) < 1e-5
+        if any((record < 0).sum() > 1 for record in unit):  # a first token is never predicted
+            unmasked = [np.where(record < 0, ~record, record) for record in unit]
+            assert relative_error(row, peft_update(base, model, adapter, unmasked)) > 1e-2
 
 
 @pytest.mark.parametrize("steps", [2, 3])
@@ -98,10 +112,11 @@ def test_a_units_update_does_not_depend_on_its_neighbours():
     assert relative_error(first[0], second[0]) < 1e-5
 
 
-def test_a_failed_unit_contributes_zero_and_is_counted():
+@pytest.mark.parametrize("unknown", [tiny.VOCABULARY, ~tiny.VOCABULARY], ids=["learned", "given"])
+def test_a_failed_unit_contributes_zero_and_is_counted(unknown):
     _, model, adapter = setting("gpt2")
     units = tiny.ragged_units(4)
-    poisoned = [*units[:3], [np.array([1, tiny.VOCABULARY, 2])]]
+    poisoned = [*units[:3], [np.array([1, unknown, 2])]]
     run = {"clip_norm": 0.1, "local": update.LocalTraining(), "engine": update.EngineSettings()}
     got = update.cohort_sum(model, adapter, poisoned, **run)
     wanted = update.cohort_sum(model, adapter, units[:3], **run)

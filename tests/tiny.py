@@ -15,13 +15,13 @@ import transformers
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients import update
+from clients import perplexity, update
 from clients.app import Host
 from clients.model import LanguageModel, LoraSettings
 from server.app import server_app
 from server.checkpoint import Checkpoint
 from server.ledger import Ledger
-from server.mechanism import Mechanism
+from server.mechanism import Mechanism, Release
 from server.optimizer import ServerOptimizer, learning_rate_factor
 from server.strategy import Budget, PrivateStrategy
 from sim import rng, track, wire
@@ -81,6 +81,21 @@ def people(count: int, seed: int = 0) -> Population:
     return Population.of({f"user{i}": [r.tolist() for r in unit] for i, unit in enumerate(units)})
 
 
+def scored(population: Population, family: str = "gpt2") -> Population:
+    """The population with its records' perplexities under the family's base model."""
+    figures = perplexity.scores(language_model(family), population, seq_len=16, max_tokens=128)
+    return dataclasses.replace(population, perplexity=figures)
+
+
+def masked_units(count: int, seed: int = 0) -> list[list[np.ndarray]]:
+    """Ragged units whose records begin with a prompt of any length; some tokens stay learned."""
+    source = np.random.default_rng(seed)
+    units = ragged_units(count, seed)
+    for record in (record for unit in units for record in unit):
+        record[: source.integers(0, len(record))] ^= -1  # ~token: given, not learned
+    return units
+
+
 def contract(mechanism: Mechanism, **changes: Any) -> wire.Contract:
     """What a run of the mechanism asks of its nodes."""
     usual = wire.Contract(
@@ -123,6 +138,8 @@ class WatchedMechanism:
         self._mechanism, self._cohort = mechanism, cohort
         self.sums: list[np.ndarray] = []  # each (D,), before noise
         self.means: list[np.ndarray] = []  # each (D,), as released
+        self.bits: list[float] = []  # each the sum of clip bits, before noise
+        self.releases: list[Release] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._mechanism, name)
@@ -130,10 +147,16 @@ class WatchedMechanism:
     def draw(self, stream: rng.SecretStream) -> wire.Assignment:
         return self._mechanism.draw(stream) if self._cohort is None else self._cohort
 
-    def release(self, total: np.ndarray, stream: rng.SecretStream) -> np.ndarray:
+    def release(self, total: np.ndarray, stream: rng.SecretStream, bits: float) -> Release:
         self.sums.append(total.copy())
-        self.means.append(self._mechanism.release(total, stream))
-        return self.means[-1]
+        self.bits.append(bits)
+        self.releases.append(self._mechanism.release(total, stream, bits))
+        self.means.append(self.releases[-1].mean)
+        return self.releases[-1]
+
+    def after(self, release: Release) -> WatchedMechanism:
+        self._mechanism = self._mechanism.after(release)
+        return self
 
 
 @dataclasses.dataclass
@@ -195,6 +218,7 @@ def federation(
     stored = Checkpoint.load(folder, layout.digest) if resume else None
     if stored:
         rounds_optimizer.restore(stored.optimizer)
+        mechanism = dataclasses.replace(mechanism, clip_norm=stored.clip_norm)
     header = {"test": True}
     head = stored.ledger_head if stored else None
     ledger = Ledger.resume(path, header, head) if resume else Ledger.create(path, header)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from server.accounting import certify
 from server.accounting.events import RoundEvent
 
-TOLERANCE = 0.003  # the epsilon reached is at most this share below the target
+TOLERANCE = 0.002  # the epsilon reached is at most this share below the target
 CLOSE_ENOUGH = 1.0005  # ratio of a private noise multiplier to one that is not
 SMALLEST, LARGEST = 1e-3, 1e7
 
@@ -43,11 +43,11 @@ def calibrate(
 
     def upper(noise_multiplier: float, by: str) -> float:
         noised = replace(event, noise_multiplier=noise_multiplier)
-        options = {"accountant": by, "group_bound": group_bound}
-        return certify.epsilon([(noised, rounds)], delta, **options).upper
+        parts = [(noised, rounds)]
+        return certify.epsilon(parts, delta, accountant=by, group_bound=group_bound).upper
 
     guess = max(1.0, event.group_size * event.sampling_rate * math.sqrt(rounds) / epsilon)
-    if accountant == "prv":  # slow: start where the quick accountant ends
+    if accountant != "pld":  # slow: start where the quick accountant ends
         guess = private_root(lambda z: upper(z, "pld"), epsilon, guess)
     return private_root(lambda z: upper(z, accountant), epsilon, guess)
 
@@ -55,8 +55,8 @@ def calibrate(
 def private_root(upper: Callable[[float], float], target: float, guess: float) -> float:
     """A noise multiplier whose epsilon is at most ``target``, and by little.
 
-    Secant steps in logarithms, kept between the largest value known not to be private and the smallest
-    known to be.
+    Secant steps in logarithms, kept between the largest value known not to be private and the
+    smallest known to be.
 
     Raises:
         ValueError: none was found between 1e-3 and 1e7.
@@ -85,7 +85,7 @@ def private_root(upper: Callable[[float], float], target: float, guess: float) -
 
 
 def _next(place: float, height: float | None, slope: float, lowest: float, highest: float) -> float:
-    """Secant step if it stays within the bracket and epsilon was a positive number, else bisection."""
+    """Secant step if epsilon is a positive number and the bracket is kept, else bisection."""
     if height is not None:
         step = max(-1.5, min(1.5, -height / slope))
         if lowest < place + step < highest:

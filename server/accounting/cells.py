@@ -1,20 +1,20 @@
 """The privacy loss of one round on a grid: a distribution certainly below it, one certainly above.
 
-The outputs of a round along the worst direction are ``P = sum_i hits(i) N(i, z^2)`` with the user and
-``Q = N(0, z^2)`` without; the loss ``L(x) = log P(x)/Q(x)`` grows with ``x``. Cut the axis at ``x_j``
-into cells with exact masses ``P_j, Q_j``.
+Along the worst direction the outputs of a round are ``P = sum_i hits(i) N(i, z^2)`` with the user
+and ``Q = N(0, z^2)`` without; the loss ``L(x) = log P(x)/Q(x)`` grows with ``x``. Cut the axis at
+``x_j`` into cells with exact masses ``P_j, Q_j``.
 
 *Below.* Reporting only the cell is post-processing, so the pair ``(P_j, Q_j)`` is no easier to tell
 apart than ``(P, Q)``, in any composition. Its losses ``log P_j/Q_j`` are then rounded down.
 
-*Above.* Give each cell's mass to its two ends, losses ``a = L(x_j)`` and ``b = L(x_{j+1})``, such that
+*Above.* Give each cell's mass to its two ends, of losses ``L(x_j)`` and ``L(x_{j+1})``, such that
 both the P-mass and the Q-mass are kept: a randomised map of the ends gives the cell back (its
 likelihood ratio lies between theirs), so the new pair is no harder to tell apart. This is
-"connect the dots" (Doroshenko et al., arXiv 2207.04380). Losses are then rounded up; the mass beyond
-the last cell has infinite loss.
+"connect the dots" (Doroshenko et al., arXiv 2207.04380). Losses are then rounded up; mass beyond
+the last cell gets an infinite loss.
 
-Both stay valid after composition, because ``delta(eps) = E_P[(1 - exp(eps - sum of losses))_+]`` grows
-with every loss. Rounding of the arithmetic is bounded and counted on the safe side.
+Both survive composition, because ``delta(eps) = E_P[(1 - exp(eps - sum of losses))_+]`` grows with
+every loss. Rounding of the arithmetic is bounded and counted on the safe side.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from scipy import optimize, special
 from server.accounting.events import RoundEvent
 
 LOSS_ERROR = 1e-12  # relative and absolute error allowed to a computed loss
+SETTLING = 5  # times that edges are moved
 GRID_PLAY = 1e-6  # in steps: what was meant to lie on one grid falls onto it, not one step below
 MASS_ERROR = 2.0**-48  # error of a normal distribution function, relative to its value
 
@@ -213,24 +214,28 @@ def _grid_edges(event: RoundEvent, step: float, tail: float) -> np.ndarray:
     least, (lowest, highest) = least_loss(event), table[1][[0, -1]]
     start = least + step if math.isfinite(least) else lowest
     edges = _outputs_at(event, table, np.arange(start, max(highest, start) + step, step))
-    return np.unique(edges)
+    rising = np.diff(privacy_loss(event, edges), prepend=-math.inf) > step / 2
+    return edges[rising]  # fewer cuts are as valid; a cell of no width would divide by zero
 
 
 def _merging_edges(event: RoundEvent, step: float, tail: float) -> np.ndarray:
     """Edges between which the merged losses lie nearly on one grid, so that rounding costs little.
 
-    The first cell reaches down to the infimum of the loss; it ends where its merged loss is half a step
-    below its edge. The others are moved until their merged losses are whole steps apart.
+    The first cell reaches down to the infimum of the loss; it ends where its merged loss is half a
+    step below its edge. The others are moved until their merged losses are whole steps from it.
     """
     x, loss = table = _loss_table(event, step, tail)
     start = float(privacy_loss(event, np.array(_first_cut(event, x, step))))
     targets = np.arange(start, loss[-1], step)
     wanted = targets[:-1] + step / 2
-    for _ in range(3):
-        edges = _outputs_at(event, table, targets)
-        miss = np.nan_to_num(_cell_losses(event, edges)[2] - wanted)
-        miss = np.clip(miss, -step / 8, step / 8)
+    for _ in range(SETTLING):
+        edges = np.concatenate([[-math.inf], _outputs_at(event, table, targets)])
+        merged = _cell_losses(event, edges)[2]
+        miss = np.clip(np.nan_to_num(merged[1:] - wanted), -step / 8, step / 8)
         targets[1:-1] -= (miss[:-1] + miss[1:]) / 2
+        targets[0] -= miss[0]
+        shift = np.clip(np.nan_to_num(merged[0] - (wanted[0] - step)), -step / 8, step / 8)
+        targets, wanted = targets + shift, wanted + shift
     return np.unique(_outputs_at(event, table, targets))
 
 

@@ -1,4 +1,4 @@
-"""Certified epsilon of a composition, by accountant and group bound: the one place that prints a claim."""
+"""Certified epsilon of a composition, by accountant and group bound: what a claim is read from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from server.accounting import lemma, pld, prv, rdp
+from server.accounting import lemma, pld, prv, rdp, truncated
 from server.accounting.events import Composition, RoundEvent, merged
 
 ACCOUNTANTS = ("pld", "prv", "rdp")
@@ -20,7 +20,8 @@ CURVE_POINTS = 24
 class Epsilon:
     """Bounds of the true epsilon: at least ``lower`` (0: nothing certified), at most ``upper``.
 
-    Add-or-remove-one-user adjacency. ``upper`` is the claim; it may be ``math.inf``.
+    Add-or-remove-one-user adjacency; zero-out-one-user where a cohort is capped. ``upper`` is the
+    claim; it may be ``math.inf``.
     """
 
     lower: float
@@ -33,6 +34,11 @@ def available(accountant: str, group_bound: str, event: RoundEvent) -> str | Non
         return f"Expected accountant in {ACCOUNTANTS}, got {accountant!r}."
     if group_bound not in GROUP_BOUNDS:
         return f"Expected group_bound in {GROUP_BOUNDS}, got {group_bound!r}."
+    if accountant != "pld" and event.cohort_cap is not None:
+        return (
+            f"accountant={accountant!r} analyses no capped cohort (cohort_cap={event.cohort_cap}); "
+            "take accountant='pld', or no cap."
+        )
     if accountant != "pld" and group_bound == "mixture" and event.group_size > 1:
         return (
             f"accountant={accountant!r} analyses no mixture of Gaussians "
@@ -56,7 +62,8 @@ def epsilon(
         delta: in [1e-11, 1).
         accountant: "pld", "prv" or "rdp"; whose figure ``upper`` is.
         group_bound: "mixture" (PLD only) or "lemma", for events with several slots a user.
-        relative_gap: the PLD grid is refined until ``upper / lower - 1`` is at most this, or it is full.
+        relative_gap: wanted bound of the PLD's ``upper / lower - 1``; its grid is refined for it
+            until the grid is full.
 
     Raises:
         ValueError: an argument is out of range, or the accountant refuses an event.
@@ -69,7 +76,8 @@ def epsilon(
             raise ValueError(reason)
     if not parts:
         return Epsilon(lower=0.0, upper=0.0)
-    low, high = pld.bracket(parts, delta, relative_gap)
+    capped = any(event.cohort_cap is not None for event, _ in parts)
+    low, high = (truncated if capped else pld).bracket(parts, delta, relative_gap)
     group_size = max(event.group_size for event, _ in parts)
     if group_size > 1 and group_bound == "lemma":
         high = _lemma_upper(_single_slots(parts), group_size, delta, accountant)
@@ -93,18 +101,18 @@ def slot_epsilon(composition: Composition, delta: float, **options) -> Epsilon:
 
 
 def affordable_rounds(
-    event: RoundEvent, epsilon_budget: float, delta: float, at_most: int, **options
+    event: RoundEvent, epsilon: float, delta: float, at_most: int, **options
 ) -> int:
-    """Largest number of rounds, up to ``at_most``, whose upper epsilon is within the budget.
+    """Largest number of rounds, up to ``at_most``, whose upper epsilon is at most ``epsilon``.
 
     Raises:
         ValueError: an argument is out of range, or the accountant refuses the event.
     """
-    if not (math.isfinite(epsilon_budget) and epsilon_budget >= 0):
-        raise ValueError(f"Expected a finite epsilon >= 0, got {epsilon_budget!r}.")
+    if not (math.isfinite(epsilon) and epsilon >= 0):
+        raise ValueError(f"Expected a finite epsilon >= 0, got {epsilon!r}.")
 
     def over_budget(rounds: int) -> bool:
-        return epsilon([(event, rounds)], delta, **options).upper > epsilon_budget
+        return _upper(event, rounds, delta, **options) > epsilon
 
     if not over_budget(at_most):
         return at_most
@@ -122,11 +130,11 @@ def epsilon_curve(
     Raises:
         ValueError: an argument is out of range, or the accountant refuses the event.
     """
-    last = epsilon([(event, rounds)], delta, **options).upper
+    last = _upper(event, rounds, delta, **options)
     between = {**options, "accountant": "pld"}
     fractions = [i / CURVE_POINTS for i in range(CURVE_POINTS)]
     counts = sorted({math.ceil(rounds * fraction**2) for fraction in fractions} - {rounds})
-    values = [min(last, epsilon([(event, n)], delta, **between).upper) for n in counts]
+    values = [min(last, _upper(event, n, delta, **between)) for n in counts]
     counts, values = [*counts, rounds], [*values, last]
 
     def upper_after(count: int) -> float:
@@ -135,6 +143,10 @@ def epsilon_curve(
         return values[bisect.bisect_left(counts, count)]
 
     return upper_after
+
+
+def _upper(event: RoundEvent, rounds: int, delta: float, **options) -> float:
+    return epsilon([(event, rounds)], delta, **options).upper
 
 
 def _check(delta: float, relative_gap: float) -> None:
@@ -151,10 +163,10 @@ def _single_slots(composition: Composition) -> list[tuple[RoundEvent, int]]:
 def _slot_curve(parts: pld.Parts, accountant: str) -> Callable[[float], float]:
     """Upper epsilon of single-slot events as a function of delta."""
     if accountant == "pld":
-        return lambda delta: pld.fine_upper(parts, delta)
+        return lambda delta: pld.quick_upper(parts, delta)
     if accountant == "rdp":
         return rdp.curve(parts)
-    return lambda delta: prv.upper(parts, delta, about=pld.fine_upper(parts, delta))
+    return lambda delta: prv.upper(parts, delta, about=pld.quick_upper(parts, delta))
 
 
 def _lemma_upper(parts: pld.Parts, group_size: int, delta: float, accountant: str) -> float:

@@ -1,15 +1,16 @@
 """Many rounds on the grid: epsilon of the summed losses at a delta, with bounded numerical error.
 
-The masses are tilted by ``exp(theta * loss)`` before the Fourier transform (Esscher), with ``theta``
-chosen so that the sum's typical value is the epsilon asked for. What wraps around the transform's window
-and what round-off adds is then small in proportion to delta, however small delta is: an error ``e`` of the
-tilted sum moves ``delta(eps)`` by at most ``e * exp(log_moment(theta) - theta * eps)``.
+The masses are tilted by ``exp(theta * loss)`` before the Fourier transform (Esscher), with a
+``theta`` at which the sum's typical value is near the epsilon asked for. What wraps around the
+transform's window and what round-off adds is then small in proportion to delta, however small delta
+is: an error ``e`` of the tilted sum moves ``delta(eps)`` by at most
+``e * exp(log_moment(theta) - theta * eps)``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,8 +23,9 @@ Side = Literal["lower", "upper"]
 Losses = Sequence[tuple[LossGrid, int]]  # grids of one step, and how often each is drawn
 
 NEGLIGIBLE_SHARE = 1e-6  # of delta: what cropping the losses' ends may move it
+SLACK_SHARE = 1e-4  # of delta: numerical error that is not worth a second transform
 OUTSIDE = 1e-10  # tilted mass allowed on either side of the window
-ROUND_OFF = 64 * 2.0**-53
+ROUND_OFF = 2.0**-43  # a round: transforms, and the relative error of the masses put in
 LARGEST_EXPONENT = 600.0
 WORK_LIMIT = 2**22  # points of one transform
 
@@ -34,7 +36,7 @@ class TooFineError(ArithmeticError):
 
 @dataclass(frozen=True, kw_only=True)
 class Tilt:
-    """Logarithmic moment ``sum of log E exp(theta * loss)``, mean and variance of the tilted sum."""
+    """``log E exp(theta * sum of losses)``, and mean and variance of the sum so tilted."""
 
     theta: float
     log_moment: float
@@ -65,21 +67,25 @@ def tilt(losses: Losses, theta: float) -> Tilt:
     return Tilt(theta=theta, log_moment=log_moment, mean=mean, variance=variance)
 
 
-def saddle(losses: Losses, delta: float) -> Tilt:
-    """The tilt at whose mean Chernoff's bound on delta equals ``delta``; any tilt is valid."""
+def tilt_to(losses: Losses, below: Callable[[Tilt], bool]) -> Tilt:
+    """The strongest tilt that is ``below`` (within the grid's resolution); any tilt is valid."""
     low, high = math.log(1e-8), math.log(8 / losses[0][0].step)
     for _ in range(30):
         middle = (low + high) / 2
-        at = tilt(losses, math.exp(middle))
-        if at.log_moment - at.theta * at.mean > math.log(delta):
+        if below(tilt(losses, math.exp(middle))):
             low = middle
         else:
             high = middle
     return tilt(losses, math.exp(low))
 
 
+def saddle(losses: Losses, delta: float) -> Tilt:
+    """The tilt at whose mean Chernoff's bound on delta equals ``delta``."""
+    return tilt_to(losses, lambda at: at.log_moment - at.theta * at.mean > math.log(delta))
+
+
 def window(losses: Losses, at: Tilt) -> tuple[float, float]:
-    """Ends between which all but ``OUTSIDE`` of the tilted mass lies, on each side (Chernoff)."""
+    """Ends around 0; beyond each lies tilted mass of at most ``OUTSIDE`` (Chernoff)."""
     deviation = math.sqrt(at.variance) + losses[0][0].step
     needed = -math.log(OUTSIDE)
     low, high = -math.inf, math.inf
@@ -89,14 +95,14 @@ def window(losses: Losses, at: Tilt) -> tuple[float, float]:
         fall = tilt(losses, at.theta - more).log_moment - at.log_moment
         high = min(high, (rise + needed) / more)
         low = max(low, -(fall + needed) / more)
-    return low, high
+    return min(low, 0.0), max(high, 0.0)  # no loss: the smallest epsilon there is
 
 
 def epsilon(losses: Losses, delta: float, side: Side) -> float:
     """Bound of the epsilon at ``delta`` when these losses are drawn independently and summed.
 
     Args:
-        losses: grids that share one step; below the truth for ``side="lower"``, above for ``"upper"``.
+        losses: grids that share one step; below the truth for "lower", above for "upper".
         delta: in (0, 1).
         side: the certified side. A lower bound may be 0, an upper one infinite.
     """
@@ -106,13 +112,24 @@ def epsilon(losses: Losses, delta: float, side: Side) -> float:
     delta = delta - infinite if side == "upper" else delta
     if delta <= 0:
         return math.inf
-    at = saddle(losses, delta)
+    value, slack = bound_at(losses, saddle(losses, delta), delta, side)
+    if slack > SLACK_SHARE * delta:  # a lopsided sum: tilt towards the epsilon just found
+        retilted = tilt_to(losses, lambda at: at.mean < value)
+        again, _ = bound_at(losses, retilted, delta, side)
+        value = max(value, again) if side == "lower" else min(value, again)
+    return value
+
+
+def bound_at(losses: Losses, at: Tilt, delta: float, side: Side) -> tuple[float, float]:
+    """Certified epsilon by one tilt, and how much of delta the numerical error takes there."""
     values, masses, error = convolution(losses, at)
     curve = DeltaCurve.of(values, masses, at, error if side == "upper" else -error)
     if side == "lower":
-        return curve.last_at_least(delta)
-    chernoff = (at.log_moment - math.log(delta)) / at.theta
-    return max(0.0, min(chernoff, curve.first_at_most(delta)))
+        value = curve.last_at_least(delta)
+    else:
+        chernoff = (at.log_moment - math.log(delta)) / at.theta
+        value = max(0.0, min(chernoff, curve.first_at_most(delta)))
+    return value, error * math.exp(min(at.log_moment - at.theta * value, LARGEST_EXPONENT))
 
 
 def cropped(grid: LossGrid, spare: float, side: Side) -> LossGrid:
@@ -173,9 +190,9 @@ class DeltaCurve:
             sums = np.cumsum((masses[first:] * scale * np.exp(-rate * above))[::-1])[::-1]
             return np.append(sums[1:], 0.0)[: last - first + 1]
 
-        near_values, slack = values[near], error * scale * np.exp(-at.theta * above[: last - first + 1])
+        slack = error * scale * np.exp(-at.theta * above[: last - first + 1])
         return cls(
-            values=near_values,
+            values=values[near],
             tail=larger(at.theta) + slack,
             shrunk=larger(at.theta + 1),
             centre=at.mean,
@@ -189,7 +206,7 @@ class DeltaCurve:
         """Epsilon between two neighbouring losses where delta is crossed."""
         tail, shrunk = self.tail[place], self.shrunk[place]
         between = tail > delta and shrunk > 0
-        return self.centre + math.log((tail - delta) / shrunk) if between else -math.inf
+        return float(self.centre + math.log((tail - delta) / shrunk)) if between else -math.inf
 
     def last_at_least(self, delta: float) -> float:
         """Largest epsilon in the window at which delta is certainly reached; 0 if there is none."""

@@ -1,10 +1,10 @@
-"""What one round releases, as the accountant sees it: Poisson coins and one Gaussian."""
+"""What one round releases, as the accountant sees it: coins, perhaps a cap, and one Gaussian."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -12,15 +12,22 @@ import numpy as np
 if TYPE_CHECKING:
     from dp_accounting import dp_event
 
+_PLAIN = ("sampling_rate", "noise_multiplier", "group_size")
+_CAP = ("population", "cohort_cap")  # both or neither
+
 
 @dataclass(frozen=True, kw_only=True)
 class RoundEvent:
     """One noised sum over units that entered by independent coins.
 
-    A user owns ``group_size`` slots; each slot has its own coin and its own clip. With or without the
-    user, the output along the worst direction is ``sum_i Binomial(k, q)(i) N(i, z^2)`` against
-    ``N(0, z^2)`` in units of the clip norm (Ganesh, arXiv 2401.10294); ``k = 1`` is the Poisson
+    A user owns ``group_size`` slots; each slot has its own coin and its own clip. With the user,
+    the output along the worst direction is ``sum_i Binomial(k, q)(i) N(i, z^2)`` in units of the
+    clip norm, without the user ``N(0, z^2)`` (Ganesh, arXiv 2401.10294); ``k = 1`` is the Poisson
     subsampled Gaussian mechanism. Adjacency: add or remove one user.
+
+    With a ``cohort_cap``, a uniformly random subset of so many of ``population`` users stays where
+    more coins came up (truncated Poisson sampling, arXiv 2508.15089). Adjacency is then zero-out:
+    one user's records are emptied, and the place still draws.
 
     Raises:
         ValueError: a field is outside its range or not finite.
@@ -29,6 +36,8 @@ class RoundEvent:
     sampling_rate: float  # q: probability of a slot's coin
     noise_multiplier: float  # z: noise standard deviation on the sum, over the clip norm
     group_size: int = 1  # k: slots of one user
+    population: int | None = None  # N, where a cap makes it part of the event
+    cohort_cap: int | None = None  # users in a round, at most
 
     def __post_init__(self) -> None:
         if not 0 < self.sampling_rate <= 1:  # also refuses NaN
@@ -39,29 +48,49 @@ class RoundEvent:
             )
         if type(self.group_size) is not int or self.group_size < 1:
             raise ValueError(f"Expected a whole group_size >= 1, got {self.group_size!r}.")
+        if (self.population, self.cohort_cap) != (None, None):
+            self._check_cap()
+
+    def _check_cap(self) -> None:
+        for name in _CAP:
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"Expected whole {' and '.join(_CAP)} >= 1, got {name}={value!r}.")
+        if self.group_size != 1:
+            raise ValueError(f"A capped cohort has one slot a user, got {self.group_size=}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for the ledger."""
-        return asdict(self)
+        """Plain values, for the ledger; without the fields of a cap where there is none."""
+        return {k: v for k, v in asdict(self).items() if v is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RoundEvent:
-        """Inverse of :meth:`to_dict`; every field must be present and no other.
+        """Inverse of :meth:`to_dict`; no other field may be present.
 
         Raises:
             ValueError: a field is missing, unknown or out of range.
         """
-        expected = {field.name for field in fields(cls)}
-        if set(values) != expected:
-            raise ValueError(f"Expected an event with {sorted(expected)}, got {sorted(values)}.")
+        names = {*_PLAIN, *_CAP} if set(_CAP) & set(values) else set(_PLAIN)
+        if set(values) != names:
+            raise ValueError(f"Expected an event with {sorted(names)}, got {sorted(values)}.")
         return cls(**values)
 
     def single_slot(self) -> RoundEvent:
         """The same round as one slot sees it."""
         return replace(self, group_size=1)
 
+    def uncapped(self) -> RoundEvent:
+        """The same round without a cap."""
+        return replace(self, population=None, cohort_cap=None)
+
     def hits(self) -> np.ndarray:
-        """(group_size + 1,) probability that so many of the user's coins come up."""
+        """(group_size + 1,) probability that so many of the user's coins come up.
+
+        Raises:
+            ValueError: the cohort is capped, so that coins alone do not say who takes part.
+        """
+        if self.cohort_cap is not None:
+            raise ValueError(f"cohort_cap={self.cohort_cap}: a capped round is no plain mixture.")
         k, q = self.group_size, self.sampling_rate
         if q == 1:
             return np.eye(k + 1)[k]
@@ -75,6 +104,13 @@ class RoundEvent:
         """The round in dp_accounting's vocabulary."""
         from dp_accounting import dp_event
 
+        if self.population is not None and self.cohort_cap is not None:
+            return dp_event.TruncatedSubsampledGaussianDpEvent(
+                dataset_size=self.population,
+                sampling_probability=self.sampling_rate,
+                truncated_batch_size=self.cohort_cap,
+                noise_multiplier=self.noise_multiplier,
+            )
         if self.group_size == 1:
             gaussian = dp_event.GaussianDpEvent(self.noise_multiplier)
             return dp_event.PoissonSampledDpEvent(self.sampling_rate, gaussian)

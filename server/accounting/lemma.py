@@ -1,8 +1,8 @@
 """From one slot's guarantee to that of a user with k slots: the group privacy lemma, tight form.
 
-If a slot has ``(e, d)``, the user has ``(k e, d * (exp(k e) - 1) / (exp(e) - 1))`` (Vadhan, "The Complexity
-of Differential Privacy", 2017, Lemma 2.2, with the geometric sum kept). Every slot guarantee whose
-second figure is at most the user's delta gives a valid ``k e``.
+If a slot has ``(e, d)``, the user has ``(k e, d * (exp(k e) - 1) / (exp(e) - 1))`` (Vadhan, "The
+Complexity of Differential Privacy", 2017, Lemma 2.2, with the geometric sum kept). Every slot
+guarantee whose second figure is at most the user's delta gives a valid ``k e``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PRECISION = 0.01  # nats of the slot delta: what the bisection may give away
 
 
 def log_growth(epsilon: float, group_size: int) -> float:
-    """``log((exp(k e) - 1) / (exp(e) - 1))``: by how much, in nats, the group's delta exceeds a slot's."""
+    """``log((exp(k e) - 1) / (exp(e) - 1))``: nats by which the group's delta exceeds a slot's."""
     if group_size * epsilon < 1e-12:
         return math.log(group_size) + group_size * epsilon  # above the exact value
 
@@ -35,8 +35,8 @@ def is_valid(epsilon: float, log_slot_delta: float, group_size: int, delta: floa
 def slot_delta(slot_epsilon: Callable[[float], float], group_size: int, delta: float) -> float:
     """Largest slot delta found whose epsilon gives the user ``delta``; 0 if there is none.
 
-    The condition need not be monotone in the slot's delta: it is scanned downwards from ``delta`` in
-    growing strides, then bisected, always ending on a valid value.
+    The condition need not be monotone in the slot's delta: it is scanned downwards from ``delta``
+    in growing strides, then bisected, always ending on a valid value.
     """
     if group_size == 1:
         return delta
@@ -50,7 +50,7 @@ def slot_delta(slot_epsilon: Callable[[float], float], group_size: int, delta: f
     while not valid(deep):
         if deep > DEEPEST:
             return 0.0
-        shallow, deep = deep, deep * 1.6
+        shallow, deep = deep, deep * 1.1
     while deep - shallow > PRECISION:
         middle = (shallow + deep) / 2
         shallow, deep = (shallow, middle) if valid(middle) else (middle, deep)

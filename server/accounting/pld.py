@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from server.accounting import cells, compose
 from server.accounting.events import RoundEvent
 
-STEPS_PER_DEVIATION = 12  # grid steps in one standard deviation of a round's loss
+STEPS_PER_DEVIATION = 20  # grid steps in one standard deviation of a round's loss
 FEWEST_CELLS = 200
 CELL_LIMIT = 2**19
 TAIL_SHARE = 1e-6
@@ -25,7 +25,7 @@ _deviation = functools.lru_cache(maxsize=64)(cells.loss_deviation)
 
 
 def tail_mass(parts: Parts, delta: float) -> float:
-    """Mass a round's grid may leave out: a small share of delta, in few sizes that share their grids."""
+    """Mass a round's grid may leave out: a small share of delta, in few sizes (to share grids)."""
     share = TAIL_SHARE * delta / sum(count for _, count in parts)
     return max(10.0 ** (4 * math.floor(math.log10(share) / 4)), LEAST_TAIL)
 
@@ -36,7 +36,7 @@ def widest_range(parts: Parts, delta: float) -> float:
 
 
 def coarse_step(parts: Parts, delta: float) -> float:
-    """Grid width at which the discretisation adds about 0.1 % to the variance of the summed loss."""
+    """Grid width at which the discretisation adds about 0.04 % to the variance of the loss."""
     rounds = sum(count for _, count in parts)
     variance = sum(count * _deviation(event) ** 2 for event, count in parts) / rounds
     narrowest = min(_range(event, tail_mass(parts, delta)) for event, _ in parts)
@@ -85,9 +85,9 @@ def bracket(parts: Parts, delta: float, relative_gap: float) -> tuple[float, flo
     return low, high
 
 
-def fine_upper(parts: Parts, delta: float) -> float:
-    """Upper epsilon on a grid twice as fine as needed: for bounds that multiply its error."""
-    step = coarse_step(parts, delta) / 2
+def quick_upper(parts: Parts, delta: float) -> float:
+    """Upper epsilon on the first grid: for bounds that take many of them."""
+    step = coarse_step(parts, delta)
     while True:
         try:
             return upper(parts, delta, step)

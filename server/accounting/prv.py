@@ -1,4 +1,4 @@
-"""Privacy random variables (Gopi et al., arXiv 2106.02848) of Poisson subsampled Gaussians, by Opacus."""
+"""Privacy random variables of Poisson subsampled Gaussians (Gopi et al., 2106.02848), by Opacus."""
 
 from __future__ import annotations
 

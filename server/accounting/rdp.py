@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from server.accounting.events import RoundEvent
 
 ORDERS = (
-    [1 + x / 20 for x in range(1, 200)]
+    [1 + x / 10 for x in range(1, 20)]
+    + [3 + x / 4 for x in range(32)]
     + list(range(11, 64))
     + [2**x for x in range(6, 16)]
     + [3 * 2**x for x in range(5, 14)]

@@ -1,0 +1,210 @@
+"""`userdp compare`: strategies x record selections on the same users, budget and gradients a round.
+
+Every run goes through the entry point that `userdp run` uses and leaves the same folder. Runs that
+are complete in ``output=`` are not repeated, an interrupted one is resumed. The runs share base
+model, tokenised records and scores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from analysis import comparison, ranking
+from analysis.comparison import Job, Setup
+from analysis.ranking import Cell
+from clients import units
+from server import accounting, ledger
+from sim import estimate, prepare, run, terms, wire
+from sim.errors import ConfigurationError
+from sim.settings import Settings
+from sim.world import World
+
+_PLACE = ("output", "sweep", "resume")  # where a run is kept, no part of what it is
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run what is not there yet and print the table; with ``--dry-run`` say what would be run.
+
+    Raises:
+        ConfigurationError: before the first run starts, whichever run is wrong.
+    """
+    setup = comparison.setup([item for item in arguments if item != "--dry-run"])
+    first = comparison.grid(setup.asked, setup.asked.selections, setup.asked.epsilons[:1])
+    _check(setup, first)
+    if "--dry-run" in arguments:
+        _print_jobs(setup, first)
+        return
+    cells = _cells(setup, first)
+    second = comparison.winners(setup.asked, cells)
+    cells += _cells(setup, second)
+    _report(setup, cells, [*first, *second])
+
+
+def gradients_a_round(settings: Settings, here: World) -> float:
+    """Expected record gradients of a round, from real record counts: simulation_only.
+
+    What the clients' own code fetches for every position that could be drawn, times q.
+    """
+    plan = prepare.plan(settings, here)
+    mechanism = plan.mechanism
+    population = terms.train_population(settings, here)
+    positions = np.arange(len(population) * mechanism.group_size)
+    assignment = wire.Assignment(users=positions, slots=np.empty(0, np.int64))
+    if mechanism.unit == "record_slot":
+        users, slots = divmod(positions, mechanism.group_size)
+        assignment = wire.Assignment(users=users, slots=slots)
+    contract = terms.contract(settings, plan)
+    fetched = units.fetch(population, contract, assignment)
+    return mechanism.sampling_rate * sum(map(len, fetched))
+
+
+def _check(setup: Setup, first: Sequence[Job]) -> None:
+    """Refuse what cannot run; one seed and, at the other epsilons, one selection speak for all."""
+    asked = setup.asked
+    others = comparison.grid(asked, asked.selections[:1], asked.epsilons[1:])
+    for job in [*first, *others]:
+        settings, config = setup.settings(job)
+        if _score(settings.folder, config) is None and job.seed == asked.seeds[0]:
+            prepare.prepare(_resumed(settings), setup.load)
+
+
+def _cells(setup: Setup, jobs: Sequence[Job]) -> list[Cell]:
+    """Carry out the jobs; one cell for the seeds of each strategy, selection and epsilon."""
+    scores: dict[tuple[str, str, float], list[float]] = {}
+    gradients: dict[tuple[str, str, float], float] = {}
+    for number, job in enumerate(jobs, 1):
+        settings, config = setup.settings(job)
+        begin, key = time.monotonic(), (job.label, job.selection, job.epsilon)
+        if key not in gradients:
+            here = setup.load(settings.data, settings.model, settings.seed, settings.device)
+            gradients[key] = gradients_a_round(settings, here)
+        score = _score(settings.folder, config)
+        there = "was there" if score is not None else ""
+        if score is None:
+            with contextlib.redirect_stdout(io.StringIO()):
+                score = run.run(_resumed(settings), config, setup.load).after.perplexity
+        scores.setdefault(key, []).append(score)
+        seconds = there or f"{time.monotonic() - begin:.0f} s"
+        _tell(f"{number}/{len(jobs)} {job.name}: held-out perplexity {score:.2f} ({seconds})")
+    return [
+        Cell(
+            strategy=key[0],
+            selection=key[1],
+            epsilon=key[2],
+            gradients=gradients[key],
+            perplexities=tuple(values),
+        )
+        for key, values in scores.items()
+    ]
+
+
+def _resumed(settings: Settings) -> Settings:
+    """An interrupted run goes on where its ledger ends."""
+    if not (settings.folder / "ledger.jsonl").exists():
+        return settings
+    return replace(settings, resume=str(settings.folder))
+
+
+def _score(folder: Path, config: Mapping[str, Any]) -> float | None:
+    """Held-out perplexity of a complete run in the folder; None where there is none.
+
+    Raises:
+        ConfigurationError: the folder holds a run of another configuration.
+    """
+    path = folder / "config.yaml"
+    if path.is_file():
+        stored: Any = OmegaConf.to_container(OmegaConf.load(path))
+        wrong = [name for name in config if name not in _PLACE and stored.get(name) != config[name]]
+        if wrong:
+            raise ConfigurationError(
+                f"output={folder.parent}: {folder.name} was run with another {wrong[0]}; "
+                "choose a new folder."
+            )
+    if not (folder / "privacy_statement.json").is_file():
+        return None
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return json.loads(lines[-1]).get("summary/heldout_perplexity") if lines else None
+
+
+def _print_jobs(setup: Setup, first: Sequence[Job]) -> None:
+    asked, minutes = setup.asked, 0.0
+    for job in first:
+        settings, _ = setup.settings(job)
+        here = setup.load(settings.data, settings.model, settings.seed, settings.device)
+        minutes += estimate.minutes(settings, prepare.plan(settings, here), here.model) or 0.0
+        print(f"{job.name}: {gradients_a_round(settings, here):.1f} real gradients a round")
+    later = len(asked.strategies) * len(asked.seeds) * (len(asked.epsilons) - 1)
+    minutes *= 1 + later / len(first)
+    print(f"{len(first)} runs, then {later} of the best selections at the other epsilons")
+    print(f"training: at most about {minutes:.0f} minutes; scoring comes on top")
+
+
+def _report(setup: Setup, cells: Sequence[Cell], jobs: Sequence[Job]) -> None:
+    """Print the table and write table.md, table.csv and results.json."""
+    told = "\n".join(
+        [ranking.markdown(cells), "", *ranking.differences(cells), "", *_notes(setup, jobs)]
+    )
+    setup.folder.mkdir(parents=True, exist_ok=True)
+    (setup.folder / "table.md").write_text(told + "\n")
+    (setup.folder / "table.csv").write_text(ranking.comma_separated(cells))
+    results = {
+        "comparison": asdict(setup.asked),
+        "overrides": setup.overrides,
+        "runs": [{**asdict(job), "folder": job.name} for job in jobs],
+        "simulation_only": ["gradients"],
+        "cells": [asdict(cell) | {"mean": cell.mean} for cell in ranking.ranked(cells)],
+        "epsilon_of_all_runs": _epsilon_of_all(setup, jobs),
+    }
+    (setup.folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    print(told)
+
+
+def _notes(setup: Setup, jobs: Sequence[Job]) -> list[str]:
+    settings, _ = setup.settings(jobs[0])
+    together = _epsilon_of_all(setup, jobs)
+    every = "no finite epsilon" if together is None else f"epsilon {together:.3g}"
+    return [
+        f"{settings.rounds} rounds, cohort {settings.cohort:g}, k = "
+        f"{settings.strategy.records_per_user}: equal expected gradients a round. "
+        f"Seeds {', '.join(map(str, setup.asked.seeds))} change selection and initialisation; "
+        "coins and noise are fresh in every run; the held-out users are the same.",
+        "Real gradients a round come from private record counts, without noise (simulation_only).",
+        f"Every epsilon covers its run alone. All {len(jobs)} runs together have {every}.",
+    ]
+
+
+@functools.lru_cache(maxsize=1)
+def _spent(paths: tuple[Path, ...]) -> float | None:
+    accounts = [ledger.verify(path) for path in paths]
+    parts = [
+        (accounting.RoundEvent.from_dict(event), count)
+        for account in accounts
+        for event, count in account.spent
+    ]
+    delta = max(account.header["delta"] for account in accounts)
+    try:
+        upper = accounting.epsilon(parts, delta).upper
+    except (ValueError, OverflowError):
+        return None
+    return upper if np.isfinite(upper) else None
+
+
+def _epsilon_of_all(setup: Setup, jobs: Sequence[Job]) -> float | None:
+    """What the ledgers of all runs add up to at their delta; None where it is infinite."""
+    return _spent(tuple(setup.folder / job.name / "ledger.jsonl" for job in jobs))
+
+
+def _tell(text: str) -> None:
+    print(f"userdp compare: {text}", file=sys.stderr, flush=True)

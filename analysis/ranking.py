@@ -1,0 +1,107 @@
+"""Held-out perplexities of a comparison -> ranking, tables, and which differences say something.
+
+A cell is one strategy, selection and epsilon with the perplexities of its seeds.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+HEAD = (
+    "strategy",
+    "selection",
+    "epsilon",
+    "real gradients a round (simulation_only)",
+    "held-out perplexity, mean [min, max]",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One row of the table."""
+
+    strategy: str
+    selection: str
+    epsilon: float
+    gradients: float  # expected record gradients of a round: real counts, simulation_only
+    perplexities: tuple[float, ...]  # one a seed
+
+    @property
+    def mean(self) -> float:
+        return sum(self.perplexities) / len(self.perplexities)
+
+    @property
+    def spread(self) -> float:
+        """Range over the seeds."""
+        return max(self.perplexities) - min(self.perplexities)
+
+    @property
+    def name(self) -> str:
+        return f"{self.strategy}, {self.selection}"
+
+
+def ranked(cells: Sequence[Cell]) -> list[Cell]:
+    """By epsilon, then best mean first."""
+    return sorted(cells, key=lambda cell: (cell.epsilon, cell.mean))
+
+
+def markdown(cells: Sequence[Cell]) -> str:
+    """The ranking as one Markdown table."""
+    rows = [HEAD, ("---", "---", "---:", "---:", "---:")]
+    rows += [
+        (
+            cell.strategy,
+            cell.selection,
+            f"{cell.epsilon:g}",
+            f"{cell.gradients:.1f}",
+            f"{cell.mean:.2f} [{min(cell.perplexities):.2f}, {max(cell.perplexities):.2f}]",
+        )
+        for cell in ranked(cells)
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def comma_separated(cells: Sequence[Cell]) -> str:
+    """The ranking as CSV, with every seed's perplexity."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    seeds = max(len(cell.perplexities) for cell in cells)
+    names = [f"perplexity_{number}" for number in range(1, seeds + 1)]
+    writer.writerow(
+        ["strategy", "selection", "epsilon", "simulation_only/gradients_a_round", "mean", *names]
+    )
+    for cell in ranked(cells):
+        start = [cell.strategy, cell.selection, cell.epsilon, cell.gradients, cell.mean]
+        writer.writerow([*start, *cell.perplexities])
+    return text.getvalue()
+
+
+def differences(cells: Sequence[Cell]) -> list[str]:
+    """One line for each pair of neighbours in the ranking of one epsilon."""
+    return [
+        _difference(better, worse)
+        for better, worse in itertools.pairwise(ranked(cells))
+        if better.epsilon == worse.epsilon
+    ]
+
+
+def best(cells: Sequence[Cell], epsilon: float) -> Cell:
+    """Lowest mean at an epsilon; a tie goes to the earlier."""
+    return min((cell for cell in cells if cell.epsilon == epsilon), key=lambda cell: cell.mean)
+
+
+def _difference(better: Cell, worse: Cell) -> str:
+    """Whether two means are further apart than the seeds of either are."""
+    gap, spread = worse.mean - better.mean, max(better.spread, worse.spread)
+    told = (
+        f"- epsilon {better.epsilon:g}: {better.name} before {worse.name}: "
+        f"means differ by {gap:.2f}, "
+    )
+    if min(len(better.perplexities), len(worse.perplexities)) < 2:
+        return told + "one seed has no range to compare with"
+    verdict = "exceeds the range" if gap > spread else "within the range"
+    return told + f"larger range {spread:.2f}: {verdict}"

@@ -1,0 +1,75 @@
+"""From the settings of a strategy to its mechanism; what it costs is `sim.planning`'s concern."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from hydra.utils import get_class
+
+from server.adaptive_clip import AdaptiveClip
+from server.mechanism import Mechanism
+from server.user_wise import UserWise
+from sim.errors import ConfigurationError
+from sim.settings import Settings, Strategy
+
+
+def builder(settings: Settings, users: int) -> Callable[[float], Mechanism]:
+    """The mechanism as a function of its noise multiplier, at a fixed clip norm.
+
+    Raises:
+        ConfigurationError: no such mechanism, or a setting that it does not have.
+    """
+    strategy = settings.strategy
+    cls = _class(strategy)
+    if strategy.clip_norm is None and cls.private:
+        raise ConfigurationError("strategy.clip_norm=None: a private strategy needs a clip norm.")
+    options: dict[str, Any] = {"records_per_user": strategy.k, **_cap(strategy, cls)}
+    if strategy.clip_norm is not None:
+        options["clip_norm"] = strategy.clip_norm
+
+    def build(noise_multiplier: float) -> Mechanism:
+        z = noise_multiplier if cls.private else 0.0
+        return cls(users=users, cohort=settings.cohort, noise_multiplier=z, **options)
+
+    return build
+
+
+def adapted(mechanism: Mechanism, strategy: Strategy) -> Mechanism:
+    """The mechanism with the clip norm set free, where the strategy asks for it; costs the same.
+
+    Raises:
+        ConfigurationError: the noise leaves no room for the clip bits, or nothing is clipped.
+    """
+    if strategy.clip_quantile is None:
+        return mechanism
+    rule = AdaptiveClip(
+        quantile=strategy.clip_quantile,
+        learning_rate=strategy.clip_learning_rate,
+        bit_noise=strategy.clip_bit_noise,
+    )
+    return replace(mechanism, adaptive=rule)
+
+
+def _cap(strategy: Strategy, cls: type[Mechanism]) -> dict[str, int]:
+    if strategy.cohort_max is None:
+        return {}
+    if not issubclass(cls, UserWise):
+        raise ConfigurationError(
+            f"strategy.cohort_max={strategy.cohort_max}: a cap is accounted for user-wise cohorts "
+            f"only; leave it out with strategy={strategy.name}, or take strategy=user_wise."
+        )
+    return {"cohort_max": strategy.cohort_max}
+
+
+def _class(strategy: Strategy) -> type[Mechanism]:
+    try:
+        cls = get_class(strategy.mechanism)
+    except (ImportError, ValueError) as error:
+        raise ConfigurationError(f"strategy.mechanism={strategy.mechanism}: {error}") from None
+    if not issubclass(cls, Mechanism) or cls.private == (strategy.name == "non_private"):
+        raise ConfigurationError(
+            f"strategy.mechanism={strategy.mechanism}: not a mechanism of strategy={strategy.name}."
+        )
+    return cls

@@ -1,0 +1,98 @@
+"""What a run leaves behind: scores, the statement of its ledger, the adapter with its card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from clients import evaluate, export
+from server import statement
+from server.ledger import Ledger
+from sim import header, screen, track
+from sim.prepare import Prepared
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a run leaves behind."""
+
+    folder: Path
+    before: evaluate.Evaluation
+    after: evaluate.Evaluation
+    statement: Mapping[str, Any]
+
+
+def score(ready: Prepared, adapter: np.ndarray) -> evaluate.Evaluation:
+    """An adapter (D,) on the held-out records."""
+    model = ready.world.model
+    return evaluate.evaluate(
+        model,
+        torch.from_numpy(adapter.astype(np.float32)).to(model.device),
+        ready.world.corpus.heldout,
+        seq_len=ready.settings.model.seq_len,
+        max_tokens=ready.settings.engine.max_tokens,
+    )
+
+
+def finish(
+    ready: Prepared,
+    ledger: Ledger,
+    tracker: track.Tracker,
+    before: evaluate.Evaluation,
+    after: evaluate.Evaluation,
+) -> Result:
+    """Statement from the ledger, adapter with its card, summary."""
+    folder, told = ready.settings.folder, _statement(ready, ledger)
+    path = folder / "privacy_statement.json"
+    path.write_text(json.dumps(told, indent=2) + "\n")
+    _save_adapter(ready, told, before, after)
+    claim = {"epsilon": told["epsilon"], "delta": told["delta"]} if told["private"] else {}
+    tracker.summary(
+        {
+            "heldout_perplexity_before": before.perplexity,
+            "heldout_loss_before": before.loss,
+            "heldout_perplexity": after.perplexity,
+            "heldout_loss": after.loss,
+            **claim,
+        }
+    )
+    tracker.artifact(folder / "adapter", "adapter", "model")
+    tracker.artifact(path, "privacy_statement", "statement")
+    screen.print_end(folder, before.perplexity, after.perplexity, told)
+    return Result(folder=folder, before=before, after=after, statement=told)
+
+
+def _statement(ready: Prepared, ledger: Ledger) -> Mapping[str, Any]:
+    sweep = ready.settings.sweep
+    return statement.build(
+        ready.facts,
+        ledger.spent(),
+        header.claim(ready.facts, ledger.spent()),
+        ledger_hash=ledger.head,
+        simulation_only=ready.settings.track.simulation_only,
+        sweep={"folder": sweep} if sweep else None,
+    )
+
+
+def _save_adapter(
+    ready: Prepared,
+    told: Mapping[str, Any],
+    before: evaluate.Evaluation,
+    after: evaluate.Evaluation,
+) -> None:
+    here, folder = ready.world, ready.settings.folder / "adapter"
+    export.save(here.model, ready.optimizer.adapter, folder, base=here.base)
+    scores = {
+        "held-out perplexity before": before.perplexity,
+        "held-out perplexity after": after.perplexity,
+    }
+    card = statement.model_card(
+        told, base_model=here.base_name, base_revision=here.revision, scores=scores
+    )
+    (folder / "README.md").write_text(card)

@@ -1,0 +1,56 @@
+"""Scores of the records under the public base model, computed once and kept on disk.
+
+The cache holds one figure per private record: as private as the records beside it, never logged.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import rich.console
+import rich.progress
+
+from clients import perplexity
+from clients.model import LanguageModel
+from sim import cache
+from sim.population import Population
+
+VERSION = 1  # of the procedure; part of the cache key
+
+
+def with_perplexity(
+    population: Population,
+    model: LanguageModel,
+    *,
+    seq_len: int,
+    max_tokens: int,
+    cache_folder: Path,
+) -> Population:
+    """The population with its records' perplexities, mapped from disk.
+
+    The key covers the population, the base model's configuration and weights, and ``seq_len``.
+    """
+    key = cache.fingerprint(
+        "perplexity", VERSION, population.content_digest(), model.base_digest(), seq_len
+    )
+
+    def build(folder: Path) -> None:
+        figures = perplexity.scores(
+            model, population, seq_len=seq_len, max_tokens=max_tokens, tracked=_progress()
+        )
+        np.save(folder / "perplexity.npy", figures)
+
+    folder = cache.published(cache_folder / "perplexity" / key, build)
+    return replace(population, perplexity=np.load(folder / "perplexity.npy", mmap_mode="r"))
+
+
+def _progress() -> functools.partial:
+    """Shares of the whole on stderr: how many records there are is nobody's business."""
+    return functools.partial(
+        rich.progress.track,
+        description="Scoring records under the public base model, once",
+        console=rich.console.Console(stderr=True),
+    )

@@ -1,0 +1,78 @@
+"""What Hydra composes: groups, defaults, interpolations, and a stored run with its changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from sim import compose, parsing
+from sim.errors import ConfigurationError
+
+GROUPS = {
+    path.parent.name: [file.stem for file in path.parent.glob("*.yaml")]
+    for path in (Path(compose.__file__).parents[1] / "conf").glob("*/*.yaml")
+    if path.parent.name != "experiment"  # composed by the command that carries it out
+}
+FROM_OUTSIDE = {
+    "data": ["jsonl", "csv", "parquet", "hub"],
+    "model": ["local", "hub"],
+}  # these need a path
+
+
+@pytest.mark.parametrize(
+    ("group", "option"), [(group, option) for group, names in GROUPS.items() for option in names]
+)
+def test_every_option_of_every_group_composes(group, option):
+    path = [f"{group}.path=x"] if option in FROM_OUTSIDE.get(group, []) else []
+    asked, _ = compose.settings([f"{group}={option}", *path])
+    assert hasattr(asked, group)
+
+
+def test_the_default_is_one_private_run():
+    asked, _ = compose.settings([])
+    assert (asked.strategy.name, asked.privacy.epsilon) == ("user_wise", 8.0)
+    assert not asked.privacy.reproducible
+    assert not asked.track.simulation_only
+
+
+def test_a_noise_multiplier_takes_the_place_of_the_default_target():
+    asked, _ = compose.settings(["privacy.noise_multiplier=2.5"])
+    assert (asked.privacy.epsilon, asked.privacy.noise_multiplier) == (None, 2.5)
+
+
+def test_non_private_has_neither():
+    asked, _ = compose.settings(["strategy=non_private"])
+    assert (asked.privacy.epsilon, asked.privacy.noise_multiplier) == (None, None)
+
+
+def test_two_runs_get_two_folders():
+    folders = {compose.settings([])[0].output for _ in range(3)}
+    assert len(folders) == 3
+
+
+def test_a_stored_configuration_comes_back_as_it_was(tmp_path):
+    """Round trip through config.yaml, every group changed."""
+    overrides = ["strategy=group_privacy", "privacy.epsilon=2", "optimizer=sgd", "model.lora.r=3"]
+    asked, config = compose.settings(overrides)
+    OmegaConf.save(OmegaConf.create(dict(parsing.resolved(config))), tmp_path / "config.yaml")
+    again, _ = compose.settings([f"resume={tmp_path}"])
+    assert again.resume == str(tmp_path)
+    assert {**vars(again), "resume": None} == vars(asked)
+    assert again.folder == tmp_path
+    changed, _ = compose.settings([f"resume={tmp_path}", "engine.max_tokens=512"])
+    assert changed.engine.max_tokens == 512
+    assert changed.privacy == asked.privacy
+
+
+@pytest.mark.parametrize("item", ["rounds", "rounds=[", "=3", "a b=1"])
+def test_what_is_no_override_is_named(item):
+    with pytest.raises(ConfigurationError) as caught:
+        compose.settings(["cohort=5", item])
+    assert str(caught.value).startswith(f"{item}: does not read as name=value")
+
+
+def test_jobs_are_the_product_of_the_choices():
+    jobs = compose._jobs(["a=1,2", "b=x,y", "c=3", "hydra.sweep.dir=z"])
+    assert jobs == [[f"a={a}", f"b={b}", "c=3"] for a in "12" for b in "xy"]

@@ -1,0 +1,122 @@
+"""A sweep: one folder a job, no job knows of another, one offline wandb run each."""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_world
+from test_end_to_end import adapter, stated
+from wandb.proto import wandb_internal_pb2
+
+from sim import cli
+
+SWEEP = ["strategy=user_wise,group_privacy", "privacy.epsilon=1,8", "strategy.records_per_user=2"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("USERDP_CACHE", str(small_world.folder() / "cache"))
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    return tmp_path
+
+
+def swept(*overrides: str) -> list[Path]:
+    assert cli.main(["run", "-m", *small_world.overrides(*overrides)]) == 0
+    return sorted(path.parent for path in Path().rglob("ledger.jsonl"))
+
+
+def test_every_job_has_its_own_folder_and_claim(capsys, elsewhere):
+    folders = swept(*SWEEP)
+    assert [folder.name for folder in folders] == ["0", "1", "2", "3"]
+    claims = [(stated(folder)["strategy"], stated(folder)["epsilon"]) for folder in folders]
+    for (strategy, epsilon), (asked, target) in zip(
+        claims, [(s, e) for s in ("user_wise", "group_privacy") for e in (1, 8)], strict=True
+    ):
+        assert strategy == asked
+        assert 0.98 * target < epsilon <= target
+    assert {path.name for path in elsewhere.iterdir()} == {"multirun"}
+    assert "run folder" in capsys.readouterr().out
+    assert all(stated(folder)["sweep"] for folder in folders)
+    for folder in folders:
+        assert cli.main(["verify", str(folder)]) == 0
+
+
+def test_a_job_of_a_sweep_is_the_run_alone():
+    """Whatever ran before it in the process: the same reproducible adapter."""
+    fixed = ["privacy.reproducible=true", "rounds=2"]
+    jobs = swept(*fixed, "cohort=4,6", "output=together")
+    alone = ["run", *small_world.overrides(*fixed, "cohort=6", "output=alone")]
+    assert cli.main(alone) == 0
+    np.testing.assert_allclose(adapter(jobs[1]), adapter(Path("alone")), atol=1e-6)
+    assert not np.allclose(adapter(jobs[0]), adapter(jobs[1]))
+
+
+def test_output_is_the_folder_of_the_sweep(capsys):
+    folders = swept("cohort=4,6", "output=mine")
+    assert folders == [Path("mine/0"), Path("mine/1")]
+    capsys.readouterr()
+    assert cli.main(["run", "-m", *small_world.overrides("cohort=4,6", "output=mine")]) == 2
+    assert "holds runs already" in capsys.readouterr().err
+
+
+def test_each_job_is_one_offline_wandb_run(capsys):
+    folders = swept("cohort=4,6", "track=wandb", "output=mine")
+    for number, folder in enumerate(folders):
+        [run] = folder.rglob("run-*.wandb")
+        record = _complete(run)
+        assert record["run"].run_group == "mine"
+        assert record["run"].display_name == str(number)
+        config = {item.key: json.loads(item.value_json) for item in record["run"].config.update}
+        assert config["cohort"] == [4, 6][number]
+        assert {"adapter", "privacy_statement"} <= record["artifacts"]
+    err = capsys.readouterr().err
+    assert all(line.startswith("round ") for line in err.splitlines()), err
+
+
+def _complete(path: Path) -> dict:
+    """The file's content once wandb's service, which writes behind our back, has ended it."""
+    deadline = time.monotonic() + 20
+    while not (found := _content(path))["ended"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+def _content(path: Path) -> dict:
+    """The run and the names of the artifacts in an offline wandb file."""
+    found: dict = {"artifacts": set(), "ended": False}
+    for content in _records(path.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(content)
+        match record.WhichOneof("record_type"):
+            case "run":
+                found["run"] = record.run
+            case "exit":
+                found["ended"] = True
+            case "artifact":
+                found["artifacts"].add(record.artifact.name)
+            case "request":
+                found["artifacts"].add(record.request.log_artifact.artifact.name)
+    return found
+
+
+def _records(content: bytes) -> Iterator[bytes]:
+    """LevelDB's log after 7 bytes: blocks of 32 KiB, chunks of crc, length, kind and bytes."""
+    whole, middle, place = b"", (2, 3), 7
+    while place + 7 <= len(content):
+        if 32768 - place % 32768 < 7:
+            place += 32768 - place % 32768
+            continue
+        length, kind = struct.unpack_from("<xxxxHB", content, place)
+        whole += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind not in middle:
+            yield whole
+            whole = b""

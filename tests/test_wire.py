@@ -1,0 +1,140 @@
+"""Messages: what is written is read back, and a reply says nothing of a single user."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import tiny
+from flwr.app import Error, Message
+from flwr.clientapp import ClientApp
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.group_privacy import GroupPrivacy
+from server.user_wise import UserWise
+from sim import metrics, wire
+from sim.grid import InProcessGrid
+from sim.wire import Assignment, Layout, NodeSum
+
+LAYOUT = Layout.of({"b.lora_A": (2, 3), "a.lora_B": (4, 2), "c": (1,)})
+USER = UserWise(users=9, cohort=3, records_per_user=2, clip_norm=0.5, noise_multiplier=1.0)
+SHAPES = st.dictionaries(
+    st.text(min_size=1, max_size=4),
+    st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple),
+    min_size=1,
+    max_size=5,
+)
+
+
+@pytest.fixture(autouse=True)
+def _server():
+    """A message's sender is the process that made a grid."""
+    InProcessGrid(ClientApp(), 1)
+
+
+def message(contract=None, assignment=None):
+    vector = np.arange(LAYOUT.size, dtype=np.float32)
+    return wire.train_message(
+        5,
+        LAYOUT.to_arrays(vector),
+        contract or tiny.contract(USER),
+        assignment or tiny.everyone(3),
+    )
+
+
+@given(SHAPES, st.sampled_from([np.float32, np.float64]))
+def test_a_vector_survives_its_names(shapes, dtype):
+    layout = Layout.of(shapes)
+    vector = np.random.default_rng(0).standard_normal(layout.size).astype(dtype)
+    back = layout.to_vector(layout.to_arrays(vector))
+    np.testing.assert_array_equal(back, vector)
+    assert back.dtype == dtype
+    assert {name: t.shape for name, t in layout.named(vector).items()} == shapes
+
+
+def test_names_may_arrive_in_another_order():
+    vector = np.arange(float(LAYOUT.size))
+    arrays = LAYOUT.to_arrays(vector)
+    turned = type(arrays)(dict(reversed(list(arrays.items()))))
+    np.testing.assert_array_equal(LAYOUT.to_vector(turned), vector)
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {"b.lora_A": (3, 2), "a.lora_B": (4, 2), "c": (1,)},
+        {"b.lora_A": (2, 3), "a.lora_B": (4, 2)},
+        {"b.lora_A": (2, 3), "a.lora_B": (4, 2), "d": (1,)},
+    ],
+    ids=["shape", "missing", "name"],
+)
+def test_another_adapters_arrays_are_refused(shapes):
+    other = Layout.of(shapes)
+    with pytest.raises(ValueError, match="not those of this adapter"):
+        LAYOUT.to_vector(other.to_arrays(np.zeros(other.size)))
+    assert other.digest != LAYOUT.digest
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        Assignment(np.array([1, 4]), np.empty(0, np.int64)),
+        Assignment(np.array([1, 1, 4]), np.array([0, 2, 1])),
+    ],
+    ids=["users", "slots"],
+)
+@pytest.mark.parametrize("changes", [{}, {"clip_norm": math.inf, "unit": "record_slot"}])
+def test_a_train_message_is_read_as_it_was_written(assignment, changes):
+    contract = tiny.contract(USER, round=3, **changes)
+    sent = message(contract, assignment)
+    arrays, read, asked = wire.read_train(sent)
+    assert read == contract
+    np.testing.assert_array_equal(asked.users, assignment.users)
+    np.testing.assert_array_equal(asked.slots, assignment.slots)
+    assert asked.users.dtype == asked.slots.dtype == np.int64
+    np.testing.assert_array_equal(LAYOUT.to_vector(arrays), np.arange(LAYOUT.size))
+    assert (sent.metadata.dst_node_id, sent.metadata.group_id) == (5, "3")
+
+
+def test_a_reply_is_read_as_it_was_written_in_full_precision():
+    total = np.random.default_rng(0).standard_normal(LAYOUT.size)
+    reply = wire.train_reply(message(), LAYOUT, NodeSum(total, {"cohort_size": 3.0}))
+    read = wire.read_reply(reply, LAYOUT)
+    np.testing.assert_array_equal(read.total, total)
+    assert read.total.dtype == np.float64
+    assert read.simulation_only == {"cohort_size": 3.0}
+
+
+@pytest.mark.parametrize("users", [1, 6])
+@pytest.mark.parametrize("kind", [UserWise, GroupPrivacy])
+def test_a_reply_holds_one_sum_and_declared_figures_even_from_a_node_of_one_user(
+    users, kind, tmp_path
+):
+    mechanism = kind(users=6, cohort=3, records_per_user=2, clip_norm=0.5, noise_multiplier=1.0)
+    replies = []
+    run = tiny.federation(
+        tmp_path,
+        mechanism,
+        tiny.people(6),
+        cohort=tiny.everyone(users, 2 if kind is GroupPrivacy else None),
+        train=lambda host, asked: replies.append(host.train(asked)) or replies[-1],
+    )
+    run.run()
+    [reply] = replies
+    content = reply.content
+    assert set(content) == {"clipped_sum", "simulation_only"}
+    size = run.host.model.layout.size
+    assert sum(a.numpy().size for a in content["clipped_sum"].values()) == size
+    sums = {"clipped_units", "update_norms", "train_losses"}  # of what the server averages
+    known = {k for k, kind in metrics.KINDS.items() if kind is metrics.Kind.SIMULATION_ONLY}
+    assert set(content["simulation_only"]) <= known | sums
+    assert all(isinstance(v, int | float) for v in content["simulation_only"].values())
+
+
+def test_an_error_reply_holds_no_sum():
+    reply = Message(Error(3, "ValueError"), reply_to=message())
+    assert reply.has_error()
+    with pytest.raises(ValueError, match="content"):
+        wire.read_reply(reply, LAYOUT)
