@@ -134,8 +134,13 @@ def _score(folder: Path, config: Mapping[str, Any]) -> float | None:
             )
     if not (folder / "privacy_statement.json").is_file():
         return None
+    return _summary(folder).get("summary/heldout_perplexity")
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    """The last line of a run's metrics."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return json.loads(lines[-1]).get("summary/heldout_perplexity") if lines else None
+    return json.loads(lines[-1]) if lines else {}
 
 
 def _print_jobs(setup: Setup, first: Sequence[Job]) -> None:
@@ -153,9 +158,12 @@ def _print_jobs(setup: Setup, first: Sequence[Job]) -> None:
 
 def _report(setup: Setup, cells: Sequence[Cell], jobs: Sequence[Job]) -> None:
     """Print the table and write table.md, table.csv and results.json."""
-    told = "\n".join(
-        [ranking.markdown(cells), "", *ranking.differences(cells), "", *_notes(setup, jobs)]
+    parts = (
+        ranking.markdown(cells),
+        "\n".join(ranking.differences(cells)),
+        "\n".join(_notes(setup, jobs)),
     )
+    told = "\n\n".join(part for part in parts if part)
     setup.folder.mkdir(parents=True, exist_ok=True)
     (setup.folder / "table.md").write_text(told + "\n")
     (setup.folder / "table.csv").write_text(ranking.comma_separated(cells))
@@ -174,14 +182,16 @@ def _report(setup: Setup, cells: Sequence[Cell], jobs: Sequence[Job]) -> None:
 def _notes(setup: Setup, jobs: Sequence[Job]) -> list[str]:
     settings, _ = setup.settings(jobs[0])
     together = _epsilon_of_all(setup, jobs)
+    before = _summary(settings.folder)["summary/heldout_perplexity_before"]
     every = "no finite epsilon" if together is None else f"epsilon {together:.3g}"
     return [
-        f"{settings.rounds} rounds, cohort {settings.cohort:g}, k = "
-        f"{settings.strategy.records_per_user}: equal expected gradients a round. "
-        f"Seeds {', '.join(map(str, setup.asked.seeds))} change selection and initialisation; "
+        f"Rounds: {settings.rounds}. Cohort: {settings.cohort:g}. k: "
+        f"{settings.strategy.records_per_user}. Equal expected gradients a round. "
+        f"Held-out perplexity of the base model: {before:.2f}.",
+        f"Seeds ({', '.join(map(str, setup.asked.seeds))}) change selection and initialisation; "
         "coins and noise are fresh in every run; the held-out users are the same.",
         "Real gradients a round come from private record counts, without noise (simulation_only).",
-        f"Every epsilon covers its run alone. All {len(jobs)} runs together have {every}.",
+        f"Every epsilon covers its run alone. Together, the runs ({len(jobs)}) have {every}.",
     ]
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 from server import accounting
 from server.mechanism import Mechanism
-from sim import mechanisms
+from sim import mechanisms, steering
 from sim.errors import ConfigurationError
 from sim.settings import Settings
+from sim.steering import Steering
 
 ACCOUNTANTS = ("pld", "prv", "rdp")
 _calibrate = functools.lru_cache(maxsize=256)(accounting.calibrate)  # a sweep checks, then runs
@@ -32,7 +33,8 @@ class Plan:
     accountant: str
     group_bound: str
     epsilon: accounting.Epsilon  # of all the rounds; infinite where nothing is noised
-    target: float | None  # the epsilon that was asked for, if one was
+    target: float | None  # the epsilon that the claim must meet, if one must
+    steering: Steering | None = None  # where an estimate found the noise
 
     @property
     def options(self) -> Options:
@@ -53,7 +55,9 @@ def made(settings: Settings, users: int, delta: float) -> Plan:
     """As ``make``, at a delta that was checked before."""
     privacy = settings.privacy
     build = mechanisms.builder(settings, users)
-    options = {"accountant": privacy.accountant, "group_bound": privacy.group_bound}
+    steered = privacy.accountant == "edgeworth"
+    accountant = "pld" if steered else privacy.accountant  # an estimate is never the claim
+    options = {"accountant": accountant, "group_bound": privacy.group_bound}
     z = privacy.noise_multiplier
     if build(1.0).private:
         z = z or _calibrated(build(1.0).event(), settings, delta, options)
@@ -67,7 +71,8 @@ def made(settings: Settings, users: int, delta: float) -> Plan:
         rounds=settings.rounds,
         delta=delta,
         epsilon=spent,
-        target=privacy.epsilon,
+        target=None if steered else privacy.epsilon,
+        steering=steering.of(mechanism.event(), settings, delta) if steered else None,
         **options,
     )
 
@@ -120,6 +125,7 @@ def described(
         "epsilon": {"lower": finite(plan.epsilon.lower), "upper": finite(plan.epsilon.upper)},
         "accountants": _by_accountant(plan, accountants) if mechanism.private else {},
         "noise_std_on_mean": mechanism.noise_std / expected,
+        **({"steering": vars(plan.steering)} if plan.steering else {}),
         **_cap_cost(plan),
     }
 
@@ -194,7 +200,10 @@ def _calibrated(
     if target is None:  # Settings allows neither only for strategy=non_private
         raise ConfigurationError("privacy.epsilon=None: give a target or a noise multiplier.")
     try:
-        z = _calibrate(event, settings.rounds, target, delta, **options)
+        if settings.privacy.accountant == "edgeworth":
+            z = steering.noise_multiplier(event, settings, target, delta)
+        else:
+            z = _calibrate(event, settings.rounds, target, delta, **options)
     except (ValueError, OverflowError) as error:
         raise ConfigurationError(f"privacy.epsilon={target:g}: {error}") from None
     scale = 10.0 ** (_DIGITS - 1 - math.floor(math.log10(z)))

@@ -16,6 +16,7 @@ from typing import Any
 from server import wording
 from server.mechanism import Mechanism
 from sim.planning import Plan
+from sim.steering import Steering
 
 _DIGITS = 4  # of a printed figure
 
@@ -91,7 +92,14 @@ def claim(plan: Plan, reproducible: bool) -> str:
     text += f"at delta = {upper(plan.delta)}, {plan.accountant}"
     if plan.mechanism.group_size > 1:
         text += f", {plan.group_bound}"
+    if plan.steering is not None:
+        text += f"; {_estimate(plan.steering)}"
     return f"NOT PRIVATE (privacy.reproducible=true); would be {text}" if reproducible else text
+
+
+def _estimate(steering: Steering) -> str:
+    asked = "" if steering.target is None else f" for the target {steering.target:g}"
+    return f"the Edgeworth estimate{asked} is {steering.epsilon:.{_DIGITS}g}, no bound"
 
 
 def upper(value: float | None) -> str:

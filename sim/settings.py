@@ -129,11 +129,16 @@ class Privacy(_Closed):
     epsilon: Number | None
     noise_multiplier: Number | None
     delta: Number | None
-    accountant: Literal["pld", "prv", "rdp"]
+    accountant: Literal["pld", "prv", "rdp", "edgeworth"]
+    edgeworth_order: Literal[1, 2, 3]
     group_bound: Literal["mixture", "lemma"]
     reproducible: bool
 
     def __post_init__(self) -> None:
+        if self.accountant == "edgeworth" and self.group_bound == "lemma":
+            raise ConfigurationError(
+                "privacy.group_bound=lemma: accountant=edgeworth estimates the mixture; take mixture."
+            )
         for name in ("users", "epsilon", "noise_multiplier", "delta"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):

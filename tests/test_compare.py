@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import small_world
 
-from analysis import comparison, ranking
+from analysis import compare, comparison, ranking
 from analysis.ranking import Cell
+from server import ledger
 from sim import cli, compose, splits, world
 
 SMALL = ["compare.selections=[random,longest]", "compare.seeds=[1,2]", "compare.epsilons=[3,8]"]
@@ -54,7 +55,7 @@ def test_the_csv_holds_every_seed():
 
 
 def test_neighbours_of_one_epsilon_are_told_apart_by_the_larger_range():
-    """.1 against ranges .2 and 2; 2 against ranges 2 and 2 does not exceed; no line between 3 and 8."""
+    """.1 against .2 and 2; 2 against 2 and 2 does not exceed it; no line from epsilon 3 to 8."""
     lines = ranking.differences(CELLS)
     assert len(lines) == 2
     assert "by 0.10, larger range 2.00: within the range" in lines[0]
@@ -137,32 +138,39 @@ def real_records(k: int) -> tuple[int, int]:
 
 
 def test_a_small_comparison_from_one_command_and_again(capsys, elsewhere):
-    arguments = [*SMALL, "compare.resample=[true,false]", "output=out"]
+    arguments = [*SMALL, "output=out"]
     assert compared(*arguments) == 0
     out, err = capsys.readouterr()
     table = [line for line in out.splitlines() if line.startswith("|")][2:]
-    assert len(table) == 6 + 2
+    assert len(table) == 4 + 2
     assert sum("| 8 |" in line for line in table) == 2
     assert out == (elsewhere / "out/table.md").read_text()
     results = json.loads((elsewhere / "out/results.json").read_text())
-    assert len(results["runs"]) == 12 + 4
-    _check_gradients(results["cells"])
+    assert len(results["runs"]) == 8 + 4
     _check_runs(elsewhere / "out", results)
     ledgers = {path: path.read_bytes() for path in elsewhere.rglob("ledger.jsonl")}
     assert compared(*arguments) == 0
     again, err = capsys.readouterr()
     assert again == out
-    assert err.count("(was there)") == 16
+    assert err.count("(was there)") == 12
     assert {path: path.read_bytes() for path in elsewhere.rglob("ledger.jsonl")} == ledgers
 
 
-def _check_gradients(cells: list[dict]) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "resample"),
+    [("user_wise", None), ("group_privacy", True), ("group_privacy", False)],
+)
+@pytest.mark.parametrize("selection", ["random", "shortest"])
+def test_real_gradients_are_counted_records(elsewhere, strategy, resample, selection):
+    """q times the slots that hold a record: all of them only where missing ones are refilled."""
+    setup = comparison.setup([*small_world.overrides(), "strategy.records_per_user=3"])
+    job = comparison.Job(
+        strategy=strategy, resample=resample, selection=selection, epsilon=3.0, seed=1
+    )
     users, capped = real_records(k=3)
-    rate = 6 / users
-    for entry in cells:
-        full = entry["strategy"] == "group_privacy"
-        wanted = rate * (3 * users if full else capped)
-        assert entry["gradients"] == pytest.approx(wanted), entry
+    settings, _ = setup.settings(job)
+    told = compare.gradients_a_round(settings, world.build(settings))
+    assert told == pytest.approx(6 / users * (3 * users if resample else capped))
 
 
 def _check_runs(folder: Path, results: dict) -> None:
@@ -181,11 +189,10 @@ def test_an_interrupted_run_is_resumed_and_a_changed_one_refused(capsys, elsewhe
     arguments = [*one, "compare.epsilons=[3]", "output=out"]
     assert compared(*arguments) == 0
     folder = elsewhere / "out/user_wise-longest-eps3-seed1"
-    before = (folder / "ledger.jsonl").read_bytes()
     (folder / "privacy_statement.json").unlink()  # as if it had been stopped just before
     assert compared(*arguments) == 0
     assert (folder / "privacy_statement.json").exists()
-    assert (folder / "ledger.jsonl").read_bytes() == before  # no round was spent twice
+    assert ledger.verify(folder / "ledger.jsonl").rounds == 1  # spent once
     capsys.readouterr()
     assert compared(*arguments, "cohort=5") == 2
     assert "another cohort" in capsys.readouterr().err

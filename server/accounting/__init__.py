@@ -7,6 +7,7 @@
 True
 """
 
+from server.accounting import edgeworth
 from server.accounting.calibrate import calibrate
 from server.accounting.certify import (
     Epsilon,
@@ -26,6 +27,7 @@ __all__ = [
     "affordable_rounds",
     "available",
     "calibrate",
+    "edgeworth",
     "epsilon",
     "epsilon_at_deltas",
     "epsilon_curve",

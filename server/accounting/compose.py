@@ -214,9 +214,8 @@ class DeltaCurve:
         if not len(reached):
             return 0.0
         place = int(reached[-1])
-        within = min(
-            self.crossing(place, delta), self.values[place] + self.values[1] - self.values[0]
-        )
+        following = self.values[min(place + 1, len(self.values) - 1)]
+        within = min(self.crossing(place, delta), float(following))
         return max(0.0, float(self.values[place]), within)
 
     def first_at_most(self, delta: float) -> float:

@@ -1,0 +1,42 @@
+"""Noise by an estimate, claim by the certificate: what ``privacy.accountant=edgeworth`` means.
+
+The target steers the search only; budget, ledger, statement and claim know the certified value alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from server.accounting import RoundEvent, edgeworth
+from sim.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steering:
+    """What the Edgeworth accountant says of the noise that is used; an estimate, no bound."""
+
+    accountant: str
+    order: int
+    target: float | None
+    epsilon: float
+
+
+def noise_multiplier(event: RoundEvent, settings: Settings, target: float, delta: float) -> float:
+    """The noise at which the estimate meets the target.
+
+    Raises:
+        ValueError: the event is not one the estimate knows, or no noise meets the target.
+    """
+    order = settings.privacy.edgeworth_order
+    return edgeworth.calibrate(event, settings.rounds, target, delta, order=order)
+
+
+def of(event: RoundEvent, settings: Settings, delta: float) -> Steering:
+    """The estimate at the event's own noise."""
+    order = settings.privacy.edgeworth_order
+    return Steering(
+        accountant="edgeworth",
+        order=order,
+        target=settings.privacy.epsilon,
+        epsilon=edgeworth.estimate([(event, settings.rounds)], delta, order=order),
+    )
