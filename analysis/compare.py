@@ -144,16 +144,21 @@ def _summary(folder: Path) -> dict[str, Any]:
 
 
 def _print_jobs(setup: Setup, first: Sequence[Job]) -> None:
-    asked, minutes = setup.asked, 0.0
-    for job in first:
+    """Names and real gradients of one seed's runs, and how long all of them train."""
+    asked, minutes = setup.asked, {}
+    for job in [job for job in first if job.seed == asked.seeds[0]]:
         settings, _ = setup.settings(job)
         here = setup.load(settings.data, settings.model, settings.seed, settings.device)
-        minutes += estimate.minutes(settings, prepare.plan(settings, here), here.model) or 0.0
+        if (
+            job.label not in minutes
+        ):  # every record counts at full length: selections take equally long
+            plan = prepare.plan(settings, here)
+            minutes[job.label] = estimate.minutes(settings, plan, here.model) or 0.0
         print(f"{job.name}: {gradients_a_round(settings, here):.1f} real gradients a round")
     later = len(asked.strategies) * len(asked.seeds) * (len(asked.epsilons) - 1)
-    minutes *= 1 + later / len(first)
-    print(f"{len(first)} runs, then {later} of the best selections at the other epsilons")
-    print(f"training: at most about {minutes:.0f} minutes; scoring comes on top")
+    total = (len(first) + later) * sum(minutes.values()) / len(minutes)
+    print(f"{len(first)} runs with all seeds, then {later} of the best selections")
+    print(f"training: at most about {total:.0f} minutes; scoring comes on top")
 
 
 def _report(setup: Setup, cells: Sequence[Cell], jobs: Sequence[Job]) -> None:
@@ -183,7 +188,7 @@ def _notes(setup: Setup, jobs: Sequence[Job]) -> list[str]:
     settings, _ = setup.settings(jobs[0])
     together = _epsilon_of_all(setup, jobs)
     before = _summary(settings.folder)["summary/heldout_perplexity_before"]
-    every = "no finite epsilon" if together is None else f"epsilon {together:.3g}"
+    every = "no certified epsilon" if together is None else f"epsilon {together:.3g}"
     return [
         f"Rounds: {settings.rounds}. Cohort: {settings.cohort:g}. k: "
         f"{settings.strategy.records_per_user}. Equal expected gradients a round. "

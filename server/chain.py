@@ -113,6 +113,7 @@ class Chain:
 
     mechanism: dict[str, Any] = field(default_factory=dict)  # the header's
     created: str = ""
+    codes: list[str] = field(default_factory=list)  # hashes of the code that wrote, in order
     hashes: list[str] = field(default_factory=list)
     last_round: int = 0
     done: dict[int, bool] = field(default_factory=dict)  # every intended round -> is it stored
@@ -167,6 +168,8 @@ class Chain:
 
     def add(self, entry: Entry) -> None:
         """Count an entry that ``check`` let pass."""
+        if entry.get("code", "") not in ("", *self.codes):
+            self.codes.append(entry["code"])
         match entry["kind"]:
             case "header":
                 self.mechanism, self.created = entry["mechanism"], entry["created"]

@@ -4,14 +4,6 @@ A round is spent as soon as its intent is on disk, whether or not a release foll
 ``intend`` (returns after fsync), release, store, ``done``; a crash between any two of them leaves
 an account that is at least what was released. Lines hold the public mechanism only: no user, no
 realised cohort, no seed, and no time of a round (its length depends on who took part).
-
->>> import pathlib, tempfile
->>> path = pathlib.Path(tempfile.mkdtemp()) / "ledger.jsonl"
->>> with Ledger.create(path, {"clip_norm": 0.5}) as ledger:
-...     update = Query(name="update", sensitivity=0.5, noise_std=1.0)
-...     ledger.intend(1, {"noise_multiplier": 2.0, "sampling_rate": 0.1}, [update])
-...     ledger.spent()
-[({'noise_multiplier': 2.0, 'sampling_rate': 0.1}, 1)]
 """
 
 from __future__ import annotations
@@ -41,6 +33,7 @@ class Account:
 
     header: dict[str, Any]  # the mechanism the run was started with
     created: str  # UTC, ISO 8601
+    codes: tuple[str, ...]  # hashes of the code that started and resumed the run
     spent: Spent  # every intent, released or not
     rounds: int  # intents
     unfinished: tuple[int, ...]  # rounds intended and not known to be stored; they count
@@ -62,6 +55,7 @@ def verify(path: Path) -> Account:
     return Account(
         header=links.mechanism,
         created=links.created,
+        codes=tuple(links.codes),
         spent=links.composition(),
         rounds=len(links.done),
         unfinished=tuple(number for number, done in links.done.items() if not done),
@@ -77,10 +71,10 @@ class Ledger:
         self._path, self._file, self._links = path, file, links
 
     @classmethod
-    def create(cls, path: Path, header: Mapping[str, Any]) -> Self:
+    def create(cls, path: Path, header: Mapping[str, Any], *, code: str = "") -> Self:
         """Start a ledger whose header is the whole mechanism, as plain values.
 
-        Where the header has an ``event``, every round must record that very event.
+        Where the header has an ``event``, every round must record it. ``code`` is a hash of the code.
 
         Raises:
             LedgerError: a file of that name exists.
@@ -90,6 +84,7 @@ class Ledger:
             "kind": "header",
             "format": chain.FORMAT,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "code": code,
             "mechanism": chain.plain(header, "header"),
         }
         ledger = cls(path, _open(path, "xb"), chain.Chain())
@@ -100,9 +95,9 @@ class Ledger:
 
     @classmethod
     def resume(
-        cls, path: Path, header: Mapping[str, Any], expected_head: str | None = None
+        cls, path: Path, header: Mapping[str, Any], expected_head: str | None = None, code: str = ""
     ) -> Self:
-        """Go on with a ledger; every intent in it stays spent.
+        """Go on with a ledger; every intent in it stays spent. Other ``code`` is noted.
 
         Args:
             expected_head: the head that the run's checkpoint stored. It must occur in the chain:
@@ -112,11 +107,10 @@ class Ledger:
             ConfigurationError: ``header`` differs from the ledger's; names fields and both values.
             LedgerError: the file is missing, in use, damaged, or without ``expected_head``.
         """
-        asked = chain.plain(header, "header")
         ledger = cls(path, _open(path, "r+b"), chain.Chain())
         try:
             ledger._lock()
-            ledger._load(asked, expected_head)
+            ledger._load(chain.plain(header, "header"), expected_head, code)
         except BaseException:
             ledger.close()
             raise
@@ -150,6 +144,11 @@ class Ledger:
         return self._links.head
 
     @property
+    def codes(self) -> tuple[str, ...]:
+        """Hashes of the code that started and resumed the run."""
+        return tuple(self._links.codes)
+
+    @property
     def rounds_intended(self) -> int:
         return len(self._links.done)
 
@@ -181,7 +180,7 @@ class Ledger:
         except BlockingIOError as error:
             raise LedgerError(f"{self._path} is in use: another process runs this run.") from error
 
-    def _load(self, asked: dict[str, Any], expected_head: str | None) -> None:
+    def _load(self, asked: dict[str, Any], expected_head: str | None, code: str) -> None:
         content = self._file.read()
         self._links, tail = _read(self._path, content)
         differences = chain.differences(self._links.mechanism, asked)
@@ -197,7 +196,7 @@ class Ledger:
             )
         self._file.truncate(len(content) - len(tail))
         self._file.seek(0, os.SEEK_END)
-        self._append({"kind": "note", "text": "resumed", "torn_bytes": len(tail)})
+        self._append({"kind": "note", "text": "resumed", "torn_bytes": len(tail), "code": code})
 
     def _append(self, body: Mapping[str, Any]) -> None:
         """Check, write, sync, and only then count; after a failed write the ledger is closed."""

@@ -24,7 +24,7 @@ HEADER_FIELDS = (
     *("strategy", "clipped_unit", "adjacency", "declared_users", "users_counted", "delta"),
     *("event", "clip_norm", "adaptive_clip", "denominator", "sampling_scheme", "cohort_cap"),
     *("records_per_user", "resample", "records_bounded", "chunks_cross_records", "local_steps"),
-    *("selection", "group_bound", "seeds_policy", "drop_failed_nodes", "code_hash"),
+    *("selection", "group_bound", "seeds_policy", "drop_failed_nodes"),
 )
 
 
@@ -55,6 +55,7 @@ def build(
     claim: Claim,
     *,
     ledger_hash: str,
+    codes: Sequence[str],
     simulation_only: bool = False,
     released: Sequence[str] = schema.RELEASED,
     sweep: Mapping[str, Any] | None = None,
@@ -66,6 +67,7 @@ def build(
             where noise was scaled for a cohort that was not run.
         spent: the ledger's composition; the number of rounds is taken from here.
         claim: the account of that same composition.
+        codes: hashes of the code that started the run, and of that which resumed it if it changed.
 
     Raises:
         ValueError: the header lacks a field, rounds of another event were spent, or the figures
@@ -94,6 +96,7 @@ def build(
             *schema.NOT_COVERED,
             *([schema.SIMULATION_ONLY] if simulation_only else []),
         ],
+        "code_hash": ", then ".join(codes),
         "ledger_hash": ledger_hash,
         "sweep": dict(sweep) if sweep is not None else None,
         **_figures(claim),

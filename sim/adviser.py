@@ -39,7 +39,8 @@ class Alternative:
         """Noise std on the mean per unit of the clip norm; infinite where there is no plan."""
         if self.plan is None:
             return float("inf")
-        return self.plan.mechanism.noise_multiplier / self.plan.mechanism.expected_units
+        mechanism = self.plan.mechanism
+        return mechanism.noise_std / mechanism.clip_norm / mechanism.expected_units
 
 
 def advice(plan: Plan, settings: Settings, *, alternatives: bool) -> dict[str, Any]:
@@ -88,6 +89,10 @@ def mean_of_capped(quantiles: Sequence[float], k: int) -> float:
 
 def tuned(plan: Plan, runs: int) -> dict[str, Any]:
     """What choosing the best of ``runs`` runs of a plan costs, for ``userdp plan --json``."""
+    if not plan.mechanism.private:
+        raise ConfigurationError(
+            f"plan.tuning_runs={runs}: strategy=non_private has no epsilon to add up."
+        )
     event = plan.mechanism.event()
     try:
         spent = tuning.composed(event, plan.rounds, runs, plan.delta, **plan.options)
@@ -152,6 +157,11 @@ def _users(settings: Settings) -> int:
         raise ConfigurationError(
             f"privacy.noise_multiplier={privacy.noise_multiplier}: --all compares at one budget; "
             "give privacy.epsilon instead, and a private strategy."
+        )
+    if privacy.accountant == "edgeworth":
+        raise ConfigurationError(
+            "privacy.accountant=edgeworth: --all compares at a budget that is met for certain; "
+            "take pld."
         )
     return users
 

@@ -12,9 +12,14 @@ from server.mechanism import Mechanism
 from sim.planning import Plan
 from sim.settings import Settings
 
-PACKAGES = ("sim", "clients", "server")
+_PACKAGES = ("sim", "clients", "server")
 _LIBRARIES = {"prv": "opacus", "rdp": "dp-accounting"}
 _LEAST_DELTA = 1e-11  # below, double precision certifies nothing
+
+
+def code() -> str:
+    """Hash of the code that runs; a resumed run may go on with a mended one, and says so."""
+    return statement.code_hash(_PACKAGES)
 
 
 def header(settings: Settings, plan: Plan, *, layout: str, base: str) -> dict[str, Any]:
@@ -58,7 +63,6 @@ def header(settings: Settings, plan: Plan, *, layout: str, base: str) -> dict[st
         "drop_failed_nodes": settings.runtime.drop_failed_nodes,
         "base_model": base,
         "adapter_layout": layout,
-        "code_hash": statement.code_hash(PACKAGES),
     }
 
 

@@ -75,6 +75,7 @@ def _statement(ready: Prepared, ledger: Ledger) -> Mapping[str, Any]:
         ledger.spent(),
         header.claim(ready.facts, ledger.spent()),
         ledger_hash=ledger.head,
+        codes=ledger.codes,
         simulation_only=ready.settings.track.simulation_only,
         sweep={"folder": sweep} if sweep else None,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from types import TracebackType
 from typing import Self, TextIO
@@ -65,5 +66,10 @@ def _bar(stream: TextIO) -> rich.progress.Progress:
 
 
 def _figures(epsilon: float | None, perplexity: float | None) -> str:
-    shown = [] if epsilon is None else [f"epsilon {epsilon:.3g}"]
+    shown = [] if epsilon is None else [f"epsilon {_up(epsilon)}"]
     return "  ".join(shown if perplexity is None else [*shown, f"perplexity {perplexity:.4g}"])
+
+
+def _up(epsilon: float) -> str:
+    """Two decimals, never below the value: it is an upper one."""
+    return f"{math.ceil(epsilon * 100) / 100:.2f}" if math.isfinite(epsilon) else "infinite"

@@ -22,7 +22,7 @@ from server.checkpoint import Checkpoint
 from server.ledger import Ledger, LedgerError
 from server.mechanism import Mechanism
 from server.strategy import Budget, BudgetSpentError, NodeFailedError, PrivateStrategy
-from sim import estimate, outcome, prepare, rng, screen, terms, track, world
+from sim import estimate, header, outcome, prepare, rng, screen, terms, track, world
 from sim.errors import ConfigurationError, StoppedError
 from sim.grid import InProcessGrid
 from sim.outcome import Result
@@ -148,7 +148,7 @@ def _open_ledger(ready: Prepared, config: Mapping[str, Any]) -> Ledger:
         if settings.resume is not None:
             return _resumed(ready, path)
         settings.folder.mkdir(parents=True, exist_ok=True)
-        ledger = Ledger.create(path, ready.facts)
+        ledger = Ledger.create(path, ready.facts, code=header.code())
         OmegaConf.save(OmegaConf.create(dict(config)), settings.folder / "config.yaml")
     except (LedgerError, OSError) as error:
         name = "output" if settings.resume is None else "resume"
@@ -165,7 +165,8 @@ def _resumed(ready: Prepared, path: Path) -> Ledger:
     except Exception as error:  # torch tells of a damaged file in many ways
         reason = f"{type(error).__name__}: {error}"
         raise ConfigurationError(f"resume={path.parent}: {folder} is damaged: {reason}") from None
-    ledger = Ledger.resume(path, ready.facts, stored.ledger_head if stored else None)
+    head = stored.ledger_head if stored else None
+    ledger = Ledger.resume(path, ready.facts, head, code=header.code())
     if stored:
         ready.optimizer.restore(stored.optimizer)
     return ledger

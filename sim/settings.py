@@ -137,7 +137,7 @@ class Privacy(_Closed):
     def __post_init__(self) -> None:
         if self.accountant == "edgeworth" and self.group_bound == "lemma":
             raise ConfigurationError(
-                "privacy.group_bound=lemma: accountant=edgeworth estimates the mixture; take mixture."
+                "privacy.group_bound=lemma: accountant=edgeworth takes mixture only."
             )
         for name in ("users", "epsilon", "noise_multiplier", "delta"):
             value = getattr(self, name)

@@ -28,7 +28,9 @@ def run(arguments: Sequence[str]) -> None:
     try:
         account = ledger.verify(path)
         claim = header.claim(account.header, account.spent)
-        told = statement.build(account.header, account.spent, claim, ledger_hash=account.head)
+        told = statement.build(
+            account.header, account.spent, claim, ledger_hash=account.head, codes=account.codes
+        )
     except OSError as error:
         raise ConfigurationError(f"verify: {path}: {error.strerror}.") from None
     except KeyError as error:

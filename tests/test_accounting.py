@@ -10,7 +10,7 @@ from dp_accounting.pld import privacy_loss_distribution
 from scipy import integrate, optimize, special, stats
 
 from server import accounting
-from server.accounting import cells, certify, compose, lemma, pld
+from server.accounting import cells, certify, compose, lemma, pld, round_loss
 
 
 def event(rate: float, noise: float, group_size: int = 1) -> accounting.RoundEvent:
@@ -136,7 +136,7 @@ def test_one_round_bounds_hold_the_exact_divergence(setting, delta):
 def test_two_rounds_hold_the_exact_divergence_on_any_grid(setting, removal, coarseness):
     # Each direction for itself, and on grids far too coarse: only tightness may depend on the grid.
     delta, one, exact = 1e-5, event(*setting), Mixture(*setting)
-    step = coarseness * cells.loss_deviation(one)
+    step = coarseness * round_loss.loss_deviation(one)
     sides = {}
     for side, discretise in (("lower", cells.below), ("upper", cells.above)):
         both = discretise(one, step, 1e-16)

@@ -223,6 +223,8 @@ def test_a_reply_that_does_not_fit_the_rule_is_refused(tmp_path, asked):
 
 @MECHANISMS
 def test_noise_on_update_and_bits_is_what_the_queries_record_and_no_other(mechanism):
+    mechanism = dataclasses.replace(mechanism, adaptive=AdaptiveClip(bit_noise=0.75))
+    assert mechanism.update_multiplier > 1.5 * mechanism.noise_multiplier
     update_query, bits_query = mechanism.queries()
     m, rounds = mechanism.expected_units, 3000
     releases = [mechanism.release(np.zeros(2), rng.OsEntropy(), 1.0) for _ in range(rounds)]

@@ -145,6 +145,7 @@ def test_tuning_of_group_privacy_needs_the_lemma(capsys, bound):
         (["strategy.records_per_user=all"], "plan.gradients"),
         (["privacy.epsilon=null", "privacy.noise_multiplier=1"], "privacy.noise_multiplier=1"),
         (["strategy=non_private"], "privacy.epsilon"),
+        (["privacy.accountant=edgeworth"], "privacy.accountant=edgeworth"),
         (["plan.gradients=0"], "plan.gradients=0"),
         (["plan.gradients=-1"], "plan.gradients=-1"),
         (["plan.ks=[0]"], r"plan.ks"),
@@ -165,3 +166,11 @@ def test_all_needs_declared_users():
     with pytest.raises(ConfigurationError, match=r"privacy\.users=None"):
         adviser.advice(planning.bare(asked), asked, alternatives=True)
     assert math.isfinite(planning.bare(asked).epsilon.upper)
+
+
+def test_tuning_needs_a_private_strategy():
+    asked, _ = compose.settings(
+        ["privacy.users=1000", "strategy=non_private", "plan.tuning_runs=2"]
+    )
+    with pytest.raises(ConfigurationError, match="non_private"):
+        adviser.advice(planning.bare(asked), asked, alternatives=False)

@@ -41,7 +41,6 @@ THIRD_PARTIES = {
     "rich": {"sim", "clients.embedded", "analysis"},
 }
 MAX_FILE, MAX_BODY = 250, 40
-LONGER = {"server.accounting.cells": 280}  # one third of it is the derivation of its bounds
 
 
 def tree(path: Path) -> ast.Module:
@@ -187,7 +186,7 @@ def test_the_check_finds_global_randomness(code):
 @modules
 def test_a_file_says_what_it_knows_and_stays_short(name):
     lines = NAMES[name].read_text().splitlines()
-    assert len(lines) <= LONGER.get(name, MAX_FILE)
+    assert len(lines) <= MAX_FILE
     assert not lines or ast.get_docstring(tree(NAMES[name]))
 
 

@@ -137,6 +137,7 @@ def real_records(k: int) -> tuple[int, int]:
     return len(train), sum(min(n, k) for n in train)
 
 
+@pytest.mark.slow
 def test_a_small_comparison_from_one_command_and_again(capsys, elsewhere):
     arguments = [*SMALL, "output=out"]
     assert compared(*arguments) == 0
@@ -201,7 +202,7 @@ def test_an_interrupted_run_is_resumed_and_a_changed_one_refused(capsys, elsewhe
 def test_a_dry_run_writes_nothing(capsys, elsewhere):
     assert compared(*SMALL, "--dry-run") == 0
     out = capsys.readouterr().out
-    assert "8 runs, then 4 of the best" in out
+    assert "8 runs with all seeds, then 4 of the best" in out
     assert "at most about" in out
     assert list(elsewhere.iterdir()) == []
 
@@ -216,7 +217,7 @@ def test_a_dry_run_writes_nothing(capsys, elsewhere):
         ("compare.seeds=[]", "compare.seeds"),
         ("compare.selections=[best]", "best"),
         ("compare.epsilons=[3,-1]", "epsilon"),
-        ("compare.clip_norm={group: 1}", "compare.clip_norm"),
+        ("compare.clip_norm.group=1", "compare.clip_norm"),
         ("compare.nothing=3", "compare.nothing"),
         ("--fast", "--fast"),
     ],
@@ -230,7 +231,7 @@ def test_what_cannot_be_compared(capsys, elsewhere, override, told):
 
 
 def test_the_clip_norm_can_differ_by_strategy(elsewhere):
-    setup = comparison.setup([*small_world.overrides(), "compare.clip_norm={group_privacy: 0.25}"])
+    setup = comparison.setup([*small_world.overrides(), "compare.clip_norm.group_privacy=0.25"])
     norms = {
         job.strategy: setup.settings(job)[0].strategy.clip_norm
         for job in comparison.grid(setup.asked, ["random"], [3.0])

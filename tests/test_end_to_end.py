@@ -99,7 +99,7 @@ def test_secret_noise_differs_between_two_runs_of_one_configuration():
     difference = adapter(first) - adapter(second)
     scale = math.sqrt(2) * 100 * 1.0 / 6
     ratio = difference.std() / scale
-    assert 0.9 < ratio < 1.1  # refuses 2/3 and 3/2 too
+    assert 0.85 < ratio < 1.18  # five standard errors; refuses 2/3 and 3/2
     assert abs(np.corrcoef(adapter(first), adapter(second))[0, 1]) < 0.3
 
 
@@ -248,6 +248,7 @@ def test_the_configuration_is_part_of_the_package():
 
 @pytest.mark.slow
 def test_a_wheel_holds_the_configuration_and_plans_elsewhere(elsewhere):
+    pytest.importorskip("hatchling")  # the build's backend: pip would fetch it
     root = Path(cli.__file__).parents[1]
     source = elsewhere / "source"
     source.mkdir()

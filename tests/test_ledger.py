@@ -75,7 +75,7 @@ def test_lines_hold_no_time_and_nothing_but_the_mechanism(path):
     entries = [json.loads(line) for line in released(path, 1).read_text().splitlines()]
     chained = {"kind", "previous", "hash"}
     assert [set(entry) - chained for entry in entries] == [
-        {"format", "created", "mechanism"},
+        {"format", "created", "code", "mechanism"},
         {"round", "event", "queries"},
         {"round", "release"},
     ]
@@ -382,3 +382,13 @@ def test_a_second_process_is_refused_while_the_ledger_is_open(path):
         with pytest.raises(ledger.LedgerError, match="in use"):
             ledger.Ledger.resume(path, HEADER)
     assert subprocess.run(command, cwd=REPOSITORY, timeout=60).returncode == 0
+
+
+def test_mended_code_may_go_on_and_is_recorded(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    with ledger.Ledger.create(path, HEADER, code="first"):
+        pass
+    for code in ("first", "second", "second"):
+        with ledger.Ledger.resume(path, HEADER, code=code) as book:
+            codes = book.codes
+    assert codes == ledger.verify(path).codes == ("first", "second")

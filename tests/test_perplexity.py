@@ -6,13 +6,14 @@ import dataclasses
 
 import numpy as np
 import pytest
+import small_world
 import tiny
 import torch
 
 from clients import perplexity
 from clients.model import LanguageModel, LoraSettings
 from server.user_wise import UserWise
-from sim import scoring
+from sim import cli, scoring
 from sim.population import Population
 
 SHAPE = {"seq_len": 12, "max_tokens": 50}
@@ -121,3 +122,15 @@ def test_whatever_changes_the_scores_changes_the_key(tmp_path, monkeypatch, chan
     shape = {"seq_len": 11} if change == "seq_len" else {}
     with pytest.raises(InterruptedError):
         scored(tmp_path, Population.of(lists), model, **shape)
+
+
+def test_runs_by_perplexity_score_once_and_others_never(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("USERDP_CACHE", str(tmp_path / "cache"))
+    told = []
+    for rule in ("longest", "high_perplexity", "low_perplexity"):
+        options = [f"selection={rule}", f"output={rule}", "strategy=group_privacy", "rounds=1"]
+        assert cli.main(["run", *small_world.overrides(*options)]) == 0
+        told.append(capsys.readouterr().err.count("Scoring records"))
+        assert not list((tmp_path / rule).rglob("*.npy"))
+    assert told == [0, 1, 0]

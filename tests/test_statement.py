@@ -34,7 +34,6 @@ HEADER = {
     "group_bound": None,
     "seeds_policy": "secret",
     "drop_failed_nodes": False,
-    "code_hash": "c0de",
 }
 GROUP = {
     **HEADER,
@@ -58,9 +57,13 @@ def claim(**changes):
 
 
 def built(header=HEADER, rounds=30, figures=None, **options):
-    return statement.build(
-        header, [(header["event"], rounds)], figures or claim(), ledger_hash="1ed6e4", **options
-    )
+    spent = [(header["event"], rounds)]
+    options = {"ledger_hash": "1ed6e4", "codes": ["c0de"], **options}
+    return statement.build(header, spent, figures or claim(), **options)
+
+
+def test_a_run_resumed_with_other_code_names_both():
+    assert built(codes=["c0de", "d0de"])["code_hash"] == "c0de, then d0de"
 
 
 NON_PRIVATE = {
@@ -89,6 +92,7 @@ def test_rounds_are_those_of_the_ledger():
             [(EVENT, 30), ({**EVENT, "sampling_rate": 0.02}, 1)],
             claim(),
             ledger_hash="1ed6e4",
+            codes=["c0de"],
         )
 
 
@@ -104,7 +108,7 @@ def test_a_statement_without_a_field_is_refused_by_name(name):
 def test_a_header_without_a_field_is_refused_by_name(name):
     header = {key: value for key, value in HEADER.items() if key != name}
     with pytest.raises(ValueError, match=name):
-        statement.build(header, [(EVENT, 1)], claim(), ledger_hash="1ed6e4")
+        built(header, 1)
 
 
 @pytest.mark.parametrize(

@@ -36,9 +36,7 @@ def test_one_run_composed_is_the_run():
 
 @pytest.mark.parametrize("shape", tuning.SHAPES.values())
 def test_more_runs_cost_more(shape):
-    spent = [
-        tuning.repeat_and_select(RECORD, 100, mean, 1e-6, shape=shape) for mean in (1, 2, 100)
-    ]
+    spent = [tuning.repeat_and_select(RECORD, 100, mean, 1e-6, shape=shape) for mean in (1, 2, 100)]
     assert spent == sorted(spent)
     assert spent[0] < spent[-1]
 
@@ -56,6 +54,11 @@ def test_the_mixture_has_no_repeat_and_select():
     assert "group_bound=lemma" in str(tuning.unavailable(GROUP, "mixture"))
     assert tuning.unavailable(GROUP, "lemma") is None
     assert tuning.unavailable(RECORD, "mixture") is None
+
+
+def test_a_capped_cohort_has_no_repeat_and_select():
+    capped = RoundEvent(sampling_rate=0.01, noise_multiplier=1.0, population=10_000, cohort_cap=200)
+    assert "capped" in str(tuning.unavailable(capped, "mixture"))
 
 
 @pytest.mark.parametrize("mean", [0, 0.5, float("nan"), float("inf")])

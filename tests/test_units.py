@@ -88,6 +88,16 @@ def test_a_unit_of_a_user_holds_at_most_k_of_their_own_records_cut_to_length():
         assert set(unit) <= set(own)
 
 
+def test_a_unit_by_perplexity_holds_the_users_own_extreme_records():
+    population = tiny.scored(tiny.people(8))
+    for rule, sign in [("low_perplexity", 1), ("high_perplexity", -1)]:
+        contract = dataclasses.replace(BY_USER, selection=rule, records_per_user=2)
+        for user, unit in enumerate(fetched(population, contract)):
+            own = [tuple(record[:16]) for record in population.records(user)]
+            scores = dict(zip(own, population.perplexities(user), strict=True))
+            assert unit == sorted(own, key=lambda record: sign * scores[record])[:2]
+
+
 def test_k_zero_takes_all_of_a_users_records():
     population = tiny.people(8)
     contract = dataclasses.replace(BY_USER, records_per_user=0)

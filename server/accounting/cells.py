@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, special
 
+from server.accounting import round_loss
 from server.accounting.events import RoundEvent
 
 LOSS_ERROR = 1e-12  # relative and absolute error allowed to a computed loss
@@ -55,52 +56,6 @@ class RoundLoss:
     addition: LossGrid
 
 
-def privacy_loss(event: RoundEvent, x: np.ndarray) -> np.ndarray:
-    """Loss ``log P(x)/Q(x)`` at outputs ``x`` (points,), in units of the clip norm."""
-    variance = event.noise_multiplier**2
-    loss = np.full(np.shape(x), -math.inf)
-    for i, weight in enumerate(event.hits()):
-        if weight > 0:
-            loss = np.logaddexp(loss, math.log(weight) + i * (2 * x - i) / (2 * variance))
-    return loss
-
-
-def least_loss(event: RoundEvent) -> float:
-    """Infimum of the loss: that none of the user's coins comes up."""
-    if event.sampling_rate == 1:
-        return -math.inf
-    return event.group_size * math.log1p(-event.sampling_rate)
-
-
-def support(event: RoundEvent, tail: float) -> tuple[float, float]:
-    """Outputs below and above which P and Q have mass of at most about ``tail`` each."""
-    z, hits = event.noise_multiplier, event.hits()
-    centres, reach = np.arange(len(hits)), -special.ndtri(tail)
-
-    def excess(x: float) -> float:
-        return float(hits @ special.ndtr((centres - x) / z)) - tail
-
-    least_centre = len(hits) - 1 if event.sampling_rate == 1 else 0
-    high = optimize.brentq(excess, (reach - 1) * z, len(hits) + (reach + 1) * z)
-    return least_centre - reach * z, max(high, least_centre + reach * z)
-
-
-def loss_deviation(event: RoundEvent) -> float:
-    """Standard deviation of the loss with the user in, by quadrature: only guides the grid."""
-    low, high = support(event, 1e-25)
-    x = np.linspace(low, high, 4001)
-    loss, z = privacy_loss(event, x), event.noise_multiplier
-    weight = np.exp(loss - x**2 / (2 * z**2))
-    mean = np.average(loss, weights=weight)
-    return math.sqrt(np.average((loss - mean) ** 2, weights=weight))
-
-
-def loss_range(event: RoundEvent, tail: float) -> float:
-    """Difference between the largest and the smallest loss that the grid has to hold."""
-    ends = privacy_loss(event, np.array(support(event, tail)))
-    return float(ends[1] - ends[0])
-
-
 def below(event: RoundEvent, step: float, tail: float) -> RoundLoss:
     """Loss distributions that are certainly not above the true ones, on a grid of width ``step``.
 
@@ -122,8 +77,8 @@ def above(event: RoundEvent, step: float, tail: float) -> RoundLoss:
     ``tail`` is the mass beyond the last cut, at most.
     """
     edges = _grid_edges(event, step, tail)
-    ends = privacy_loss(event, edges)
-    least = least_loss(event)
+    ends = round_loss.privacy_loss(event, edges)
+    least = round_loss.least_loss(event)
     if math.isfinite(least):  # the first cell reaches down to the infimum of the loss
         edges, ends = np.concatenate([[-math.inf], edges]), np.concatenate([[least], ends])
     with_user, without, loss, error = _cell_losses(event, edges)
@@ -190,9 +145,9 @@ def _normal_masses(edges: np.ndarray, centre: int, z: float) -> tuple[np.ndarray
 
 def _loss_table(event: RoundEvent, step: float, tail: float) -> tuple[np.ndarray, np.ndarray]:
     """Outputs and their losses, a few points to a cell; only guides where edges go."""
-    low, high = support(event, tail)
-    x = np.linspace(low, high, 4 * math.ceil(loss_range(event, tail) / step) + 2000)
-    return x, privacy_loss(event, x)
+    low, high = round_loss.support(event, tail)
+    x = np.linspace(low, high, 4 * math.ceil(round_loss.loss_range(event, tail) / step) + 2000)
+    return x, round_loss.privacy_loss(event, x)
 
 
 def _outputs_at(
@@ -203,7 +158,9 @@ def _outputs_at(
     guess = np.interp(losses, loss, x)
     place = np.clip(np.searchsorted(loss, losses), 1, len(x) - 1)
     slope = (loss[place] - loss[place - 1]) / (x[1] - x[0])
-    move = (losses - privacy_loss(event, guess)) / np.maximum(slope, np.finfo(np.float64).tiny)
+    move = (losses - round_loss.privacy_loss(event, guess)) / np.maximum(
+        slope, np.finfo(np.float64).tiny
+    )
     spacing = x[1] - x[0]
     return np.maximum.accumulate(guess + np.clip(move, -spacing, spacing))
 
@@ -211,10 +168,10 @@ def _outputs_at(
 def _grid_edges(event: RoundEvent, step: float, tail: float) -> np.ndarray:
     """Outputs whose losses are whole steps above the least loss."""
     table = _loss_table(event, step, tail)
-    least, (lowest, highest) = least_loss(event), table[1][[0, -1]]
+    least, (lowest, highest) = round_loss.least_loss(event), table[1][[0, -1]]
     start = least + step if math.isfinite(least) else lowest
     edges = _outputs_at(event, table, np.arange(start, max(highest, start) + step, step))
-    rising = np.diff(privacy_loss(event, edges), prepend=-math.inf) > step / 2
+    rising = np.diff(round_loss.privacy_loss(event, edges), prepend=-math.inf) > step / 2
     return edges[rising]  # fewer cuts are as valid; a cell of no width would divide by zero
 
 
@@ -225,7 +182,7 @@ def _merging_edges(event: RoundEvent, step: float, tail: float) -> np.ndarray:
     step below its edge. The others are moved until their merged losses are whole steps from it.
     """
     x, loss = table = _loss_table(event, step, tail)
-    start = float(privacy_loss(event, np.array(_first_cut(event, x, step))))
+    start = float(round_loss.privacy_loss(event, np.array(_first_cut(event, x, step))))
     targets = np.arange(start, loss[-1], step)
     wanted = targets[:-1] + step / 2
     for _ in range(SETTLING):
@@ -246,7 +203,7 @@ def _first_cut(event: RoundEvent, x: np.ndarray, step: float) -> float:
     def missing(cut: float | np.ndarray) -> np.ndarray:
         beneath = special.ndtr((np.asarray(cut)[..., None] - centres) / event.noise_multiplier)
         merged = np.log(beneath @ hits) - np.log(beneath[..., 0])
-        return privacy_loss(event, np.asarray(cut)) - merged - step / 2
+        return round_loss.privacy_loss(event, np.asarray(cut)) - merged - step / 2
 
     sample = x[:: len(x) // 1000]
     place = int(np.argmax(missing(sample) >= 0))

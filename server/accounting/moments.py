@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from server.accounting import cells
+from server.accounting import round_loss
 from server.accounting.events import RoundEvent
 
 TAIL = 1e-30  # mass of P and of Q beyond the quadrature's ends
@@ -51,10 +51,10 @@ def of_round(event: RoundEvent) -> RoundMoments:
     Raises:
         ValueError: the loss is too small for float64 to hold its moments.
     """
-    low, high = cells.support(event, TAIL)
+    low, high = round_loss.support(event, TAIL)
     points = math.ceil((high - low) / event.noise_multiplier * STEPS_PER_NOISE) + 1
     x = np.linspace(low, high, points)
-    loss = cells.privacy_loss(event, x)
+    loss = round_loss.privacy_loss(event, x)
     log_without = -((x / event.noise_multiplier) ** 2) / 2
     found = RoundMoments(
         with_user=_weighted(loss, np.exp(loss + log_without)),

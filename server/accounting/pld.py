@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Sequence
 
-from server.accounting import cells, compose
+from server.accounting import cells, compose, round_loss
 from server.accounting.events import RoundEvent
 
 STEPS_PER_DEVIATION = 20  # grid steps in one standard deviation of a round's loss
@@ -20,8 +20,8 @@ Parts = Sequence[tuple[RoundEvent, int]]
 
 _below = functools.lru_cache(maxsize=16)(cells.below)
 _above = functools.lru_cache(maxsize=16)(cells.above)
-_range = functools.lru_cache(maxsize=64)(cells.loss_range)
-_deviation = functools.lru_cache(maxsize=64)(cells.loss_deviation)
+_range = functools.lru_cache(maxsize=64)(round_loss.loss_range)
+_deviation = functools.lru_cache(maxsize=64)(round_loss.loss_deviation)
 
 
 def tail_mass(parts: Parts, delta: float) -> float:

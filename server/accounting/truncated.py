@@ -26,7 +26,8 @@ from server.accounting.events import RoundEvent
 
 Parts = Sequence[tuple[RoundEvent, int]]
 SETTLED = 4  # share of the wanted gap by which halving the grid may still move the value: 1/4
-MOST_HALVINGS = 4
+MOST_HALVINGS = 7
+COARSEST = 8  # times the step of the plain rounds: connected dots err with its square
 RATE_ERROR = 1e-9  # relative, of a binomial tail
 
 
@@ -43,7 +44,7 @@ def inclusion_rate(event: RoundEvent) -> float:
 def bracket(parts: Parts, delta: float, relative_gap: float) -> tuple[float, float]:
     """Certified (lower, upper) epsilon of rounds of which some are capped."""
     plain = [(event.uncapped(), count) for event, count in parts]
-    step = pld.coarse_step(plain, delta)
+    step = COARSEST * pld.coarse_step(plain, delta)
     value = upper(parts, delta, step)
     for _ in range(MOST_HALVINGS):
         step, before = step / 2, value

@@ -35,6 +35,10 @@ def unavailable(event: RoundEvent, group_bound: str) -> str | None:
             "repeat-and-select is proved over Renyi divergences, which the mixture bound of Group "
             "Privacy does not have; take privacy.group_bound=lemma."
         )
+    if event.cohort_cap is not None:
+        return (
+            "repeat-and-select is computed over Renyi divergences, which capped cohorts lack here."
+        )
     return None
 
 
