@@ -1,8 +1,8 @@
 """`userdp bench`: a private round beside plain peft training on the same tokens, in one run.
 
 Both sides see the same records of the same users. Plain training runs them in batches of ``batch``
-records through stock peft and Adam, without privacy. The two take turns. Timings are noisy, so what is reported is the
-median over repetitions of the ratio within a repetition.
+records through stock peft and Adam, without privacy. The two take turns. Timings are noisy, so what
+is reported is the median over repetitions of the ratio within a repetition.
 """
 
 from __future__ import annotations

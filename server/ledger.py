@@ -74,7 +74,7 @@ class Ledger:
     def create(cls, path: Path, header: Mapping[str, Any], *, code: str = "") -> Self:
         """Start a ledger whose header is the whole mechanism, as plain values.
 
-        Where the header has an ``event``, every round must record it. ``code`` is a hash of the code.
+        Where the header has an ``event``, every round must record it. ``code``: its hash.
 
         Raises:
             LedgerError: a file of that name exists.

@@ -1,6 +1,6 @@
 """Noise by an estimate, claim by the certificate: what ``privacy.accountant=edgeworth`` means.
 
-The target steers the search only; budget, ledger, statement and claim know the certified value alone.
+The target steers the search only; budget, ledger, statement and claim know the certified value.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ def test_a_statement_without_a_field_is_refused_by_name(name):
 def test_a_header_without_a_field_is_refused_by_name(name):
     header = {key: value for key, value in HEADER.items() if key != name}
     with pytest.raises(ValueError, match=name):
-        built(header, 1)
+        statement.build(header, [(EVENT, 1)], claim(), ledger_hash="1ed6e4", codes=["c0de"])
 
 
 @pytest.mark.parametrize(

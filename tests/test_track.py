@@ -256,11 +256,11 @@ def test_progress_in_a_file_is_a_line_every_tenth_of_the_run():
     stream = io.StringIO()
     with progress.Progress(30, stream) as bar:
         for number in range(1, 31):
-            bar.update(number, epsilon=number / 10, perplexity=200.0 if number == 1 else None)
+            bar.update(number, epsilon=number / 8, perplexity=200.0 if number == 1 else None)
     lines = stream.getvalue().splitlines()
     assert len(lines) == 10
-    assert lines[0] == "round 3/30  epsilon 0.3  perplexity 200"
-    assert lines[-1] == "round 30/30  epsilon 3  perplexity 200"
+    assert lines[0] == "round 3/30  epsilon 0.38  perplexity 200"  # 0.375, never rounded down
+    assert lines[-1] == "round 30/30  epsilon 3.75  perplexity 200"
 
 
 @pytest.mark.parametrize("total", [1, 7, 25])
