@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from server.ledger import sync_folder
 from sim.errors import ConfigurationError
 
 _FILE = "state.pt"
@@ -38,6 +39,7 @@ class Checkpoint:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(folder / _FILE)
+        sync_folder(folder)
         return hashlib.sha256(content).hexdigest()
 
     @classmethod

@@ -74,7 +74,7 @@ class Ledger:
     def create(cls, path: Path, header: Mapping[str, Any], *, code: str = "") -> Self:
         """Start a ledger whose header is the whole mechanism, as plain values.
 
-        Where the header has an ``event``, every round must record it. ``code``: its hash.
+        Where the header has an ``event``, every round must record it. ``code``: hash of the code.
 
         Raises:
             LedgerError: a file of that name exists.
@@ -90,7 +90,7 @@ class Ledger:
         ledger = cls(path, _open(path, "xb"), chain.Chain())
         ledger._lock()
         ledger._append(body)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         return ledger
 
     @classmethod
@@ -240,7 +240,7 @@ def _read(path: Path, content: bytes) -> tuple[chain.Chain, bytes]:
     return links, tail
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a new file's name durable, not only its content."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

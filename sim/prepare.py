@@ -87,6 +87,12 @@ def _check_folder(settings: Settings) -> None:
         account = ledger.verify(path)
     except ledger.LedgerError as error:
         raise ConfigurationError(f"resume={folder}: {error}") from None
+    released = account.rounds - len(account.unfinished)
+    if released and not any((folder / "checkpoint").glob("*.pt")):
+        raise ConfigurationError(
+            f"resume={folder}: {released} releases are recorded, but checkpoint/ is gone; restore "
+            "it, or start a new run."
+        )
     if account.rounds >= settings.rounds and (folder / "privacy_statement.json").exists():
         raise ConfigurationError(
             f"resume={folder}: all of its {account.rounds} rounds are spent; start a new run."

@@ -245,6 +245,11 @@ def test_resuming_with_a_damaged_checkpoint(capsys, unfinished):
     refused(capsys, ["run", f"resume={unfinished}"], "checkpoint", "damaged")
 
 
+def test_resuming_without_the_checkpoint_does_not_start_over(capsys, unfinished):
+    (unfinished / "checkpoint" / "state.pt").unlink()
+    refused(capsys, ["run", f"resume={unfinished}"], "releases are recorded", "checkpoint/ is gone")
+
+
 def test_resuming_with_releases_cut_off_the_ledger(capsys, unfinished):
     """What is left is a valid chain; the checkpoint knows that there was more."""
     path = unfinished / "ledger.jsonl"
