@@ -48,8 +48,8 @@ def load(data: Data, asked: Model, seed: int, device_name: str) -> World:
     """
     quiet.libraries()
     device = _device(device_name)
-    path = _model_path(asked)
     _check_source(data)
+    path = _model_path(asked)
     base, tokenizer = _base(asked, path, device)
     _check_length(asked, base.config)
     lora = model.LoraSettings(

@@ -204,6 +204,11 @@ def test_a_folder_that_holds_a_run(capsys, finished):
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
 
 
+def test_missing_data_is_told_before_a_model_is_trained(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("clients.embedded.ensure", lambda *_: pytest.fail("pre-training began"))
+    refused(capsys, ["run", "data=jsonl", f"data.path={tmp_path / 'none'}"], "data.path", "no such")
+
+
 def test_an_output_that_is_a_file(capsys, tmp_path):
     (tmp_path / "file").write_text("")
     arguments = small_world.overrides(f"output={tmp_path / 'file' / 'run'}")
