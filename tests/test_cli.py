@@ -27,7 +27,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return here
 
 
-def refused(capsys: pytest.CaptureFixture[str], arguments: list[str], *told: str) -> str:
+def check_refused(capsys: pytest.CaptureFixture[str], arguments: list[str], *told: str) -> str:
     """The one line of a refusal, which names all of ``told``."""
     assert cli.main(arguments) == 2
     out, err = capsys.readouterr()
@@ -80,17 +80,17 @@ def refused(capsys: pytest.CaptureFixture[str], arguments: list[str], *told: str
     ],
 )
 def test_what_the_configuration_alone_shows(capsys, elsewhere, override, told):
-    refused(capsys, ["run", override], *told)
+    check_refused(capsys, ["run", override], *told)
     assert list(elsewhere.iterdir()) == []
 
 
 def test_both_of_epsilon_and_noise(capsys):
     both = ["run", "privacy.epsilon=1", "privacy.noise_multiplier=2"]
-    refused(capsys, both, "privacy.epsilon=1", "privacy.noise_multiplier=2", "exactly one")
+    check_refused(capsys, both, "privacy.epsilon=1", "privacy.noise_multiplier=2", "exactly one")
 
 
 def test_non_private_takes_no_epsilon(capsys):
-    refused(capsys, ["run", "strategy=non_private", "privacy.epsilon=3"], "privacy.epsilon=3")
+    check_refused(capsys, ["run", "strategy=non_private", "privacy.epsilon=3"], "privacy.epsilon=3")
 
 
 @pytest.mark.parametrize(
@@ -128,27 +128,27 @@ def test_non_private_takes_no_epsilon(capsys):
     ],
 )
 def test_what_data_or_model_show(capsys, elsewhere, override, told):
-    refused(capsys, ["run", *small_world.overrides(override)], *told)
+    check_refused(capsys, ["run", *small_world.overrides(override)], *told)
     assert list(elsewhere.iterdir()) == []
 
 
 @pytest.mark.parametrize("accountant", ["prv", "rdp"])
 def test_accountants_without_mixtures(capsys, elsewhere, accountant):
     arguments = small_world.overrides(STRATEGY, f"privacy.accountant={accountant}")
-    refused(capsys, ["run", *arguments], accountant, "mixture", "lemma")
+    check_refused(capsys, ["run", *arguments], accountant, "mixture", "lemma")
     assert list(elsewhere.iterdir()) == []
 
 
 def test_group_privacy_needs_a_cap(capsys):
     arguments = small_world.overrides(STRATEGY, "strategy.records_per_user=all")
-    refused(capsys, ["run", *arguments], "strategy.records_per_user=all")
+    check_refused(capsys, ["run", *arguments], "strategy.records_per_user=all")
 
 
 def test_bad_data_under_strict_names_the_line(capsys, elsewhere, tmp_path):
     broken = tmp_path / "broken.jsonl"
     broken.write_text((small_world.folder() / "mail.jsonl").read_text() + "{broken\n")
     arguments = small_world.overrides(f"data.path={broken}", "data.strict=true")
-    refused(capsys, ["run", *arguments], "broken.jsonl", "line", "data.strict=true")
+    check_refused(capsys, ["run", *arguments], "broken.jsonl", "line", "data.strict=true")
     assert list(elsewhere.iterdir()) == []
 
 
@@ -156,26 +156,26 @@ def test_a_model_folder_with_damaged_weights(capsys, tmp_path):
     damaged = tmp_path / "model"
     shutil.copytree(small_world.model(), damaged)
     (damaged / "model.safetensors").write_bytes(b"not weights")
-    refused(capsys, ["run", *small_world.overrides(f"model.path={damaged}")], "model.path=")
+    check_refused(capsys, ["run", *small_world.overrides(f"model.path={damaged}")], "model.path=")
 
 
 def test_no_such_command(capsys):
-    refused(capsys, ["train"], "train", "plan")
+    check_refused(capsys, ["train"], "train", "plan")
 
 
 def test_verify_names_what_is_wrong(capsys, tmp_path):
-    refused(capsys, ["verify"], "run folder")
-    refused(capsys, ["verify", "nowhere"], "nowhere")
+    check_refused(capsys, ["verify"], "run folder")
+    check_refused(capsys, ["verify", "nowhere"], "nowhere")
     (tmp_path / "ledger.jsonl").write_text("{}\n")
-    refused(capsys, ["verify", str(tmp_path)], "ledger.jsonl")
+    check_refused(capsys, ["verify", str(tmp_path)], "ledger.jsonl")
 
 
 def test_a_wrong_job_stops_a_sweep_before_its_first(capsys, elsewhere):
     sweep = small_world.overrides("rounds=1,2", "privacy.epsilon=8,-1")
-    refused(capsys, ["run", "-m", *sweep], "privacy.epsilon=-1")
-    refused(capsys, ["run", "-m", *small_world.overrides("cohort=6,1000")], "cohort=1000")
-    refused(capsys, ["run", "-m", *small_world.overrides("cohort=6,[")], "[")
-    refused(capsys, ["run", "-m", *small_world.overrides("resume=here")], "resume", "-m")
+    check_refused(capsys, ["run", "-m", *sweep], "privacy.epsilon=-1")
+    check_refused(capsys, ["run", "-m", *small_world.overrides("cohort=6,1000")], "cohort=1000")
+    check_refused(capsys, ["run", "-m", *small_world.overrides("cohort=6,[")], "[")
+    check_refused(capsys, ["run", "-m", *small_world.overrides("resume=here")], "resume", "-m")
     assert list(elsewhere.iterdir()) == []
 
 
@@ -200,24 +200,28 @@ def unfinished(finished: Path, tmp_path: Path) -> Path:
 def test_a_folder_that_holds_a_run(capsys, finished):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     capsys.readouterr()
-    refused(capsys, ["run", *small_world.overrides(f"output={finished}")], "holds a run", "resume=")
+    check_refused(
+        capsys, ["run", *small_world.overrides(f"output={finished}")], "holds a run", "resume="
+    )
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
 
 
 def test_missing_data_is_told_before_a_model_is_trained(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("clients.embedded.ensure", lambda *_: pytest.fail("pre-training began"))
-    refused(capsys, ["run", "data=jsonl", f"data.path={tmp_path / 'none'}"], "data.path", "no such")
+    check_refused(
+        capsys, ["run", "data=jsonl", f"data.path={tmp_path / 'none'}"], "data.path", "no such"
+    )
 
 
 def test_an_output_that_is_a_file(capsys, tmp_path):
     (tmp_path / "file").write_text("")
     arguments = small_world.overrides(f"output={tmp_path / 'file' / 'run'}")
-    refused(capsys, ["run", *arguments], "output=", "file")
+    check_refused(capsys, ["run", *arguments], "output=", "file")
 
 
 def test_a_finished_run_has_nothing_to_resume(capsys, finished):
     capsys.readouterr()
-    refused(capsys, ["run", f"resume={finished}"], "rounds are spent")
+    check_refused(capsys, ["run", f"resume={finished}"], "rounds are spent")
 
 
 @pytest.mark.parametrize(
@@ -240,19 +244,21 @@ def test_a_finished_run_has_nothing_to_resume(capsys, finished):
 )
 def test_resuming_another_mechanism(capsys, unfinished, override, told):
     content = (unfinished / "ledger.jsonl").read_bytes()
-    refused(capsys, ["run", f"resume={unfinished}", override], *told)
+    check_refused(capsys, ["run", f"resume={unfinished}", override], *told)
     assert (unfinished / "ledger.jsonl").read_bytes() == content
     assert not (unfinished / "privacy_statement.json").exists()
 
 
 def test_resuming_with_a_damaged_checkpoint(capsys, unfinished):
     (unfinished / "checkpoint" / "state.pt").write_bytes(b"torn")
-    refused(capsys, ["run", f"resume={unfinished}"], "checkpoint", "damaged")
+    check_refused(capsys, ["run", f"resume={unfinished}"], "checkpoint", "damaged")
 
 
 def test_resuming_without_the_checkpoint_does_not_start_over(capsys, unfinished):
     (unfinished / "checkpoint" / "state.pt").unlink()
-    refused(capsys, ["run", f"resume={unfinished}"], "releases are recorded", "checkpoint/ is gone")
+    check_refused(
+        capsys, ["run", f"resume={unfinished}"], "releases are recorded", "checkpoint/ is gone"
+    )
 
 
 def test_resuming_with_releases_cut_off_the_ledger(capsys, unfinished):
@@ -260,7 +266,9 @@ def test_resuming_with_releases_cut_off_the_ledger(capsys, unfinished):
     path = unfinished / "ledger.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:3]))
     assert ledger.verify(path).rounds == 1
-    refused(capsys, ["run", f"resume={unfinished}"], "the checkpoint", "removed from this ledger")
+    check_refused(
+        capsys, ["run", f"resume={unfinished}"], "the checkpoint", "removed from this ledger"
+    )
 
 
 def test_resuming_a_run_that_is_running(capsys, unfinished):
@@ -268,12 +276,12 @@ def test_resuming_a_run_that_is_running(capsys, unfinished):
         unfinished / "ledger.jsonl", ledger.verify(unfinished / "ledger.jsonl").header
     )
     with held:
-        refused(capsys, ["run", f"resume={unfinished}"], "in use")
+        check_refused(capsys, ["run", f"resume={unfinished}"], "in use")
 
 
 def test_resuming_with_broken_settings(capsys, unfinished):
     (unfinished / "config.yaml").write_text("rounds: [")
-    refused(capsys, ["run", f"resume={unfinished}"], "resume=")
+    check_refused(capsys, ["run", f"resume={unfinished}"], "resume=")
 
 
 def test_verify_refuses_another_claim(capsys, unfinished, finished):
@@ -282,7 +290,7 @@ def test_verify_refuses_another_claim(capsys, unfinished, finished):
     assert "2 rounds intended, 0 of them without a release" in capsys.readouterr().out
     told = (finished / "privacy_statement.json").read_text()
     (unfinished / "privacy_statement.json").write_text(told.replace('"epsilon": 7', '"epsilon": 6'))
-    refused(capsys, ["verify", str(unfinished)], "epsilon=6")
+    check_refused(capsys, ["verify", str(unfinished)], "epsilon=6")
 
 
 def test_help_is_quick(elsewhere):

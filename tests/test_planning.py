@@ -60,7 +60,7 @@ def epsilon_of(setting: tuple, *overrides: str, accountants: list[str]) -> dict[
     return {"claim": told["epsilon"], **told["accountants"]}
 
 
-def matches(figures: dict, name: str, published: float, share: float = 0.01) -> None:
+def check_matches(figures: dict, name: str, published: float, share: float = 0.01) -> None:
     """Within 1 % of the published figure, and never below what is certified from below.
 
     A finer grid than the published one may give less: then it must bracket tightly itself.
@@ -81,37 +81,37 @@ def matches(figures: dict, name: str, published: float, share: float = 0.01) -> 
 def test_single_records_by_three_accountants(setting, published):
     figures = epsilon_of(setting, accountants=list(published))
     for name, figure in published.items():
-        matches(figures, name, figure)
+        check_matches(figures, name, figure)
     assert figures["claim"]["upper"] <= figures["claim"]["lower"] * 1.01
 
 
 @pytest.mark.parametrize(("setting", "mixture"), [(s, mixture) for s, mixture, _ in GROUPS])
 def test_groups_by_mixture(setting, mixture):
-    matches(epsilon_of(setting, accountants=["pld"]), "pld", mixture)
+    check_matches(epsilon_of(setting, accountants=["pld"]), "pld", mixture)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("setting", "lemma"), [(s, lemma) for s, _, lemma in GROUPS])
 def test_groups_by_lemma(setting, lemma):
-    matches(epsilon_of(setting, LEMMA, accountants=["pld"]), "pld", lemma)
+    check_matches(epsilon_of(setting, LEMMA, accountants=["pld"]), "pld", lemma)
 
 
 def test_a_group_of_one_is_the_sampled_gaussian():
     one = epsilon_of((*G1[:3], 1, 1e-6), "strategy=group_privacy", accountants=["pld"])
-    matches(one, "pld", 2.1245)
+    check_matches(one, "pld", 2.1245)
 
 
 def test_five_records_a_user():
     figures = epsilon_of((0.01, 4.0, 500, 5, 1e-5), accountants=["pld", "rdp"])
-    matches(figures, "pld", 1.089)
-    matches(figures, "rdp", 1.217)
+    check_matches(figures, "pld", 1.089)
+    check_matches(figures, "rdp", 1.217)
 
 
 @pytest.mark.parametrize(
     ("z", "k", "published"), [(1.266, 1, 2.99843), (5.104, 5, 2.99990)], ids=["one", "five"]
 )
 def test_calibrated_noise_gives_its_epsilon_back(z, k, published):
-    matches(epsilon_of((0.032, z, 500, k, 1e-5), accountants=["pld"]), "pld", published)
+    check_matches(epsilon_of((0.032, z, 500, k, 1e-5), accountants=["pld"]), "pld", published)
 
 
 def _calibrated(epsilon: float, *overrides: str) -> planning.Plan:
@@ -147,7 +147,7 @@ def test_calibration_of_group_privacy(epsilon, k):
 @pytest.mark.parametrize(("epsilon", "k"), [(e, k) for e in TABLE for k in TABLE[e][1]])
 def test_the_lemma_at_its_published_noise(epsilon, k):
     setting = (0.032, TABLE[epsilon][1][k][1], 500, k, 1e-5)
-    matches(epsilon_of(setting, LEMMA, accountants=["pld"]), "pld", epsilon)
+    check_matches(epsilon_of(setting, LEMMA, accountants=["pld"]), "pld", epsilon)
 
 
 def test_the_schema_of_the_json(capsys):

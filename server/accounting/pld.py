@@ -46,19 +46,20 @@ def coarse_step(parts: Parts, delta: float) -> float:
 
 def lower(parts: Parts, delta: float, step: float) -> float:
     """Epsilon that is certainly not above the true one."""
-    tail = tail_mass(parts, delta)
-    rounds = [(_below(event, step, tail), count) for event, count in parts]
-    removal = compose.epsilon([(loss.removal, n) for loss, n in rounds], delta, "lower")
-    addition = compose.epsilon([(loss.addition, n) for loss, n in rounds], delta, "lower")
-    return max(removal, addition)
+    return _worse_direction(parts, delta, step, "lower")
 
 
 def upper(parts: Parts, delta: float, step: float) -> float:
     """Epsilon that is certainly not below the true one."""
-    tail = tail_mass(parts, delta)
-    rounds = [(_above(event, step, tail), count) for event, count in parts]
-    removal = compose.epsilon([(loss.removal, n) for loss, n in rounds], delta, "upper")
-    addition = compose.epsilon([(loss.addition, n) for loss, n in rounds], delta, "upper")
+    return _worse_direction(parts, delta, step, "upper")
+
+
+def _worse_direction(parts: Parts, delta: float, step: float, side: compose.Side) -> float:
+    """The larger of both directions' bounds, from grids on the same certain side."""
+    tail, discretised = tail_mass(parts, delta), _below if side == "lower" else _above
+    rounds = [(discretised(event, step, tail), count) for event, count in parts]
+    removal = compose.epsilon([(loss.removal, n) for loss, n in rounds], delta, side)
+    addition = compose.epsilon([(loss.addition, n) for loss, n in rounds], delta, side)
     return max(removal, addition)
 
 
