@@ -73,6 +73,7 @@ def _train(
     strategy = _strategy(ready, ledger, tracker)
     left = max(0, plan.rounds - ledger.rounds_intended)
     host = Host(here.model, terms.train_population(ready.settings, here), _engine(ready.settings))
+    scored: dict[int, evaluate.Evaluation] = {}  # by rounds spent
     with Progress(plan.rounds) as progress:
         progress.update(ledger.rounds_intended, perplexity=before.perplexity)
 
@@ -83,7 +84,7 @@ def _train(
             spent, perplexity = ledger.rounds_intended, None
             if spent % ready.settings.eval_every == 0 or server_round == left:
                 now = outcome.score(ready, here.model.layout.to_vector(arrays))
-                perplexity = now.perplexity
+                scored[spent], perplexity = now, now.perplexity
                 scores = {"heldout_loss": now.loss, "heldout_perplexity": perplexity}
                 tracker.log(strategy.number, scores)
             epsilon = strategy.budget.epsilon_after(spent) if plan.mechanism.private else None
@@ -95,7 +96,8 @@ def _train(
             server_app(strategy, left, evaluated)(grid, Context(0, 0, {}, RecordDict(), {}))
         except BudgetSpentError as stop:
             _LOG.warning("%s", stop)
-    return before, outcome.score(ready, ready.optimizer.adapter)
+    last = scored.get(ledger.rounds_intended)  # of the adapter that the optimiser holds
+    return before, last or outcome.score(ready, ready.optimizer.adapter)
 
 
 def _strategy(ready: Prepared, ledger: Ledger, tracker: track.Tracker) -> PrivateStrategy:
