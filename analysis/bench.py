@@ -31,8 +31,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from clients import update
+from clients.adapter import LoraSettings
 from clients.app import Host, client_app
-from clients.model import LanguageModel, LoraSettings
+from clients.model import LanguageModel
 from server.ledger import Ledger
 from server.optimizer import ServerOptimizer
 from server.strategy import Budget, PrivateStrategy

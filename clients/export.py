@@ -23,6 +23,7 @@ def save(model: LanguageModel, adapter: np.ndarray, folder: Path, *, base: str) 
         name: torch.from_numpy(np.ascontiguousarray(tensor))
         for name, tensor in model.layout.named(adapter.astype(np.float32)).items()
     }
+    tensors |= {name: tensor.cpu().contiguous() for name, tensor in model.frozen.items()}
     safetensors.torch.save_file(
         tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"}
     )

@@ -1,71 +1,43 @@
 """The base model and its stacked adapters: what a lane computes its loss with.
 
-Any causal language model that transformers loads and peft can adapt. peft decides which layers are
-adapted, how they are named and initialised; the engine then puts a `StackedLora` in the place of
-each of its layers.
+Any causal language model that transformers loads and peft can adapt (`clients.adapter`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import peft
 import torch
 import transformers
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from clients import lora, loss
+from clients import adapter, lora, loss
+from clients.adapter import LoraSettings
 from clients.packing import Stack
 from sim.errors import ConfigurationError
 from sim.wire import Layout
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraSettings:
-    """Shape of the adapter (Hu et al., arXiv 2106.09685)."""
-
-    r: int = 8
-    alpha: float = 16.0
-    targets: str | Sequence[str] = "all-linear"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.r < 1:
-            raise ConfigurationError(f"model.lora.r={self.r}: must be at least 1.")
-        if not self.alpha > 0:
-            raise ConfigurationError(f"model.lora.alpha={self.alpha}: must be positive.")
 
 
 class LanguageModel:
     """A frozen base model whose adapted layers take one adapter per lane.
 
     Attributes:
-        layout: names (as peft saves them) and shapes of the adapter's D parameters.
+        layout: names (as peft saves them) and shapes of the adapter's D trained parameters.
         initial: (D,) float32, the adapter before training: A random, B zero.
+        frozen: the adapter's other tensors, by name: every A where it is frozen, else none.
     """
 
     def __init__(self, base: Any, settings: LoraSettings) -> None:
         base.requires_grad_(False).eval()
         self.config = base.config
-        self.peft_config = peft.LoraConfig(
-            r=settings.r,
-            lora_alpha=settings.alpha,  # type: ignore[arg-type]
-            target_modules=_targets(settings.targets),
-            lora_dropout=0.0,
-            task_type="CAUSAL_LM",
-        )
-        adapted = _adapt(base, self.peft_config, settings)
-        state = peft.get_peft_model_state_dict(adapted)
-        self.layers = _replace_layers(adapted)
-        self.layout = Layout.of({name: tuple(tensor.shape) for name, tensor in state.items()})
-        self.initial = torch.cat([tensor.float().flatten() for tensor in state.values()]).cpu()
+        built = adapter.build_in(base, settings)
+        self.peft_config, self.frozen = built.config, built.frozen
+        self.layout = Layout.of({name: tuple(t.shape) for name, t in built.trained.items()})
+        self.initial = torch.cat([tensor.flatten() for tensor in built.trained.values()]).cpu()
+        self._places = built.places
         self.module = base
         self.device = next(base.parameters()).device
         self._head = _plain_head(base)
@@ -85,7 +57,7 @@ class LanguageModel:
         return digest.hexdigest()
 
     def leaves(self, adapters: Tensor, lanes: int) -> list[Tensor]:
-        """Stacked leaves (lanes, r, in) and (lanes, out, r) of adapters.
+        """Stacked leaves (lanes, ...) of adapters, one for each tensor of the layout.
 
         Args:
             adapters: (D,), shared by all lanes, or (lanes, D).
@@ -124,11 +96,11 @@ class LanguageModel:
 
     @contextlib.contextmanager
     def _adapted(self, leaves: list[Tensor]):
-        lora.attach(self.layers, leaves)
+        lora.attach(self._places, leaves)
         try:
             yield
         finally:
-            lora.detach(self.layers)
+            lora.detach(self._places)
 
     def _losses(self, stack: Stack) -> tuple[Tensor, Tensor]:
         tokens = torch.from_numpy(stack.tokens).to(self.device, non_blocking=True)
@@ -160,38 +132,6 @@ def load(path: str | Path, *, revision: str | None, dtype: torch.dtype, device: 
         reason = str(error).strip().splitlines()[0]
         raise ConfigurationError(f"model.path={path}: no causal language model: {reason}") from None
     return base.to(device), tokenizer
-
-
-def _targets(targets: str | Sequence[str]) -> str | list[str]:
-    return targets if isinstance(targets, str) else list(targets)
-
-
-def _adapt(base: nn.Module, config: peft.LoraConfig, settings: LoraSettings) -> nn.Module:
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="fan_in_fan_out")
-        torch.manual_seed(settings.seed)
-        try:
-            return peft.get_peft_model(base, config)  # type: ignore[arg-type]
-        except ValueError as error:
-            reason = str(error).split(". ")[0]
-            raise ConfigurationError(f"model.lora.targets={settings.targets}: {reason}.") from None
-
-
-def _replace_layers(adapted: nn.Module) -> list[lora.StackedLora]:
-    """Put a stacked layer in the place of each of peft's, in the order of the state dictionary."""
-    layers = []
-    for name, layer in list(adapted.named_modules()):
-        if not isinstance(layer, LoraLayer):
-            continue
-        if layer.lora_embedding_A:
-            raise ConfigurationError(
-                f"model.lora.targets: {name} is an embedding, not a linear layer."
-            )
-        parent = adapted.get_submodule(name.rpartition(".")[0])
-        stacked = lora.StackedLora(layer.get_base_layer(), layer.scaling["default"])
-        setattr(parent, name.rpartition(".")[2], stacked)
-        layers.append(stacked)
-    return layers
 
 
 @torch.no_grad()

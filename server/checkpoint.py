@@ -25,7 +25,7 @@ class Checkpoint:
     ledger_head: str
     layout: str  # digest of the adapter's names and shapes
     optimizer: dict[str, Any]
-    clip_norm: float | None = None  # C of the next round
+    mechanism: dict[str, Any]  # what its releases have made of it
 
     def save(self, folder: Path) -> str:
         """Store durably, replacing the one before; returns the SHA-256 of the stored bytes."""

@@ -39,6 +39,6 @@ class GroupPrivacy(Mechanism):
     def group_size(self) -> int:
         return self.records_per_user
 
-    def draw(self, stream: rng.SecretStream) -> Assignment:
+    def draw(self, stream: rng.SecretStream, number: int) -> Assignment:
         users, slots = divmod(self._heads(stream), self.group_size)
         return Assignment(users=users, slots=slots)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -34,11 +34,24 @@ from sim.wire import Assignment
 
 
 @dataclass(frozen=True)
+class CohortSum:
+    """What the nodes' answers add up to: private, and gone once it is released."""
+
+    total: np.ndarray  # (D,) float64, sum of clipped updates
+    unclipped_bits: float = 0.0  # sum of clip bits, where the clip norm adapts
+    rows: np.ndarray | None = None  # (units, D) float64 clipped, where a mechanism looks at each
+
+
+@dataclass(frozen=True)
 class Release:
-    """What one round makes public."""
+    """What one round makes public, and what a simulation may see beside it."""
 
     mean: np.ndarray  # (D,) float64, noised
+    noise_std: float  # of the noise on a coordinate of the mean
     unclipped_fraction: float | None = None  # noised; None where the clip norm is fixed
+    released: Mapping[str, float] = field(default_factory=dict)  # further figures of the event
+    simulation_only: Mapping[str, float] = field(default_factory=dict)
+    halted: bool = False  # the mechanism releases nothing more: the run ends here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +97,15 @@ class Mechanism(ABC):
             self.adaptive.update_multiplier(self.noise_multiplier, self.expected_units)
 
     @property
+    def adjacency(self) -> str:
+        """Which populations are neighbours."""
+        return "add-or-remove-one-user"
+
+    @property
+    def sampling_scheme(self) -> str:
+        return "poisson"
+
+    @property
     def sampling_rate(self) -> float:
         """q, of every coin."""
         return self.cohort / self.users
@@ -121,6 +143,19 @@ class Mechanism(ABC):
     def ledger_event(self) -> Mapping[str, Any]:
         return self.event().to_dict()
 
+    @property
+    def rounds_per_event(self) -> int:
+        """Rounds in which a user takes part at most once, so that they cost one event together."""
+        return 1
+
+    def event_count(self, rounds: int) -> int:
+        """How many events so many rounds cost."""
+        return math.ceil(rounds / self.rounds_per_event)
+
+    def details(self) -> Mapping[str, Any]:
+        """Public parameters that only this mechanism has, for the ledger and the statement."""
+        return {}
+
     def queries(self) -> Sequence[Query]:
         """The Gaussian queries of a round's joint release."""
         update = Query(name="update", sensitivity=self.clip_norm, noise_std=self.noise_std)
@@ -130,24 +165,23 @@ class Mechanism(ABC):
         return [update, Query(name="unclipped_bits", sensitivity=BIT_SENSITIVITY, noise_std=std)]
 
     @abstractmethod
-    def draw(self, stream: rng.SecretStream) -> Assignment:
-        """The cohort of one round: one coin per unit position, over declared positions."""
+    def draw(self, stream: rng.SecretStream, number: int) -> Assignment:
+        """The cohort of round ``number``: one coin per unit position, over declared positions."""
 
-    def release(
-        self, clipped_sum: np.ndarray, stream: rng.SecretStream, unclipped_bits: float = 0.0
-    ) -> Release:
-        """Noised mean of a sum of clipped updates (D,), and of clip bits where C adapts.
+    def release(self, cohort: CohortSum, stream: rng.SecretStream, number: int) -> Release:
+        """Noised mean of round ``number``, and noised clip bits where C adapts.
 
         Noise is drawn and added in float64 on the CPU, once, here. Floating-point noise is not the
         real Gaussian (Mironov, CCS 2012): the statement names it as a limit.
         """
-        noise = self.noise_std * rng.standard_normal(stream, len(clipped_sum))
-        mean = (clipped_sum.astype(np.float64) + noise) / self.expected_units
+        noise = self.noise_std * rng.standard_normal(stream, len(cohort.total))
+        mean = (cohort.total.astype(np.float64) + noise) / self.expected_units
+        noise_std = self.noise_std / self.expected_units
         if self.adaptive is None:
-            return Release(mean)
+            return Release(mean, noise_std)
         std = self.adaptive.bit_std(self.expected_units)
-        noised_bits = unclipped_bits + std * float(rng.standard_normal(stream, 1)[0])
-        return Release(mean, 0.5 + noised_bits / self.expected_units)
+        noised_bits = cohort.unclipped_bits + std * float(rng.standard_normal(stream, 1)[0])
+        return Release(mean, noise_std, 0.5 + noised_bits / self.expected_units)
 
     def after(self, release: Release) -> Self:
         """The mechanism of the next round: the same, or with the clip norm that follows."""
@@ -155,6 +189,14 @@ class Mechanism(ABC):
             return self
         follows = self.adaptive.next_norm(self.clip_norm, release.unclipped_fraction)
         return replace(self, clip_norm=follows)
+
+    def state(self) -> dict[str, Any]:
+        """What the mechanism has become through its releases: public, stored with each of them."""
+        return {"clip_norm": self.clip_norm}
+
+    def restored(self, state: Mapping[str, Any]) -> Self:
+        """The mechanism of the round after a stored one."""
+        return replace(self, **state)
 
     def _heads(self, stream: rng.SecretStream) -> np.ndarray:
         return sampling.poisson_positions(stream, self.sampling_rate, self.users * self.group_size)

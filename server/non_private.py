@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
 from server.accounting import RoundEvent
-from server.mechanism import Release
+from server.mechanism import CohortSum, Release
 from server.user_wise import UserWise
 from sim import rng
 from sim.errors import ConfigurationError
@@ -42,7 +40,5 @@ class NonPrivate(UserWise):
     def ledger_event(self) -> Mapping[str, Any]:
         return {"noise_multiplier": 0.0, "sampling_rate": self.sampling_rate, "group_size": 1}
 
-    def release(
-        self, clipped_sum: np.ndarray, stream: rng.SecretStream, unclipped_bits: float = 0.0
-    ) -> Release:
-        return Release(clipped_sum / self.expected_units)
+    def release(self, cohort: CohortSum, stream: rng.SecretStream, number: int) -> Release:
+        return Release(cohort.total / self.expected_units, noise_std=0.0)

@@ -61,8 +61,12 @@ class ServerOptimizer:
         """Of the next step."""
         return float(self._schedule.get_last_lr()[0])
 
-    def step(self, noised_mean: np.ndarray) -> None:
-        """One step along a released mean update (D,): its negative is the gradient."""
+    def step(self, noised_mean: np.ndarray, noise_std: float) -> None:
+        """One step along a released mean update (D,): its negative is the gradient.
+
+        ``noise_std``: standard deviation of the noise on each of its coordinates, a public number
+        that only optimisers made for noisy gradients look at.
+        """
         self._parameter.grad = torch.from_numpy(-noised_mean.astype(np.float32))
         self._optimizer.step()
         self._schedule.step()

@@ -49,6 +49,8 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "adaptive_clip": (dict, type(None)),  # quantile, rate, and the noise of update and bits
     "denominator": _NUMBER,  # expected units in a round
     "sampling": dict,  # scheme, rate, expected_cohort, cap
+    "mechanism_details": dict,  # public parameters that only this mechanism has
+    "rounds_per_event": int,  # rounds in which a user takes part at most once
     "rounds": int,  # intents in the ledger, not the rounds that were planned
     "records_per_user": (int, str),
     "resample": bool,

@@ -24,7 +24,8 @@ HEADER_FIELDS = (
     *("strategy", "clipped_unit", "adjacency", "declared_users", "users_counted", "delta"),
     *("event", "clip_norm", "adaptive_clip", "denominator", "sampling_scheme", "cohort_cap"),
     *("records_per_user", "resample", "records_bounded", "chunks_cross_records", "local_steps"),
-    *("selection", "group_bound", "seeds_policy", "drop_failed_nodes"),
+    *("selection", "group_bound", "seeds_policy", "drop_failed_nodes", "rounds_per_event"),
+    "mechanism_details",
 )
 
 

@@ -27,7 +27,7 @@ from flwr.serverapp.strategy import Strategy
 
 from server.checkpoint import Checkpoint
 from server.ledger import Ledger
-from server.mechanism import Mechanism, Release
+from server.mechanism import CohortSum, Mechanism, Release
 from server.optimizer import ServerOptimizer
 from sim import rng, wire
 from sim.track import Tracker
@@ -56,6 +56,9 @@ class Fold:
     total: np.ndarray  # (D,) float64
     unclipped_bits: float = 0.0
     simulation_only: Counter[str] = field(default_factory=Counter)
+
+    def cohort(self) -> CohortSum:
+        return CohortSum(self.total, self.unclipped_bits)
 
     def add(self, answer: wire.NodeSum) -> None:
         self.total += answer.total
@@ -101,7 +104,7 @@ class PrivateStrategy(Strategy):
             raise BudgetSpentError(f"The budget holds {self.budget.rounds} rounds; all are spent.")
         self._started, self._grid = time.perf_counter(), grid
         self.number = self.ledger.next_round
-        assignment = self.mechanism.draw(self.secrets.stream("cohort", self.number))
+        assignment = self.mechanism.draw(self.secrets.stream("cohort", self.number), self.number)
         self.ledger.intend(self.number, self.mechanism.ledger_event(), self.mechanism.queries())
         self._sent = dict(self._messages(arrays, assignment, sorted(grid.get_node_ids())))
         return list(self._sent.values())
@@ -116,12 +119,12 @@ class PrivateStrategy(Strategy):
         """
         fold = self._fold(replies)
         noise = self.secrets.stream("noise", self.number)
-        release = self.mechanism.release(fold.total, noise, fold.unclipped_bits)
+        release = self.mechanism.release(fold.cohort(), noise, self.number)
         figures = {"learning_rate": self.optimizer.learning_rate, **self._figures(release)}
-        self.optimizer.step(release.mean)
+        self.optimizer.step(release.mean, release.noise_std)
         self.mechanism = self.mechanism.after(release)
         self.ledger.done(self.number, self._store())
-        simulated = self._simulation_only(fold.simulation_only)
+        simulated = {**self._simulation_only(fold.simulation_only), **release.simulation_only}
         self.tracker.log(self.number, figures, simulation_only=simulated)
         return self.layout.to_arrays(self.optimizer.adapter), MetricRecord()
 
@@ -190,14 +193,14 @@ class PrivateStrategy(Strategy):
             self.ledger.head,
             self.layout.digest,
             self.optimizer.state(),
-            self.mechanism.clip_norm,
+            self.mechanism.state(),
         )
         return state.save(self.checkpoints)
 
     def _figures(self, release: Release) -> dict[str, float]:
         """Public and released figures of the round."""
         mechanism, size = self.mechanism, len(release.mean)
-        noise = mechanism.noise_std / mechanism.expected_units
+        noise = release.noise_std
         norm = float(np.linalg.norm(release.mean))
         unclipped = release.unclipped_fraction
         signal = math.sqrt(max(0.0, norm**2 - size * noise**2))
@@ -212,6 +215,7 @@ class PrivateStrategy(Strategy):
             "release_norm": norm,
             "signal_norm": signal,
             **({} if unclipped is None else {"unclipped_fraction": unclipped}),
+            **release.released,
             **(private if mechanism.private else {}),
         }
 

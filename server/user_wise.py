@@ -44,12 +44,20 @@ class UserWise(Mechanism):
             )
         super().__post_init__()
 
+    @property
+    def adjacency(self) -> str:
+        return super().adjacency if self.cohort_max is None else "zero-out-one-user"
+
+    @property
+    def sampling_scheme(self) -> str:
+        return super().sampling_scheme if self.cohort_max is None else "truncated poisson"
+
     def event(self) -> RoundEvent:
         if self.cohort_max is None:
             return super().event()
         return replace(super().event(), population=self.users, cohort_cap=self.cohort_max)
 
-    def draw(self, stream: rng.SecretStream) -> Assignment:
+    def draw(self, stream: rng.SecretStream, number: int) -> Assignment:
         users = self._heads(stream)
         if self.cohort_max is not None:
             users = sampling.random_subset(stream, users, self.cohort_max)

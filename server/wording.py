@@ -115,7 +115,8 @@ def _mechanism(statement: Mapping[str, Any]) -> str:
         f"The update of {CLIPPED_UNIT[statement['clipped_unit']]} "
         f"after {_counted(statement['local_steps'], 'local step')} "
         f"is {clipped if clip is not None else 'not clipped'}; the sum is released {noise}, "
-        f"divided by {statement['denominator']} whatever the real cohort was.{_adaptive(statement)}"
+        f"divided by {statement['denominator']} whatever the real cohort was."
+        f"{_adaptive(statement)}{_details(statement)}"
     )
 
 
@@ -130,6 +131,13 @@ def _adaptive(statement: Mapping[str, Any]) -> str:
         f"{adaptive['bit_noise_std']}. Sum and count together cost one Gaussian of noise "
         f"multiplier {statement['noise_multiplier']}."
     )
+
+
+def _details(statement: Mapping[str, Any]) -> str:
+    """The parameters that only this mechanism has."""
+    details = statement["mechanism_details"]
+    listed = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in details.items())
+    return f" Its own parameters: {listed}." if listed else ""
 
 
 def _counted(number: int, noun: str) -> str:

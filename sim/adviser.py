@@ -95,7 +95,7 @@ def tuned(plan: Plan, runs: int) -> dict[str, Any]:
         )
     event = plan.mechanism.event()
     try:
-        spent = tuning.composed(event, plan.rounds, runs, plan.delta, **plan.options)
+        spent = tuning.composed(event, plan.events, runs, plan.delta, **plan.options)
     except (ValueError, OverflowError) as error:
         raise ConfigurationError(f"plan.tuning_runs={runs}: {error}") from None
     reason = tuning.unavailable(event, plan.group_bound)
@@ -109,7 +109,7 @@ def tuned(plan: Plan, runs: int) -> dict[str, Any]:
         if reason
         else {
             name: planning.finite(
-                tuning.repeat_and_select(event, plan.rounds, runs, plan.delta, shape=shape)
+                tuning.repeat_and_select(event, plan.events, runs, plan.delta, shape=shape)
             )
             for name, shape in tuning.SHAPES.items()
         },

@@ -29,11 +29,10 @@ def header(settings: Settings, plan: Plan, *, layout: str, base: str) -> dict[st
         layout: digest of the adapter's names and shapes. base: name of the base model.
     """
     mechanism, strategy = plan.mechanism, settings.strategy
-    cap = strategy.cohort_max
     return {
         "strategy": strategy.name,
         "clipped_unit": mechanism.unit,
-        "adjacency": "add-or-remove-one-user" if cap is None else "zero-out-one-user",
+        "adjacency": mechanism.adjacency,
         "declared_users": mechanism.users,
         "users_counted": settings.privacy.users is None,
         "delta": plan.delta,
@@ -42,11 +41,13 @@ def header(settings: Settings, plan: Plan, *, layout: str, base: str) -> dict[st
         "accountant": plan.accountant,
         "group_bound": plan.group_bound if mechanism.group_size > 1 else None,
         "event": dict(mechanism.ledger_event()),
+        "rounds_per_event": mechanism.rounds_per_event,
+        "mechanism_details": dict(mechanism.details()),
         "clip_norm": mechanism.clip_norm if math.isfinite(mechanism.clip_norm) else None,
         "adaptive_clip": _adaptive_clip(mechanism),
         "denominator": mechanism.expected_units,
-        "sampling_scheme": "poisson" if cap is None else "truncated poisson",
-        "cohort_cap": cap,
+        "sampling_scheme": mechanism.sampling_scheme,
+        "cohort_cap": strategy.cohort_max,
         "records_per_user": strategy.records_per_user,
         "resample": strategy.resample,
         "records_bounded": False,  # nobody promises that no user has more than k records
@@ -89,7 +90,11 @@ def claim(of: Mapping[str, Any], spent: Sequence[tuple[Mapping[str, Any], int]])
         return statement.Claim(
             epsilon=math.inf, epsilon_lower=math.inf, epsilon_at_deltas={}, **named
         )
-    composition = [(accounting.RoundEvent.from_dict(event), count) for event, count in spent]
+    together = of["rounds_per_event"]
+    composition = [
+        (accounting.RoundEvent.from_dict(event), math.ceil(count / together))
+        for event, count in spent
+    ]
     options = {"accountant": accountant, "group_bound": of["group_bound"] or "mixture"}
     deltas = [
         of["delta"] * share for share in (1, 0.1, 0.01) if of["delta"] * share >= _LEAST_DELTA

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 from hydra.utils import get_class
 
 from server.adaptive_clip import AdaptiveClip
 from server.mechanism import Mechanism
-from server.user_wise import UserWise
 from sim.errors import ConfigurationError
 from sim.settings import Settings, Strategy
 
@@ -25,7 +24,7 @@ def builder(settings: Settings, users: int) -> Callable[[float], Mechanism]:
     cls = _class(strategy)
     if strategy.clip_norm is None and cls.private:
         raise ConfigurationError("strategy.clip_norm=None: a private strategy needs a clip norm.")
-    options: dict[str, Any] = {"records_per_user": strategy.k, **_cap(strategy, cls)}
+    options: dict[str, Any] = {"records_per_user": strategy.k, **_own(strategy, cls)}
     if strategy.clip_norm is not None:
         options["clip_norm"] = strategy.clip_norm
 
@@ -52,15 +51,15 @@ def adapted(mechanism: Mechanism, strategy: Strategy) -> Mechanism:
     return replace(mechanism, adaptive=rule)
 
 
-def _cap(strategy: Strategy, cls: type[Mechanism]) -> dict[str, int]:
-    if strategy.cohort_max is None:
-        return {}
-    if not issubclass(cls, UserWise):
-        raise ConfigurationError(
-            f"strategy.cohort_max={strategy.cohort_max}: a cap is accounted for user-wise cohorts "
-            f"only; leave it out with strategy={strategy.name}, or take strategy=user_wise."
-        )
-    return {"cohort_max": strategy.cohort_max}
+def _own(strategy: Strategy, cls: type[Mechanism]) -> Mapping[str, Any]:
+    options, known = strategy.own(), {field.name for field in fields(cls)}
+    for name, value in options.items():
+        if name not in known:
+            raise ConfigurationError(
+                f"strategy.{name}={value}: strategy={strategy.name} has no such option; leave it "
+                "out, or choose a strategy whose file in conf/strategy lists it."
+            )
+    return options
 
 
 def _class(strategy: Strategy) -> type[Mechanism]:

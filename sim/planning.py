@@ -37,6 +37,11 @@ class Plan:
     steering: Steering | None = None  # where an estimate found the noise
 
     @property
+    def events(self) -> int:
+        """How many of the mechanism's events the rounds cost."""
+        return self.mechanism.event_count(self.rounds)
+
+    @property
     def options(self) -> Options:
         """How the claim is computed, as `server.accounting` takes it."""
         return {"accountant": self.accountant, "group_bound": self.group_bound}
@@ -58,11 +63,12 @@ def made(settings: Settings, users: int, delta: float) -> Plan:
     steered = privacy.accountant == "edgeworth"
     accountant = "pld" if steered else privacy.accountant  # an estimate is never the claim
     options = {"accountant": accountant, "group_bound": privacy.group_bound}
-    z = privacy.noise_multiplier
-    if build(1.0).private:
-        z = z or _calibrated(build(1.0).event(), settings, delta, options)
+    z, any_noise = privacy.noise_multiplier, build(1.0)
+    events = any_noise.event_count(settings.rounds)
+    if any_noise.private:
+        z = z or _calibrated(any_noise.event(), events, settings, delta, options)
         mechanism = build(z)
-        spent = _accounted(mechanism.event(), settings, delta, options)
+        spent = _accounted(mechanism.event(), events, delta, options)
     else:
         mechanism = build(0.0)
         spent = accounting.Epsilon(lower=math.inf, upper=math.inf)
@@ -72,7 +78,7 @@ def made(settings: Settings, users: int, delta: float) -> Plan:
         delta=delta,
         epsilon=spent,
         target=None if steered else privacy.epsilon,
-        steering=steering.of(mechanism.event(), settings, delta) if steered else None,
+        steering=steering.of(mechanism.event(), events, settings, delta) if steered else None,
         **options,
     )
 
@@ -135,7 +141,7 @@ def _cap_cost(plan: Plan) -> dict[str, Any]:
     event = plan.mechanism.event() if plan.mechanism.private else None
     if event is None or event.cohort_cap is None:
         return {}
-    without = _epsilon(event.uncapped(), plan.rounds, plan.delta, plan.options)
+    without = _epsilon(event.uncapped(), plan.events, plan.delta, plan.options)
     return {"cohort_cap": event.cohort_cap, "epsilon_without_cap": finite(without.upper)}
 
 
@@ -168,10 +174,10 @@ def _figures(plan: Plan, accountant: str) -> tuple[float | None, float | None]:
         {"accountant": accountant, "group_bound": bound_of(accountant, plan)},
     )
     try:
-        spent = _epsilon(event, plan.rounds, plan.delta, options).upper
+        spent = _epsilon(event, plan.events, plan.delta, options).upper
         if plan.target is None:
             return finite(spent), None
-        return finite(spent), _calibrate(event, plan.rounds, plan.target, plan.delta, **options)
+        return finite(spent), _calibrate(event, plan.events, plan.target, plan.delta, **options)
     except (ValueError, OverflowError) as error:
         _LOG.warning("%s", error)
         return None, None
@@ -194,16 +200,16 @@ def _delta(settings: Settings, users: int) -> float:
 
 
 def _calibrated(
-    event: accounting.RoundEvent, settings: Settings, delta: float, options: Options
+    event: accounting.RoundEvent, events: int, settings: Settings, delta: float, options: Options
 ) -> float:
     target = settings.privacy.epsilon
     if target is None:  # Settings allows neither only for strategy=non_private
         raise ConfigurationError("privacy.epsilon=None: give a target or a noise multiplier.")
     try:
         if settings.privacy.accountant == "edgeworth":
-            z = steering.noise_multiplier(event, settings, target, delta)
+            z = steering.noise_multiplier(event, events, settings, target, delta)
         else:
-            z = _calibrate(event, settings.rounds, target, delta, **options)
+            z = _calibrate(event, events, target, delta, **options)
     except (ValueError, OverflowError) as error:
         raise ConfigurationError(f"privacy.epsilon={target:g}: {error}") from None
     scale = 10.0 ** (_DIGITS - 1 - math.floor(math.log10(z)))
@@ -211,19 +217,19 @@ def _calibrated(
 
 
 def _accounted(
-    event: accounting.RoundEvent, settings: Settings, delta: float, options: Options
+    event: accounting.RoundEvent, events: int, delta: float, options: Options
 ) -> accounting.Epsilon:
     try:
-        return _epsilon(event, settings.rounds, delta, options)
+        return _epsilon(event, events, delta, options)
     except (ValueError, OverflowError) as error:
         raise ConfigurationError(f"privacy.accountant={options['accountant']}: {error}") from None
 
 
 def _epsilon(
-    event: accounting.RoundEvent, rounds: int, delta: float, options: Options
+    event: accounting.RoundEvent, events: int, delta: float, options: Options
 ) -> accounting.Epsilon:
     return accounting.epsilon(
-        [(event, rounds)],
+        [(event, events)],
         delta,
         accountant=options["accountant"],
         group_bound=options["group_bound"],

@@ -5,7 +5,6 @@ Whatever can be refused is refused by ``sim.prepare`` before the run folder exis
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -118,28 +117,26 @@ def _strategy(ready: Prepared, ledger: Ledger, tracker: track.Tracker) -> Privat
 
 
 def _mechanism(ready: Prepared) -> Mechanism:
-    """As planned, at the clip norm that the last stored release led to."""
+    """As planned, or as the last stored release left it."""
     planned, settings = ready.plan.mechanism, ready.settings
     if settings.resume is None:
         return planned
     stored = Checkpoint.load(settings.folder / "checkpoint", ready.world.model.layout.digest)
-    if stored is None or stored.clip_norm is None:
-        return planned
-    return dataclasses.replace(planned, clip_norm=stored.clip_norm)
+    return planned if stored is None else planned.restored(stored.mechanism)
 
 
 def _budget(plan: Plan) -> Budget:
     """Rounds that stay within the target, and epsilon so far; both certified before round 1."""
-    if not plan.mechanism.private:
+    mechanism = plan.mechanism
+    if not mechanism.private:
         return Budget(rounds=plan.rounds, epsilon_after=lambda _: float("inf"))
-    event, options = plan.mechanism.event(), plan.options
-    rounds = plan.rounds
+    event, options = mechanism.event(), plan.options
+    events, rounds = mechanism.event_count(plan.rounds), plan.rounds
     if plan.target is not None and plan.epsilon.upper > plan.target:
-        rounds = accounting.affordable_rounds(event, plan.target, plan.delta, rounds, **options)
-    return Budget(
-        rounds=rounds,
-        epsilon_after=accounting.epsilon_curve(event, plan.rounds, plan.delta, **options),
-    )
+        fit = accounting.affordable_rounds(event, plan.target, plan.delta, events, **options)
+        rounds = min(rounds, fit * mechanism.rounds_per_event)
+    curve = accounting.epsilon_curve(event, events, plan.delta, **options)
+    return Budget(rounds=rounds, epsilon_after=lambda n: curve(mechanism.event_count(n)))
 
 
 def _open_ledger(ready: Prepared, config: Mapping[str, Any]) -> Ledger:

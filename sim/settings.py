@@ -8,27 +8,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import pydantic
+from typing import Any, Literal
 
 from sim import selection
 from sim.errors import ConfigurationError
-
-Whole = Annotated[int, pydantic.Strict()]  # neither 2.0 nor true
-Number = Annotated[float, pydantic.Strict()]
-Count = Annotated[int, pydantic.Strict(), pydantic.Field(ge=1)]
-Quantity = Annotated[float, pydantic.Strict(), pydantic.Field(ge=0, allow_inf_nan=False)]
-
-
-class _Closed:
-    """Unknown keys are refused."""
-
-    __pydantic_config__ = pydantic.ConfigDict(extra="forbid")
+from sim.fields import Closed, Count, Number, Quantity, Whole
+from sim.strategy_settings import Strategy
 
 
 @dataclass(frozen=True, kw_only=True)
-class Data(_Closed):
+class Data(Closed):
     format: Literal["synthetic", "jsonl", "csv", "parquet", "hub"]
     users: Whole = 2400  # synthetic only
     path: str | None = None
@@ -50,14 +39,15 @@ class Data(_Closed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lora(_Closed):
+class Lora(Closed):
     r: Whole
     alpha: Number
     targets: str | tuple[str, ...]
+    freeze_a: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model(_Closed):
+class Model(Closed):
     kind: Literal["embedded", "local", "hub"]
     path: str | None = None
     revision: str | None = None
@@ -71,7 +61,7 @@ class Model(_Closed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection(_Closed):
+class Selection(Closed):
     rule: str
 
     def __post_init__(self) -> None:
@@ -81,50 +71,13 @@ class Selection(_Closed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Strategy(_Closed):
-    name: str
-    mechanism: str  # dotted path of the class
-    records_per_user: Whole | Literal["all"]
-    clip_norm: Number | None
-    local_steps: Whole
-    local_lr: Number
-    resample: bool
-    clip_quantile: Number | None = None  # given: the clip norm adapts, from clip_norm on
-    clip_learning_rate: Number = 0.2
-    clip_bit_noise: Number | None = None
-    cohort_max: Whole | None = None
-
-    def __post_init__(self) -> None:
-        if self.clip_quantile is None and self.clip_bit_noise is not None:
-            raise ConfigurationError(
-                f"strategy.clip_bit_noise={self.clip_bit_noise}: needs "
-                "strategy.clip_quantile beside it."
-            )
-        if self.records_per_user != "all" and self.records_per_user < 1:
-            raise ConfigurationError(
-                f"strategy.records_per_user={self.records_per_user}: must be 1 or more, or all."
-            )
-        if self.local_steps < 1:
-            raise ConfigurationError(f"strategy.local_steps={self.local_steps}: must be 1 or more.")
-        if not 0 < self.local_lr < math.inf:
-            raise ConfigurationError(
-                f"strategy.local_lr={self.local_lr}: must be positive and finite."
-            )
-
-    @property
-    def k(self) -> int:
-        """Records per user; 0 for all."""
-        return 0 if self.records_per_user == "all" else self.records_per_user
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule(_Closed):
+class Schedule(Closed):
     name: str
     warmup: Whole
 
 
 @dataclass(frozen=True, kw_only=True)
-class Privacy(_Closed):
+class Privacy(Closed):
     users: Whole | None
     epsilon: Number | None
     noise_multiplier: Number | None
@@ -148,7 +101,7 @@ class Privacy(_Closed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Engine(_Closed):
+class Engine(Closed):
     max_tokens: Whole
     max_lanes: Whole
 
@@ -159,7 +112,7 @@ class Engine(_Closed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Runtime(_Closed):
+class Runtime(Closed):
     nodes: Whole
     drop_failed_nodes: bool
 
@@ -169,7 +122,7 @@ class Runtime(_Closed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Track(_Closed):
+class Track(Closed):
     sink: Literal["jsonl", "wandb"]
     simulation_only: bool
     project: str = "userdp"
@@ -177,7 +130,7 @@ class Track(_Closed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan(_Closed):
+class Plan(Closed):
     sampling_rate: Number | None
     records_per_user: tuple[Quantity, ...] | None = None  # quantiles, equally spaced from 0 to 1
     gradients: Quantity | None = None  # G, expected record gradients a round
@@ -197,7 +150,7 @@ class Plan(_Closed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(_Closed):
+class Settings(Closed):
     """A whole run, by the groups of the configuration."""
 
     data: Data

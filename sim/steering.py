@@ -21,22 +21,24 @@ class Steering:
     epsilon: float
 
 
-def noise_multiplier(event: RoundEvent, settings: Settings, target: float, delta: float) -> float:
-    """The noise at which the estimate meets the target.
+def noise_multiplier(
+    event: RoundEvent, events: int, settings: Settings, target: float, delta: float
+) -> float:
+    """The noise at which the estimate of so many events meets the target.
 
     Raises:
         ValueError: the event is not one the estimate knows, or no noise meets the target.
     """
     order = settings.privacy.edgeworth_order
-    return edgeworth.calibrate(event, settings.rounds, target, delta, order=order)
+    return edgeworth.calibrate(event, events, target, delta, order=order)
 
 
-def of(event: RoundEvent, settings: Settings, delta: float) -> Steering:
+def of(event: RoundEvent, events: int, settings: Settings, delta: float) -> Steering:
     """The estimate at the event's own noise."""
     order = settings.privacy.edgeworth_order
     return Steering(
         accountant="edgeworth",
         order=order,
         target=settings.privacy.epsilon,
-        epsilon=edgeworth.estimate([(event, settings.rounds)], delta, order=order),
+        epsilon=edgeworth.estimate([(event, events)], delta, order=order),
     )

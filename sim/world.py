@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from clients import embedded, model
+from clients.adapter import LoraSettings
 from clients.tokens import TokenizerEncode
 from sim import cache, datasets, masking, quiet, synthetic
 from sim.corpus import Corpus
@@ -52,8 +53,12 @@ def load(data: Data, asked: Model, seed: int, device_name: str) -> World:
     path = _model_path(asked)
     base, tokenizer = _base(asked, path, device)
     _check_length(asked, base.config)
-    lora = model.LoraSettings(
-        r=asked.lora.r, alpha=asked.lora.alpha, targets=asked.lora.targets, seed=seed
+    lora = LoraSettings(
+        r=asked.lora.r,
+        alpha=asked.lora.alpha,
+        targets=asked.lora.targets,
+        seed=seed,
+        freeze_a=asked.lora.freeze_a,
     )
     names = {"embedded": EMBEDDED, "local": Path(path).resolve().name, "hub": path}
     return World(

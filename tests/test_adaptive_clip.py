@@ -20,6 +20,7 @@ from scipy import stats
 from clients import clip, update
 from server.adaptive_clip import AdaptiveClip
 from server.group_privacy import GroupPrivacy
+from server.mechanism import CohortSum
 from server.non_private import NonPrivate
 from server.user_wise import UserWise
 from sim import compose, header, metrics, planning, rng, wire
@@ -57,11 +58,13 @@ def clip_norms(quantile, start, rounds=200):
     seen = []
     for number in range(rounds):
         secrets = rng.Secrets(replay_seed=7)
-        cohort = rows[mechanism.draw(secrets.stream("cohort", number)).users]
+        cohort = rows[mechanism.draw(secrets.stream("cohort", number), number).users]
         clipped = clip.clipped_sum(cohort, mechanism.clip_norm)
         bits = clip.unclipped_bits(clipped.norms, mechanism.clip_norm)
         noise = secrets.stream("noise", number)
-        mechanism = mechanism.after(mechanism.release(clipped.total.numpy(), noise, bits))
+        mechanism = mechanism.after(
+            mechanism.release(CohortSum(clipped.total.numpy(), bits), noise, number)
+        )
         seen.append(mechanism.clip_norm)
     return np.array(seen)
 
@@ -227,7 +230,9 @@ def test_noise_on_update_and_bits_is_what_the_queries_record_and_no_other(mechan
     assert mechanism.update_multiplier > 1.5 * mechanism.noise_multiplier
     update_query, bits_query = mechanism.queries()
     m, rounds = mechanism.expected_units, 3000
-    releases = [mechanism.release(np.zeros(2), rng.OsEntropy(), 1.0) for _ in range(rounds)]
+    releases = [
+        mechanism.release(CohortSum(np.zeros(2), 1.0), rng.OsEntropy(), 1) for _ in range(rounds)
+    ]
     means = m * np.concatenate([release.mean for release in releases])
     bits = m * (np.array([release.unclipped_fraction for release in releases]) - 0.5) - 1.0
     for noise, query in ((means, update_query), (bits, bits_query)):

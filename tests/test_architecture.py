@@ -33,7 +33,7 @@ THIRD_PARTIES = {
     "hydra": DRIVERS,
     "omegaconf": DRIVERS,
     "pydantic": ROOT_FILES,
-    "peft": {"clients.model", *MAY_DRIVE_A_RUN},  # a benchmark runs plain peft beside us
+    "peft": {"clients.adapter", *MAY_DRIVE_A_RUN},  # a benchmark runs plain peft beside us
     "transformers": {"clients", *DRIVERS},
     "opacus": {"server.accounting"},
     "dp_accounting": {"server.accounting"},

@@ -18,12 +18,12 @@ def stepped(steps):
         np.zeros(4), lambda p: torch.optim.Adam(p, lr=0.1), lambda _: 1.0
     )
     for step in range(steps):
-        server.step(np.arange(4.0) + step)
+        server.step(np.arange(4.0) + step, 0.1)
     return server
 
 
 def checkpoint(steps, layout="abc"):
-    return Checkpoint(steps, f"head{steps}", layout, stepped(steps).state())
+    return Checkpoint(steps, f"head{steps}", layout, stepped(steps).state(), {})
 
 
 def test_a_checkpoint_comes_back_whole(tmp_path):
@@ -34,7 +34,7 @@ def test_a_checkpoint_comes_back_whole(tmp_path):
     server.restore(loaded.optimizer)
     uninterrupted = stepped(3)
     for each in (server, uninterrupted):
-        each.step(np.ones(4))
+        each.step(np.ones(4), 0.1)
     np.testing.assert_array_equal(server.adapter, uninterrupted.adapter)
 
 

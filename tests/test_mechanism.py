@@ -13,6 +13,7 @@ import torch
 from scipy import stats
 
 from server.group_privacy import GroupPrivacy
+from server.mechanism import CohortSum
 from server.non_private import NonPrivate
 from server.user_wise import UserWise
 from sim import rng
@@ -38,7 +39,7 @@ class Silent:
 @pytest.mark.parametrize("mechanism", [USER, SLOT], ids=["user", "slot"])
 @pytest.mark.parametrize("total", [0.0, 17.0], ids=["empty", "filled"])
 def test_noise_on_the_mean_has_std_z_c_over_m_and_no_other(mechanism, total):
-    released = mechanism.release(np.full(SIZE, total), rng.OsEntropy()).mean
+    released = mechanism.release(CohortSum(np.full(SIZE, total)), rng.OsEntropy(), 1).mean
     m = 8 if mechanism is USER else 24
     noise = released - total / m
     std = 1.3 * 0.7 / m
@@ -53,7 +54,9 @@ def test_noise_on_the_mean_has_std_z_c_over_m_and_no_other(mechanism, total):
 def test_the_denominator_is_the_public_m(mechanism, m):
     total = np.arange(5.0)
     assert mechanism.expected_units == m
-    np.testing.assert_allclose(mechanism.release(total, Silent()).mean, total / m, rtol=1e-15)
+    np.testing.assert_allclose(
+        mechanism.release(CohortSum(total), Silent(), 1).mean, total / m, rtol=1e-15
+    )
 
 
 @pytest.mark.parametrize("mechanism", [USER, SLOT], ids=["user", "slot"])
@@ -80,14 +83,14 @@ def binomial_p_value(counts, k, q):
 
 
 def test_a_users_hits_are_binomial_in_k_and_q():
-    counts = hits_of_users(lambda number: SLOT.draw(replayed(number)))
+    counts = hits_of_users(lambda number: SLOT.draw(replayed(number), number))
     assert binomial_p_value(counts, 3, 0.2) > 1e-3
 
 
 def test_a_loader_that_takes_all_slots_of_a_sampled_user_is_not_binomial():
     def by_user(number):
-        users = USER.draw(replayed(number)).users
-        return dataclasses.replace(USER.draw(replayed(number)), users=np.repeat(users, 3))
+        users = USER.draw(replayed(number), number).users
+        return dataclasses.replace(USER.draw(replayed(number), number), users=np.repeat(users, 3))
 
     assert binomial_p_value(hits_of_users(by_user), 3, 0.2) < 1e-6
 
@@ -95,7 +98,7 @@ def test_a_loader_that_takes_all_slots_of_a_sampled_user_is_not_binomial():
 @pytest.mark.parametrize("rate", [2 / 3, 3 / 2])
 def test_hits_at_another_rate_are_not_binomial_in_q(rate):
     other = dataclasses.replace(SLOT, cohort=8 * rate)
-    counts = hits_of_users(lambda number: other.draw(replayed(number)))
+    counts = hits_of_users(lambda number: other.draw(replayed(number), number))
     assert binomial_p_value(counts, 3, 0.2) < 1e-6
 
 
@@ -103,7 +106,7 @@ def test_hits_at_another_rate_are_not_binomial_in_q(rate):
 def test_a_unit_enters_a_round_once_and_positions_are_the_declared_ones(mechanism):
     seen = set()
     for number in range(300):
-        drawn = mechanism.draw(replayed(number))
+        drawn = mechanism.draw(replayed(number), number)
         slots = drawn.slots if mechanism is SLOT else np.zeros(len(drawn.users), np.int64)
         units = list(zip(drawn.users.tolist(), slots.tolist(), strict=True))
         assert len(units) == len(set(units))
@@ -113,7 +116,7 @@ def test_a_unit_enters_a_round_once_and_positions_are_the_declared_ones(mechanis
 
 
 def test_rate_one_takes_every_slot_of_every_user():
-    drawn = dataclasses.replace(SLOT, cohort=40).draw(replayed())
+    drawn = dataclasses.replace(SLOT, cohort=40).draw(replayed(), 1)
     assert drawn.users.tolist() == [u for u in range(40) for _ in range(3)]
     assert drawn.slots.tolist() == [0, 1, 2] * 40
 
@@ -121,7 +124,7 @@ def test_rate_one_takes_every_slot_of_every_user():
 @pytest.mark.parametrize("mechanism", [USER, SLOT, NONE], ids=["user", "slot", "none"])
 def test_a_mechanism_is_made_of_public_numbers_alone(mechanism):
     assert {type(value) for value in vars(mechanism).values()} <= {int, float, type(None)}
-    assert set(inspect.signature(type(mechanism).draw).parameters) == {"self", "stream"}
+    assert set(inspect.signature(type(mechanism).draw).parameters) == {"self", "stream", "number"}
 
 
 @pytest.mark.parametrize(
@@ -157,7 +160,7 @@ def test_group_privacy_needs_a_cap_and_user_wise_does_not():
 def test_the_least_noise_that_is_accepted_is_far_above_the_resolution_of_a_full_sum():
     least = dataclasses.replace(USER, noise_multiplier=8 * 2.0**-31)
     full = np.full(SIZE, 40 * least.clip_norm)  # every user at the clip, along every axis
-    noise = least.release(full, replayed()).mean * 8 - full
+    noise = least.release(CohortSum(full), replayed(), 1).mean * 8 - full
     assert len(np.unique(noise)) > 0.99 * SIZE
     assert np.std(noise) == pytest.approx(least.noise_std, rel=0.03)
 
@@ -177,11 +180,13 @@ def test_global_seeds_do_not_replay_the_noise():
         random.seed(0)
         np.random.seed(0)
         torch.manual_seed(0)
-        return USER.release(np.zeros(8), rng.Secrets().stream("noise", 1)).mean
+        return USER.release(CohortSum(np.zeros(8)), rng.Secrets().stream("noise", 1), 1).mean
 
     assert not np.isin(released(), released()).any()
 
 
 def test_noise_of_different_rounds_is_uncorrelated():
-    first, second = (USER.release(np.zeros(SIZE), replayed(number)).mean for number in (1, 2))
+    first, second = (
+        USER.release(CohortSum(np.zeros(SIZE)), replayed(number), number).mean for number in (1, 2)
+    )
     assert abs(np.corrcoef(first, second)[0, 1]) < 5 / math.sqrt(SIZE)

@@ -13,7 +13,8 @@ import pytest
 import tiny
 import torch
 
-from clients.model import LanguageModel, LoraSettings
+from clients.adapter import LoraSettings
+from clients.model import LanguageModel
 from server.group_privacy import GroupPrivacy
 from server.user_wise import UserWise
 from sim.population import Population

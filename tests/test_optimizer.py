@@ -55,7 +55,7 @@ def test_steps_follow_the_update_rule_and_the_schedule(name, schedule):
     factor = optimizer.learning_rate_factor(schedule, 2, 8)
     server = started(MAKERS[name], factor)
     for mean in releases(6):
-        server.step(mean)
+        server.step(mean, 0.1)
     wanted = by_formula(name, factor, releases(6))
     np.testing.assert_allclose(server.adapter, wanted, rtol=1e-4, atol=1e-5)
 
@@ -63,7 +63,7 @@ def test_steps_follow_the_update_rule_and_the_schedule(name, schedule):
 def test_a_step_goes_along_the_release():
     server = started(functools.partial(torch.optim.SGD, lr=1.0))
     before, [mean] = server.adapter, releases(1)
-    server.step(mean)
+    server.step(mean, 0.1)
     np.testing.assert_allclose(server.adapter, before + mean, rtol=1e-6)
 
 
@@ -72,7 +72,7 @@ def test_learning_rate_is_that_of_the_next_step():
     server = started(MAKERS["sgd"], factor)
     for t, mean in enumerate(releases(5)):
         assert server.learning_rate == pytest.approx(0.3 * factor(t))
-        server.step(mean)
+        server.step(mean, 0.1)
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -80,13 +80,13 @@ def test_a_restored_optimiser_goes_on_as_if_it_never_stopped(name):
     factor = optimizer.learning_rate_factor("cosine", 1, 8)
     whole, first = started(MAKERS[name], factor), started(MAKERS[name], factor)
     for mean in releases(6):
-        whole.step(mean)
+        whole.step(mean, 0.1)
     for mean in releases(6)[:3]:
-        first.step(mean)
+        first.step(mean, 0.1)
     second = started(MAKERS[name], factor)
     second.restore(first.state())
     for mean in releases(6)[3:]:
-        second.step(mean)
+        second.step(mean, 0.1)
     np.testing.assert_array_equal(second.adapter, whole.adapter)
     assert second.learning_rate == whole.learning_rate
 

@@ -11,7 +11,8 @@ import tiny
 import torch
 
 from clients import perplexity
-from clients.model import LanguageModel, LoraSettings
+from clients.adapter import LoraSettings
+from clients.model import LanguageModel
 from server.user_wise import UserWise
 from sim import cli, scoring
 from sim.population import Population

@@ -34,6 +34,8 @@ HEADER = {
     "group_bound": None,
     "seeds_policy": "secret",
     "drop_failed_nodes": False,
+    "rounds_per_event": 1,
+    "mechanism_details": {},
 }
 GROUP = {
     **HEADER,

@@ -17,6 +17,7 @@ from scipy import stats
 
 from server.group_privacy import GroupPrivacy
 from server.ledger import verify
+from server.mechanism import CohortSum
 from server.non_private import NonPrivate
 from server.strategy import BudgetSpentError, NodeFailedError
 from server.user_wise import UserWise
@@ -102,9 +103,8 @@ def test_the_declared_user_of_nobody_changes_no_rate_and_no_denominator(tmp_path
     run = tiny.federation(tmp_path, USER, tiny.people(2), cohort=tiny.everyone(6))
     run.run()
     assert np.linalg.norm(run.total) <= 2 * 0.05
-    noise = USER.release(
-        np.zeros(run.host.model.layout.size), rng.Secrets(replay_seed=0).stream("noise", 1)
-    ).mean
+    nobody = CohortSum(np.zeros(run.host.model.layout.size))
+    noise = USER.release(nobody, rng.Secrets(replay_seed=0).stream("noise", 1), 1).mean
     np.testing.assert_allclose(run.mechanism.means[0], run.total / 3 + noise, rtol=1e-9, atol=1e-12)
 
 

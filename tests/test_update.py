@@ -11,7 +11,8 @@ import tiny
 import torch
 
 from clients import clip, update
-from clients.model import LanguageModel, LoraSettings
+from clients.adapter import LoraSettings
+from clients.model import LanguageModel
 
 FAMILIES = ["gpt2", "llama", "opt", "gpt_neox", "qwen2", "qwen3", "gemma2"]
 

@@ -16,12 +16,13 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from clients import perplexity, update
+from clients.adapter import LoraSettings
 from clients.app import Host
-from clients.model import LanguageModel, LoraSettings
+from clients.model import LanguageModel
 from server.app import server_app
 from server.checkpoint import Checkpoint
 from server.ledger import Ledger
-from server.mechanism import Mechanism, Release
+from server.mechanism import CohortSum, Mechanism, Release
 from server.optimizer import ServerOptimizer, learning_rate_factor
 from server.strategy import Budget, PrivateStrategy
 from sim import rng, track, wire
@@ -144,13 +145,13 @@ class WatchedMechanism:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._mechanism, name)
 
-    def draw(self, stream: rng.SecretStream) -> wire.Assignment:
-        return self._mechanism.draw(stream) if self._cohort is None else self._cohort
+    def draw(self, stream: rng.SecretStream, number: int) -> wire.Assignment:
+        return self._mechanism.draw(stream, number) if self._cohort is None else self._cohort
 
-    def release(self, total: np.ndarray, stream: rng.SecretStream, bits: float) -> Release:
-        self.sums.append(total.copy())
-        self.bits.append(bits)
-        self.releases.append(self._mechanism.release(total, stream, bits))
+    def release(self, cohort: CohortSum, stream: rng.SecretStream, number: int) -> Release:
+        self.sums.append(cohort.total.copy())
+        self.bits.append(cohort.unclipped_bits)
+        self.releases.append(self._mechanism.release(cohort, stream, number))
         self.means.append(self.releases[-1].mean)
         return self.releases[-1]
 
@@ -218,7 +219,7 @@ def federation(
     stored = Checkpoint.load(folder, layout.digest) if resume else None
     if stored:
         rounds_optimizer.restore(stored.optimizer)
-        mechanism = dataclasses.replace(mechanism, clip_norm=stored.clip_norm)
+        mechanism = mechanism.restored(stored.mechanism)
     header = {"test": True}
     head = stored.ledger_head if stored else None
     ledger = Ledger.resume(path, header, head) if resume else Ledger.create(path, header)

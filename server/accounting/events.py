@@ -124,7 +124,9 @@ Composition: TypeAlias = Sequence[tuple[RoundEvent, int]]  # events, and how oft
 
 
 def merged(composition: Composition) -> list[tuple[RoundEvent, int]]:
-    """Each event once, with its total count; events that never happened are left out.
+    """Each event once, with its total count, in one order whatever the order given.
+
+    Events that never happened are left out.
 
     Raises:
         ValueError: a count is negative or not whole.
@@ -135,4 +137,4 @@ def merged(composition: Composition) -> list[tuple[RoundEvent, int]]:
             raise ValueError(f"Expected a whole number of rounds >= 0, got {count!r}.")
         if count:
             counts[event] = counts.get(event, 0) + count
-    return list(counts.items())
+    return sorted(counts.items(), key=lambda item: repr(item[0]))

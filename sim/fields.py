@@ -1,0 +1,18 @@
+"""The kinds of values that settings are made of."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import pydantic
+
+Whole = Annotated[int, pydantic.Strict()]  # neither 2.0 nor true
+Number = Annotated[float, pydantic.Strict()]
+Count = Annotated[int, pydantic.Strict(), pydantic.Field(ge=1)]
+Quantity = Annotated[float, pydantic.Strict(), pydantic.Field(ge=0, allow_inf_nan=False)]
+
+
+class Closed:
+    """Unknown keys are refused."""
+
+    __pydantic_config__ = pydantic.ConfigDict(extra="forbid")
