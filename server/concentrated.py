@@ -36,9 +36,12 @@ from sim import rng
 from sim.errors import ConfigurationError
 
 DELTA_SHARE = 0.01  # of delta, for the test's failures in all rounds
-LEAST_TAU = 1e-6  # times C: below, rounding of the updates decides who is whose neighbour
+LEAST_TAU = 1e-4  # times C: below, float32 in the updates decides who is whose neighbour
 RESOLUTION = 2.0**-52  # of the uniforms behind the noise: so far off its tail's probability may be
-ON_FAILURE = ("fallback", "halt")
+CHOICES = {
+    "test_statistic": tuple(concentration.STATISTICS),
+    "on_failure": ("fallback", "halt"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,25 +72,18 @@ class Concentrated(UserWise):
                 f"strategy.clip_quantile={self.adaptive.quantile}: strategy=concentrated keeps its "
                 "clip norm; leave it out."
             )
-        self._check_words()
+        for name, allowed in CHOICES.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise ConfigurationError(
+                    f"strategy.{name}={value}: choose one of {', '.join(allowed)}."
+                )
         self._check_numbers()
-
-    def _check_words(self) -> None:
-        if self.test_statistic not in concentration.STATISTICS:
-            raise ConfigurationError(
-                f"strategy.test_statistic={self.test_statistic}: choose one of "
-                f"{', '.join(concentration.STATISTICS)}."
-            )
-        if self.on_failure not in ON_FAILURE:
-            raise ConfigurationError(
-                f"strategy.on_failure={self.on_failure}: choose one of {', '.join(ON_FAILURE)}."
-            )
 
     def _check_numbers(self) -> None:
         if not LEAST_TAU * self.clip_norm <= self.radius < math.inf:
             raise ConfigurationError(
-                f"strategy.tau={self.radius:g}: must be finite and at least a millionth of "
-                f"strategy.clip_norm={self.clip_norm:g}."
+                f"strategy.tau={self.radius:g}: must be finite and at least "
+                f"{LEAST_TAU * self.clip_norm:g}, a ten-thousandth of strategy.clip_norm."
             )
         if not concentration.LEAST_WEIGHT <= self.least_weight < math.inf:
             raise ConfigurationError(
@@ -181,8 +177,9 @@ class Concentrated(UserWise):
             "test_share": self.test_share,
             "test_sensitivity": self.test_sensitivity,
             "test_noise_multiplier": self.test_multiplier,
-            "test_quantile": self.quantile if math.isfinite(self.quantile) else None,
-            "test_threshold": self.threshold if math.isfinite(self.threshold) else None,
+            "test_quantile": _finite(self.quantile),
+            "test_threshold": _finite(self.threshold),
+            "failure_probability": self.failure_probability,
             "update_noise_multiplier": self.update_multiplier,
             "mean_sensitivity_if_passed": self.mean_sensitivity,
             "on_failure": self.on_failure,
@@ -253,3 +250,8 @@ class Concentrated(UserWise):
     def state(self) -> dict[str, Any]:
         names = ("rounds_tested", "rounds_passed", "has_halted")
         return {**super().state(), **{name: getattr(self, name) for name in names}}
+
+
+def _finite(value: float) -> float | None:
+    """A ledger has no infinity."""
+    return value if math.isfinite(value) else None

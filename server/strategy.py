@@ -37,6 +37,10 @@ class BudgetSpentError(Exception):
     """The next round would exceed the budget; nothing was sent."""
 
 
+class HaltedError(Exception):
+    """The mechanism releases nothing more; nothing was sent."""
+
+
 class NodeFailedError(Exception):
     """A node did not answer, twice: the run stops before the release and can be resumed."""
 
@@ -51,17 +55,24 @@ class Budget:
 
 @dataclass
 class Fold:
-    """Running sum over the nodes' answers."""
+    """Running sum over the nodes' answers, and their rows where the mechanism needs them."""
 
     total: np.ndarray  # (D,) float64
     unclipped_bits: float = 0.0
+    rows: dict[int, np.ndarray] | None = None  # node -> (units, D) float64
     simulation_only: Counter[str] = field(default_factory=Counter)
 
     def cohort(self) -> CohortSum:
-        return CohortSum(self.total, self.unclipped_bits)
+        if self.rows is None:
+            return CohortSum(self.total, self.unclipped_bits)
+        none = np.zeros((0, len(self.total)))
+        rows = np.concatenate([none, *(self.rows[node] for node in sorted(self.rows))])
+        return CohortSum(self.total, self.unclipped_bits, rows)
 
-    def add(self, answer: wire.NodeSum) -> None:
+    def add(self, node: int, answer: wire.NodeSum) -> None:
         self.total += answer.total
+        if self.rows is not None and answer.rows is not None:
+            self.rows[node] = answer.rows
         self.unclipped_bits += answer.unclipped_bits or 0.0
         self.simulation_only.update(answer.simulation_only)
 
@@ -98,8 +109,10 @@ class PrivateStrategy(Strategy):
         """Guard, coins, intent, messages: in this order.
 
         Raises:
-            BudgetSpentError: before any coin is drawn.
+            HaltedError, BudgetSpentError: before any coin is drawn.
         """
+        if self.mechanism.halted:
+            raise HaltedError(f"The mechanism halted in round {self.ledger.next_round - 1}.")
         if self.ledger.rounds_intended >= self.budget.rounds:
             raise BudgetSpentError(f"The budget holds {self.budget.rounds} rounds; all are spent.")
         self._started, self._grid = time.perf_counter(), grid
@@ -121,7 +134,8 @@ class PrivateStrategy(Strategy):
         noise = self.secrets.stream("noise", self.number)
         release = self.mechanism.release(fold.cohort(), noise, self.number)
         figures = {"learning_rate": self.optimizer.learning_rate, **self._figures(release)}
-        self.optimizer.step(release.mean, release.noise_std)
+        if not release.halted:
+            self.optimizer.step(release.mean, release.noise_std)
         self.mechanism = self.mechanism.after(release)
         self.ledger.done(self.number, self._store())
         simulated = {**self._simulation_only(fold.simulation_only), **release.simulation_only}
@@ -149,6 +163,7 @@ class PrivateStrategy(Strategy):
             round=self.number,
             clip_norm=self.mechanism.clip_norm,
             count_unclipped=self.mechanism.adaptive is not None,
+            keep_rows=self.mechanism.keeps_rows,
         )
         homes = assignment.users % len(nodes)
         for home in np.unique(homes).tolist():
@@ -159,7 +174,7 @@ class PrivateStrategy(Strategy):
 
     def _fold(self, replies: Iterable[Message]) -> Fold:
         """Sum over nodes; a node that failed is asked once more."""
-        fold = Fold(np.zeros(self.layout.size))
+        fold = Fold(np.zeros(self.layout.size), rows={} if self.mechanism.keeps_rows else None)
         failed = self._add(fold, replies)
         if failed and self._grid is not None:
             again = [self._sent[node] for node in failed]
@@ -183,8 +198,10 @@ class PrivateStrategy(Strategy):
             answer = wire.read_reply(reply, self.layout)
             if (answer.unclipped_bits is None) != (self.mechanism.adaptive is None):
                 raise ValueError(f"Round {self.number}: a node's clip bits are not as asked.")
+            if (answer.rows is None) == self.mechanism.keeps_rows:
+                raise ValueError(f"Round {self.number}: a node's rows are not as asked.")
             del self._sent[node]
-            fold.add(answer)
+            fold.add(node, answer)
         return sorted(self._sent)
 
     def _store(self) -> str:

@@ -46,8 +46,9 @@ def finish(
     tracker: track.Tracker,
     before: evaluate.Evaluation,
     after: evaluate.Evaluation,
+    released: Mapping[str, float],
 ) -> Result:
-    """Statement from the ledger, adapter with its card, summary."""
+    """Statement from the ledger, adapter with its card, summary with further released figures."""
     folder, told = ready.settings.folder, _statement(ready, ledger)
     path = folder / "privacy_statement.json"
     path.write_text(json.dumps(told, indent=2) + "\n")
@@ -60,6 +61,7 @@ def finish(
             "heldout_perplexity": after.perplexity,
             "heldout_loss": after.loss,
             **claim,
+            **released,
         }
     )
     tracker.artifact(folder / "adapter", "adapter", "model")

@@ -13,13 +13,14 @@ import torch
 from clients import embedded, model
 from clients.adapter import LoraSettings
 from clients.tokens import TokenizerEncode
-from sim import cache, datasets, masking, quiet, synthetic
+from sim import cache, datasets, form_letters, masking, quiet, synthetic
 from sim.corpus import Corpus
 from sim.errors import ConfigurationError
 from sim.population import Population
 from sim.settings import Data, Model, Settings
 
 EMBEDDED = "userdp/embedded"
+_GENERATED = {"synthetic": synthetic.load, "form_letters": form_letters.load}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,7 @@ def _base(asked: Model, path: str, device: torch.device) -> tuple[Any, Any]:
 
 def _check_source(data: Data) -> None:
     """What is plainly wrong with the data's place is told before a model is loaded."""
-    if data.format == "synthetic":
+    if data.format in _GENERATED:
         return
     if data.path is None:
         raise ConfigurationError(f"data.path is missing: data={data.format} needs one.")
@@ -106,8 +107,9 @@ def _check_source(data: Data) -> None:
 
 
 def _corpus(data: Data, encode: TokenizerEncode, seq_len: int) -> Corpus:
-    if data.format == "synthetic":
-        corpus = synthetic.load(data.seed, data.users, encode, cache.cache_root())
+    if data.format in _GENERATED:
+        generate = _GENERATED[data.format]
+        corpus = generate(data.seed, data.users, encode, cache.cache_root())
     else:
         try:
             corpus = datasets.load(_source(data), encode, cache.cache_root())
