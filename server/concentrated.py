@@ -144,12 +144,16 @@ class Concentrated(UserWise):
 
         Without a target, epsilon is what the noise multiplier costs at the rest of delta.
         """
-        event = self.event().unfailing()
         if epsilon is None:
-            rest = (1 - DELTA_SHARE) * delta
-            epsilon = accounting.epsilon([(event, rounds)], rest).upper
+            epsilon = self._implied(rounds, (1 - DELTA_SHARE) * delta)
         failure = DELTA_SHARE * delta / rounds / (1 + math.exp(min(epsilon, 700)))
         return replace(self, failure_probability=failure)
+
+    def _implied(self, rounds: int, delta: float) -> float:
+        try:
+            return accounting.epsilon([(self.event().unfailing(), rounds)], delta).upper
+        except (ValueError, OverflowError):  # hardly any noise, or a delta beyond what is certified
+            return math.inf
 
     def remarks(self) -> Sequence[str]:
         if self.threshold > self.expected_units:
@@ -186,23 +190,17 @@ class Concentrated(UserWise):
         }
 
     def queries(self) -> Sequence[Query]:
-        """Test, then the update in units of its branch's sensitivity: the intent knows no branch.
-
-        That is ``mean_sensitivity`` for the mean, where the test passed, and C for the sum.
+        """Test and update. An intent knows no branch yet, so the update is in units of what it will
+        be sensitive by: ``mean_sensitivity`` for the mean, if the test passes, else C for the sum.
         """
-        sensitivity = self.test_sensitivity
-        test = Query(
-            name="test", sensitivity=sensitivity, noise_std=sensitivity * self.test_multiplier
-        )
-        in_units = "update_in_units_of_its_sensitivity"
-        return [test, Query(name=in_units, sensitivity=1.0, noise_std=self.update_multiplier)]
+        moved, in_units = self.test_sensitivity, "update_in_units_of_its_sensitivity"
+        return [
+            Query(name="test", sensitivity=moved, noise_std=self.test_multiplier * moved),
+            Query(name=in_units, sensitivity=1.0, noise_std=self.update_multiplier),
+        ]
 
     def release(self, cohort: CohortSum, stream: rng.SecretStream, number: int) -> Release:
-        """The noised statistic, and the mean that it decides for.
-
-        Raises:
-            ValueError: the cohort came without its rows.
-        """
+        """The noised statistic, and the update that it decides for; needs the cohort's rows."""
         if cohort.rows is None:
             raise ValueError("The concentration test needs the rows of the cohort.")
         found = concentration.measure(cohort.rows, self.radius)
@@ -244,7 +242,6 @@ class Concentrated(UserWise):
         )
 
     def summary(self) -> Mapping[str, float]:
-        """Share of the rounds so far whose test passed."""
         return {"test_pass_rate": self.rounds_passed / max(1, self.rounds_tested)}
 
     def state(self) -> dict[str, Any]:

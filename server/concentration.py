@@ -116,11 +116,6 @@ def _inside(rows: np.ndarray, squares: np.ndarray, start: int, tau: float) -> np
     return inside
 
 
-def threshold(min_weight: float, statistic: str, test_multiplier: float, h: float) -> float:
-    """What the noised statistic must reach: then ``W < min_weight`` is unlikely (``1 - Phi(h)``)."""
-    return min_weight + STATISTICS[statistic] * test_multiplier * h
-
-
 def split(noise_multiplier: float, test_share: float) -> tuple[float, float]:
     """(z_t, z_g) of test and update, with ``z^-2 = z_t^-2 + z_g^-2`` and z_t's share of it."""
     return noise_multiplier / math.sqrt(test_share), noise_multiplier / math.sqrt(1 - test_share)

@@ -159,7 +159,7 @@ class Mechanism(ABC):
         return False
 
     def for_run(self, *, rounds: int, delta: float, epsilon: float | None) -> Self:
-        """The mechanism with what the whole run's figures fix; ``epsilon`` is its target, if any."""
+        """The mechanism with what a whole run's figures fix; ``epsilon`` is its target, if any."""
         return self
 
     def remarks(self) -> Sequence[str]:

@@ -12,9 +12,7 @@ from sim.fields import Closed, Number, Whole
 
 # Handed to the mechanism's field of the same name where they are given; conf/strategy/ lists which
 # strategy has which.
-OWN = (
-    *("cohort_max", "tau", "min_weight", "test_share", "test_statistic", "on_failure"),
-)
+OWN = (*("cohort_max", "tau", "min_weight", "test_share", "test_statistic", "on_failure"),)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,7 +58,7 @@ class RoundEvent:
         if not 0 <= self.failure_probability < 1:
             raise ValueError(f"Expected 0 <= {_FAILURE} < 1, got {self.failure_probability!r}.")
         if self.failure_probability and (self.group_size != 1 or self.cohort_cap is not None):
-            raise ValueError(f"{_FAILURE} > 0 is analysed for plain rounds of one slot a user only.")
+            raise ValueError(f"{_FAILURE} > 0 is analysed for plain rounds of one slot a user.")
 
     def _check_cap(self) -> None:
         for name in _CAP:
