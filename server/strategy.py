@@ -224,7 +224,7 @@ class PrivateStrategy(Strategy):
         private = {
             "epsilon": self.budget.epsilon_after(self.ledger.rounds_intended),
             "clip_norm": mechanism.clip_norm,
-            "noise_std": mechanism.noise_std,
+            "noise_std": noise * mechanism.expected_units,
             "noise_std_on_mean": noise,
             "signal_to_noise": signal / (noise * math.sqrt(size)) if noise else math.inf,
         }

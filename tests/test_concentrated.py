@@ -1,4 +1,4 @@
-"""The concentration mechanism: test, branches, noise, ledger and whole runs agree with the proof."""
+"""The concentration mechanism: test, branches, noise and ledger agree with the proof."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def test_without_a_target_epsilon_is_what_the_noise_implies():
 def test_noise_that_implies_no_epsilon_leaves_no_room_for_a_test():
     loud = dataclasses.replace(MECHANISM, noise_multiplier=1e-3)
     made = loud.for_run(rounds=20, delta=1e-5, epsilon=None)
-    with pytest.raises(ConfigurationError, match="users who agree"):
+    with pytest.raises(ConfigurationError, match="finer than noise"):
         made.remarks()
 
 
