@@ -6,7 +6,8 @@
    update is the difference: with one step, ``-local_lr * gradient``. No state of a lane outlives
    its block.
 4. `clip.clipped_sum` bounds each lane and adds it to one running sum: memory does not grow with the
-   cohort.
+   cohort. Where the round has a scale, a lane is multiplied by it, coordinate by coordinate, just
+   before; sum, norms and clip are then those of the scaled updates.
 
 A failed unit (tokens the model does not know, an update that is not finite) contributes zero and is
 counted.
@@ -70,18 +71,22 @@ def cohort_sum(
     clip_norm: float,
     local: LocalTraining,
     engine: EngineSettings,
+    scale: Tensor | None = None,
 ) -> CohortSum:
     """Sum over units of their clipped updates.
 
     Args:
         adapter: (D,) float32 on the model's device, where every lane starts.
         units: token sequences of each unit; a unit without sequences contributes zero.
+        scale: (D,) float32 on the model's device, public; None multiplies nothing.
     """
     result = CohortSum(torch.zeros(len(adapter), dtype=torch.float64, device=adapter.device))
     known = [unit for unit in units if _known(unit, model.vocabulary)]
     result.failed = len(units) - len(known)
     for block in packing.blocks(known, engine.max_lanes):
         updates, losses = block_updates(model, adapter, block, local, engine.max_tokens)
+        if scale is not None:
+            updates *= scale
         clipped = clip.clipped_sum(updates, clip_norm)
         result.total += clipped.total
         _count(result, block, clipped, losses, clip_norm)

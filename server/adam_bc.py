@@ -72,17 +72,19 @@ class AdamBC(torch.optim.Optimizer):
                 raise ValueError("AdamBC needs the noise_std of every mean it steps along.")
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, noise_std, group)
+                    self._update(parameter, parameter.grad, noise_std, group)
 
-    def _update(self, parameter: Tensor, noise_std: float, group: dict[str, Any]) -> None:
+    def _update(
+        self, parameter: Tensor, gradient: Tensor, noise_std: float, group: dict[str, Any]
+    ) -> None:
         state, (beta1, beta2) = self.state[parameter], group["betas"]
         if not state:
             state.update(step=0, noise_variance=0.0)
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
         state["step"] += 1
-        state["exp_avg"].lerp_(parameter.grad, 1 - beta1)
-        state["exp_avg_sq"].lerp_(parameter.grad.square(), 1 - beta2)
+        state["exp_avg"].lerp_(gradient, 1 - beta1)
+        state["exp_avg_sq"].lerp_(gradient.square(), 1 - beta2)
         state["noise_variance"] = beta2 * state["noise_variance"] + (1 - beta2) * noise_std**2
         signal = (state["exp_avg_sq"] - state["noise_variance"]) / (1 - beta2 ** state["step"])
         step_size = group["lr"] / (1 - beta1 ** state["step"])

@@ -150,12 +150,14 @@ class PrivateStrategy(Strategy):
             clip_norm=self.mechanism.clip_norm,
             count_unclipped=self.mechanism.adaptive is not None,
         )
+        scale = self.optimizer.scale
+        scaling = None if scale is None else self.layout.to_arrays(scale)
         homes = assignment.users % len(nodes)
         for home in np.unique(homes).tolist():
             here = homes == home
             slots = assignment.slots[here] if len(assignment.slots) else assignment.slots
             part = wire.Assignment(assignment.users[here], slots)
-            yield nodes[home], wire.train_message(nodes[home], arrays, contract, part)
+            yield nodes[home], wire.train_message(nodes[home], arrays, contract, part, scaling)
 
     def _fold(self, replies: Iterable[Message]) -> Fold:
         """Sum over nodes; a node that failed is asked once more."""
