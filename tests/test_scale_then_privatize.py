@@ -1,4 +1,4 @@
-"""Scale-then-privatize: the clip is taken after the scale, noise is isotropic there, s is public."""
+"""Scale-then-privatize: clip and noise act on scaled updates, and the scale is public."""
 
 from __future__ import annotations
 
