@@ -62,8 +62,9 @@ class ScaleThenPrivatize(torch.optim.Adam):
             raise ConfigurationError(
                 f"optimizer.scale_eps={scale_eps}: must be positive and finite."
             )
-        beta1, beta2 = betas
-        super().__init__(params, lr=lr, betas=(beta1, beta2), eps=eps)
+        if len(betas) != 2:
+            raise ConfigurationError(f"optimizer.betas={list(betas)}: expected two numbers.")
+        super().__init__(params, lr=lr, betas=(betas[0], betas[1]), eps=eps)
         self.scale_eps = scale_eps
 
     def scale(self) -> np.ndarray | None:

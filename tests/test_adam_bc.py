@@ -7,10 +7,13 @@ import math
 
 import numpy as np
 import pytest
+import tiny
 import torch
 
 from server.adam_bc import AdamBC
+from server.adaptive_clip import AdaptiveClip
 from server.optimizer import ServerOptimizer, learning_rate_factor
+from server.user_wise import UserWise
 from sim.errors import ConfigurationError
 
 SIZE, LR, B1, B2, FLOOR = 6, 0.1, 0.8, 0.95, 0.02
@@ -110,6 +113,37 @@ def test_a_restored_optimiser_goes_on_as_if_it_never_stopped():
     for mean, std in zip(releases(6)[3:], stds[3:], strict=True):
         second.step(mean, std)
     np.testing.assert_array_equal(second.adapter, whole.adapter)
+
+
+PUBLIC = {"users": 6, "cohort": 3, "records_per_user": 2, "clip_norm": 0.05}
+ADAPTIVE = UserWise(
+    noise_multiplier=1.2, adaptive=AdaptiveClip(learning_rate=1.0, bit_noise=1.0), **PUBLIC
+)
+
+
+def test_a_run_tells_it_the_noise_of_each_release_though_the_clip_norm_moves(tmp_path):
+    run = tiny.federation(tmp_path, ADAPTIVE, tiny.people(6), optimizer=MAKE)
+    adapter = run.run(4)
+    releases = run.mechanism.releases
+    stds = [release.noise_std for release in releases]
+    norms = [entry["queries"][0]["noise_std"] for entry in run.entries() if "queries" in entry]
+    np.testing.assert_allclose(stds, np.array(norms) / 3)
+    assert max(stds) > 1.2 * min(stds)
+    means = [release.mean[:SIZE] for release in releases]
+    moved = slow(means, stds) - np.linspace(-1, 1, SIZE)
+    wanted = run.host.model.initial.numpy()[:SIZE] + moved
+    np.testing.assert_allclose(adapter[:SIZE], wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("stop", [1, 2])
+def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(tmp_path, stop):
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    people = tiny.people(6)
+    whole = tiny.federation(tmp_path / "whole", ADAPTIVE, people, optimizer=MAKE).run(4)
+    tiny.federation(tmp_path / "parts", ADAPTIVE, people, optimizer=MAKE).run(stop)
+    rest = tiny.federation(tmp_path / "parts", ADAPTIVE, people, optimizer=MAKE, resume=True)
+    np.testing.assert_array_equal(rest.run(4 - stop), whole)
 
 
 def test_a_step_whose_noise_nobody_told_is_refused_even_after_one_that_was():

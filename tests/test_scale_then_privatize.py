@@ -89,6 +89,11 @@ def test_an_eps_that_bounds_no_scale_is_refused_in_one_line(scale_eps):
     assert "\n" not in str(error.value)
 
 
+def test_betas_that_are_no_pair_are_refused_in_one_line():
+    with pytest.raises(ConfigurationError, match=r"optimizer\.betas=\[0\.9\]"):
+        started(functools.partial(MAKE, betas=[0.9]))
+
+
 class Bent(ScaleThenPrivatize):
     """Asks for the same strongly anisotropic scale in every round, the first included."""
 
