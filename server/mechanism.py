@@ -60,7 +60,9 @@ class Mechanism(ABC):
 
     unit: ClassVar[str]  # what one clip bounds: "user" or "record_slot"
     private: ClassVar[bool] = True
-    rescalable: ClassVar[bool] = True  # whether the space that noise is added in may change by round
+    rescalable: ClassVar[bool] = (
+        True  # whether the space that noise is added in may change by round
+    )
 
     users: int  # N, declared
     cohort: float  # expected users' worth of gradients in a round

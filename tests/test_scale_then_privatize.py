@@ -264,6 +264,21 @@ def test_every_node_gets_the_scale_of_the_releases_so_far_and_the_first_round_no
     assert sent[4].max() / sent[4].min() > 1.5
 
 
+def test_a_node_that_is_asked_again_is_told_the_same_scale(tmp_path):
+    failures = iter([ValueError("once")])
+
+    def train(host, message):
+        if message.metadata.group_id == "2":
+            for failure in failures:
+                raise failure
+        return host.train(message)
+
+    run = tiny.federation(tmp_path, USER, tiny.people(USERS), optimizer=STP, train=train)
+    run.run(2)
+    assert [m.metadata.group_id for m in run.grid.sent] == ["1", "2", "2"]
+    assert scales_sent(run)[2] is not None
+
+
 def test_the_same_releases_give_the_same_scale_whatever_the_data(tmp_path):
     """Two populations whose releases are exchanged: the scale goes with the releases."""
     sent = []
