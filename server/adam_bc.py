@@ -44,9 +44,9 @@ class AdamBC(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[Tensor],
-        lr: float = 0.01,
+        lr: float = 0.03,
         betas: Sequence[float] = (0.9, 0.999),
-        floor: float = 1e-6,
+        floor: float = 1.6e-5,
     ) -> None:
         for name, value in (("lr", lr), ("floor", floor)):
             if not 0 < value < math.inf:

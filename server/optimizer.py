@@ -83,7 +83,7 @@ class ServerOptimizer:
         scale = self.scale
         update = noised_mean if scale is None else noised_mean / scale
         for group in self._optimizer.param_groups:
-            if "noise_std" in group:
+            if "noise_std" in group:  # an optimiser that reckons with it
                 group["noise_std"] = noise_std
         self._parameter.grad = torch.from_numpy(-update.astype(np.float32))
         self._optimizer.step()

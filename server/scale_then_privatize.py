@@ -53,7 +53,7 @@ class ScaleThenPrivatize(torch.optim.Adam):
     def __init__(
         self,
         params: Iterable[Tensor],
-        lr: float = 0.01,
+        lr: float = 0.03,
         betas: Sequence[float] = (0.9, 0.999),
         eps: float = 1e-8,
         scale_eps: float = 0.01,
