@@ -35,9 +35,9 @@ def root(matrix):
 def certificate(factor, weights):
     """A lower bound of ``sum w_t (R R^T)_tt`` over every b-banded X with a unit diagonal.
 
-    Lagrange duality: for any L >= 0 that vanishes on the band off its diagonal, ``min over X of
-    tr(W X^-1) + tr(L X) - tr(L) = 2 tr((W^1/2 L W^1/2)^1/2) - tr(L)``, and tr(L X) = tr(L) for every
-    feasible X. L is taken from the gradient at the factor, projected, and shifted to be >= 0.
+    Lagrange duality: for any L >= 0 that vanishes on the band off its diagonal, the minimum over X
+    of ``tr(W X^-1) + tr(L X) - tr(L)`` is ``2 tr((W^1/2 L W^1/2)^1/2) - tr(L)``, and tr(L X) = tr(L)
+    for a feasible X. L is the gradient at the factor, projected, and shifted to be >= 0.
     """
     matrix, size = factor.matrix(), factor.rounds
     work = prefixes(size).T @ (weights[:, None] * prefixes(size))
@@ -159,7 +159,7 @@ def test_a_generic_solver_over_the_gram_matrix_finds_the_same_error(rounds, band
 
 @pytest.mark.parametrize("rounds", [1, 10, 100])
 def test_no_factor_is_below_the_nuclear_norm_and_the_dense_one_is_close(rounds):
-    """``||R||_F ||M||_F >= ||P||_*``; the singular values of P are 1 / (2 sin((2k-1) pi/(4T+2)))."""
+    """``||R||_F ||M||_F >= ||P||_*``; P has singular values 1 / (2 sin((2k-1) pi/(4T+2)))."""
     angles = (2 * np.arange(1, rounds + 1) - 1) * math.pi / (4 * rounds + 2)
     least = (0.5 / np.sin(angles)).sum() ** 2 / rounds
     for bands in sorted({1, min(5, rounds), rounds}):
