@@ -148,6 +148,7 @@ def square_root(rounds: int, bands: int) -> Factor:
     return _factor(_square_root_columns(rounds, min(bands, rounds)))
 
 
+@functools.lru_cache(maxsize=64)
 def identity(rounds: int) -> Factor:
     """Independent noise: plain DP-SGD."""
     return square_root(rounds, 1)

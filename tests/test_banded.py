@@ -36,8 +36,8 @@ def certificate(factor, weights):
     """A lower bound of ``sum w_t (R R^T)_tt`` over every b-banded X with a unit diagonal.
 
     Lagrange duality: for any L >= 0 that vanishes on the band off its diagonal, the minimum over X
-    of ``tr(W X^-1) + tr(L X) - tr(L)`` is ``2 tr((W^1/2 L W^1/2)^1/2) - tr(L)``, and a feasible X has
-    tr(L X) = tr(L). L is the gradient at the factor, projected, and shifted to be >= 0.
+    of ``tr(W X^-1) + tr(L X) - tr(L)`` is ``2 tr((W^1/2 L W^1/2)^1/2) - tr(L)``, and of a feasible
+    X it is ``tr(W X^-1)``. L is the gradient at the factor, projected, and shifted to be >= 0.
     """
     matrix, size = factor.matrix(), factor.rounds
     work = prefixes(size).T @ (weights[:, None] * prefixes(size))
