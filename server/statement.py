@@ -170,6 +170,13 @@ def _assumptions(header: Mapping[str, Any]) -> list[str]:
             f"the number of users, {header['declared_users']}, was counted from the training data "
             "once and is treated as public"
         )
+    if "factor_sha256" in header["mechanism_details"]:
+        assumptions += [
+            "a user's place in the list of users, and so their group and rounds, is public and "
+            "stays when another user comes or goes",
+            "the last rows of correlated noise stayed secret while the run lasted; they were kept "
+            "in a file of mode 0600 and deleted at its end",
+        ]
     if header["drop_failed_nodes"]:
         assumptions.append(
             "runtime.drop_failed_nodes=true: whether a node fails does not depend on users' data"

@@ -190,6 +190,8 @@ class PrivateStrategy(Strategy):
         return sorted(self._sent)
 
     def _store(self) -> str:
+        """Secrets first: a stored release without the noise that goes on from it is a dead end."""
+        self.mechanism.store_secrets(self.checkpoints)
         state = Checkpoint(
             self.number,
             self.ledger.head,
@@ -209,7 +211,7 @@ class PrivateStrategy(Strategy):
         private = {
             "epsilon": self.budget.epsilon_after(self.ledger.rounds_intended),
             "clip_norm": mechanism.clip_norm,
-            "noise_std": mechanism.noise_std,
+            "noise_std": noise * mechanism.expected_units,
             "noise_std_on_mean": noise,
             "signal_to_noise": signal / (noise * math.sqrt(size)) if noise else math.inf,
         }

@@ -107,6 +107,12 @@ def _mechanism(statement: Mapping[str, Any]) -> str:
     if statement["noise_multiplier"] > 0:
         over = adaptive["update_noise_multiplier"] if adaptive else statement["noise_multiplier"]
         noise = f"with Gaussian noise of standard deviation {over} times the clip norm added to it"
+        if statement["mechanism_details"].get("bands", 1) > 1:
+            noise = (
+                f"with Gaussian noise added to it that is correlated over the rounds, and covers "
+                f"one round of a user as independent noise of standard deviation {over} times the "
+                "clip norm would"
+            )
     clipped = f"clipped to an L2 norm of {clip} over all adapter weights together"
     return (
         f"Mechanism: {statement['strategy']}, {_counted(statement['rounds'], 'round')}. "
@@ -159,6 +165,11 @@ def _account(statement: Mapping[str, Any]) -> str:
     if others:
         listed = ", ".join(f"{value} at {delta}" for delta, value in others.items())
         text += f" The same rounds at other deltas: {listed}."
+    if statement["rounds_per_event"] > 1:
+        text += (
+            f" A user takes part at most once in {statement['rounds_per_event']} rounds, which "
+            "cost one event together."
+        )
     if statement["group_bound"] is not None:
         text += f" A user's slots are joined by the {statement['group_bound']} bound."
     return text + _slots(statement) + _sweep(statement)

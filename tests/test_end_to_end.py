@@ -24,7 +24,7 @@ from server import ledger, statement
 from server import strategy as server_strategy
 from sim import cli, metrics
 
-STRATEGIES = ["user_wise", "group_privacy", "non_private"]
+STRATEGIES = ["user_wise", "group_privacy", "matrix_factorization", "non_private"]
 FILES = {
     *("config.yaml", "ledger.jsonl", "metrics.jsonl", "privacy_statement.json"),
     *("adapter/README.md", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"),
@@ -129,7 +129,7 @@ def test_reproducible_runs_repeat_and_are_not_private(capsys):
     assert card[:3] == ["#", "NOT", "PRIVATE:"]
 
 
-@pytest.mark.parametrize("strategy", ["user_wise", "group_privacy"])
+@pytest.mark.parametrize("strategy", ["user_wise", "group_privacy", "matrix_factorization"])
 def test_one_node_and_one_node_a_user_agree(strategy):
     options = [f"strategy={strategy}", "privacy.reproducible=true", "optimizer=sgd"]
     one, many = ran("one", *options), ran("many", *options, "runtime.nodes=40")
