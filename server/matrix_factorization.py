@@ -65,6 +65,7 @@ class MatrixFactorization(Mechanism):
     """
 
     unit: ClassVar[str] = "user"
+    rescalable: ClassVar[bool] = False  # the noise of a round takes back that of earlier ones
 
     rounds: int  # T, the horizon
     bands: int | None = None  # b, with coins inside the groups; None: whole groups of about cohort

@@ -12,7 +12,6 @@ import pytest
 import small_world
 
 from server import ledger
-from server.user_wise import UserWise
 from sim import cli
 
 STRATEGY = "strategy=group_privacy"
@@ -153,12 +152,10 @@ def test_optimisers_for_noisy_gradients(capsys, elsewhere, optimizer, override, 
     assert list(elsewhere.iterdir()) == []
 
 
-def test_noise_that_is_correlated_over_rounds_in_one_space_bears_no_scale(
-    capsys, elsewhere, monkeypatch
-):
-    monkeypatch.setattr(UserWise, "rescalable", False)
-    asked = small_world.overrides("optimizer=scale_then_privatize")
-    told = "optimizer=scale_then_privatize: strategy=user_wise"
+def test_noise_that_is_correlated_over_rounds_in_one_space_bears_no_scale(capsys, elsewhere):
+    strategy = "strategy=matrix_factorization"
+    asked = small_world.overrides(strategy, "optimizer=scale_then_privatize")
+    told = f"optimizer=scale_then_privatize: {strategy}"
     check_refused(capsys, ["run", *asked], told, "take optimizer=adam")
     assert list(elsewhere.iterdir()) == []
 
