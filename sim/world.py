@@ -49,7 +49,7 @@ def load(data: Data, asked: Model, seed: int, device_name: str) -> World:
     """
     quiet.libraries()
     device = _device(device_name)
-    _check_source(data)
+    source = _source(data, asked.seq_len)
     path = _model_path(asked)
     base, tokenizer = _base(asked, path, device)
     _check_length(asked, base.config)
@@ -63,7 +63,7 @@ def load(data: Data, asked: Model, seed: int, device_name: str) -> World:
     names = {"embedded": EMBEDDED, "local": Path(path).resolve().name, "hub": path}
     return World(
         model=model.LanguageModel(base, lora),
-        corpus=_corpus(data, TokenizerEncode(tokenizer), asked.seq_len),
+        corpus=_corpus(data, source, TokenizerEncode(tokenizer), asked.seq_len),
         base=path,
         base_name=names[asked.kind],
         revision=getattr(base.config, "_commit_hash", None),
@@ -92,10 +92,10 @@ def _base(asked: Model, path: str, device: torch.device) -> tuple[Any, Any]:
         ) from None
 
 
-def _check_source(data: Data) -> None:
-    """What is plainly wrong with the data's place is told before a model is loaded."""
+def _source(data: Data, seq_len: int) -> datasets.Source | None:
+    """Where the records are; None for embedded ones. Checked before a model is loaded."""
     if data.format == "synthetic":
-        return
+        return None
     if data.path is None:
         raise ConfigurationError(f"data.path is missing: data={data.format} needs one.")
     there = Path(data.path).exists() or glob.glob(data.path, recursive=True)
@@ -103,14 +103,41 @@ def _check_source(data: Data) -> None:
         raise ConfigurationError(
             f"data.path={data.path}: no such file; give a file, a folder or a glob pattern."
         )
+    return datasets.Source(
+        format=data.format,
+        path=data.path,
+        columns=_columns(data),
+        split=data.split,
+        holdout=data.holdout,
+        seed=data.seed,
+        strict=data.strict,
+        name=data.name,
+        hub_split=data.hub_split,
+        max_tokens=None if data.label is None else seq_len,
+    )
 
 
-def _corpus(data: Data, encode: TokenizerEncode, seq_len: int) -> Corpus:
-    if data.format == "synthetic":
+def _columns(data: Data) -> datasets.Columns:
+    return datasets.Columns(
+        user=data.user,
+        text=data.text,
+        prompt=data.prompt,
+        chat=data.chat,
+        split=data.split_column,
+        pair=data.text_pair,
+        label=data.label,
+        classes=data.class_names,
+    )
+
+
+def _corpus(
+    data: Data, source: datasets.Source | None, encode: TokenizerEncode, seq_len: int
+) -> Corpus:
+    if source is None:
         corpus = synthetic.load(data.seed, data.users, encode, cache.cache_root())
     else:
         try:
-            corpus = datasets.load(_source(data), encode, cache.cache_root())
+            corpus = datasets.load(source, encode, cache.cache_root())
         except ConfigurationError:
             raise
         except ValueError as error:  # bad data under data.strict
@@ -123,26 +150,6 @@ def _corpus(data: Data, encode: TokenizerEncode, seq_len: int) -> Corpus:
             "data.holdout, change data.split, or raise model.seq_len if prompts fill it."
         )
     return corpus
-
-
-def _source(data: Data) -> datasets.Source:
-    return datasets.Source(
-        format=data.format,
-        path=data.path or "",
-        columns=datasets.Columns(
-            user=data.user,
-            text=data.text,
-            prompt=data.prompt,
-            chat=data.chat,
-            split=data.split_column,
-        ),
-        split=data.split,
-        holdout=data.holdout,
-        seed=data.seed,
-        strict=data.strict,
-        name=data.name,
-        hub_split=data.hub_split,
-    )
 
 
 def _scorable(population: Population, seq_len: int) -> bool:
