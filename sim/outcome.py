@@ -55,16 +55,15 @@ def finish(
     claim = {"epsilon": told["epsilon"], "delta": told["delta"]} if told["private"] else {}
     tracker.summary(
         {
-            "heldout_perplexity_before": before.perplexity,
-            "heldout_loss_before": before.loss,
-            "heldout_perplexity": after.perplexity,
-            "heldout_loss": after.loss,
+            **before.metrics("_before"),
+            **after.metrics(),
+            **({} if after.majority is None else {"heldout_majority": after.majority}),
             **claim,
         }
     )
     tracker.artifact(folder / "adapter", "adapter", "model")
     tracker.artifact(path, "privacy_statement", "statement")
-    screen.print_end(folder, before.perplexity, after.perplexity, told)
+    screen.print_end(folder, before, after, told)
     return Result(folder=folder, before=before, after=after, statement=told)
 
 
@@ -89,11 +88,18 @@ def _save_adapter(
 ) -> None:
     here, folder = ready.world, ready.settings.folder / "adapter"
     export.save(here.model, ready.optimizer.adapter, folder, base=here.base)
+    name, _ = after.headline
     scores = {
-        "held-out perplexity before": before.perplexity,
-        "held-out perplexity after": after.perplexity,
+        f"held-out {name} {when}": score.headline[1]
+        for when, score in (("before", before), ("after", after))
     }
+    if after.majority is not None:
+        scores[f"held-out {name} of the commonest class"] = after.majority
     card = statement.model_card(
-        told, base_model=here.base_name, base_revision=here.revision, scores=scores
+        told,
+        base_model=here.base_name,
+        base_revision=here.revision,
+        scores=scores,
+        classes=ready.settings.data.class_names,
     )
     (folder / "README.md").write_text(card)
