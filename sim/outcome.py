@@ -63,8 +63,21 @@ def finish(
     )
     tracker.artifact(folder / "adapter", "adapter", "model")
     tracker.artifact(path, "privacy_statement", "statement")
-    screen.print_end(folder, before, after, told)
+    screen.print_end(folder, _shown(before, after), told)
     return Result(folder=folder, before=before, after=after, statement=told)
+
+
+def _shown(before: evaluate.Evaluation, after: evaluate.Evaluation) -> dict[str, str]:
+    """The scores as a person reads them."""
+    figures = [
+        f"{value:.2%}" if name == "accuracy" else f"{value:.2f}"
+        for name, value in (before.headline, after.headline)
+    ]
+    gain = "" if after.better_than(before) else " (training did not help here)"
+    rows = {f"held-out {after.headline[0]}": f"{figures[0]} before, {figures[1]} after{gain}"}
+    if after.majority is not None:
+        rows["commonest class"] = f"{after.majority:.2%} of the held-out records"
+    return rows
 
 
 def _statement(ready: Prepared, ledger: Ledger) -> Mapping[str, Any]:

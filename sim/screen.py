@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clients.evaluate import Evaluation
 from server import wording
 from server.mechanism import Mechanism
 from sim.planning import Plan
@@ -47,26 +46,16 @@ def print_start(
     _print_rows("NOT PRIVATE: userdp run" if public else "userdp run", rows)
 
 
-def print_end(
-    folder: Path, before: Evaluation, after: Evaluation, statement: Mapping[str, Any]
-) -> None:
+def print_end(folder: Path, scores: Mapping[str, str], statement: Mapping[str, Any]) -> None:
     """The closing summary: scores, where things are, and the claim last."""
-    gain = "" if after.better_than(before) else " (training did not help here)"
-    scores = [_score(before), _score(after)]
-    common = "" if after.majority is None else f"; the commonest class has {after.majority:.2%}"
     rows = {
-        f"held-out {after.headline[0]}": f"{scores[0]} before, {scores[1]} after{gain}{common}",
+        **scores,
         "adapter": f"{folder / 'adapter'}",
         "statement": f"{folder / 'privacy_statement.json'}",
         "run folder": f"{folder}",
     }
     _print_rows("outcome" if statement["private"] else "NOT PRIVATE: outcome", rows)
     print(_wrapped("", wording.prose(statement).split("\n\n")[0]), flush=True)
-
-
-def _score(scored: Evaluation) -> str:
-    name, value = scored.headline
-    return f"{value:.2%}" if name == "accuracy" else f"{value:.2f}"
 
 
 def print_json(value: Any) -> None:

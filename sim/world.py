@@ -45,14 +45,17 @@ def build(settings: Settings) -> World:
 def load(data: Data, asked: Model, seed: int, device_name: str) -> World:
     """The world of these parts of the settings; raises as ``build`` does.
 
-    ``seed`` initialises the adapter; who is held out is decided by ``data.seed``.
+    ``seed`` initialises the adapter, and a head that the base model lacks; who is held out is
+    decided by ``data.seed``.
     """
     quiet.libraries()
     device = _device(device_name)
     source = _source(data, asked.seq_len)
     path = _model_path(asked)
-    base, tokenizer = _base(asked, path, device)
-    _check_length(asked, base.config)
+    classes = None if data.label is None else len(data.class_names)
+    base, tokenizer = _base(asked, path, device, classes=classes, seed=seed)
+    _check_length(asked, base)
+    _check_pairs(data, base.config, tokenizer)
     lora = LoraSettings(
         r=asked.lora.r,
         alpha=asked.lora.alpha,
@@ -62,7 +65,7 @@ def load(data: Data, asked: Model, seed: int, device_name: str) -> World:
     )
     names = {"embedded": EMBEDDED, "local": Path(path).resolve().name, "hub": path}
     return World(
-        model=model.LanguageModel(base, lora),
+        model=model.LanguageModel(base, lora, classes),
         corpus=_corpus(data, source, TokenizerEncode(tokenizer), asked.seq_len),
         base=path,
         base_name=names[asked.kind],
@@ -80,9 +83,14 @@ def _model_path(asked: Model) -> str:
     return asked.path
 
 
-def _base(asked: Model, path: str, device: torch.device) -> tuple[Any, Any]:
+def _base(
+    asked: Model, path: str, device: torch.device, *, classes: int | None, seed: int
+) -> tuple[Any, Any]:
+    dtype, revision = _dtype(asked, device), asked.revision
     try:
-        return model.load(path, revision=asked.revision, dtype=_dtype(asked, device), device=device)
+        return model.load(
+            path, revision=revision, dtype=dtype, device=device, classes=classes, seed=seed
+        )
     except ConfigurationError:
         raise
     except Exception as error:  # files of others: whatever is wrong with them is told in one line
@@ -181,9 +189,20 @@ def _dtype(asked: Model, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[asked.dtype]
 
 
-def _check_length(asked: Model, config: Any) -> None:
-    longest = getattr(config, "max_position_embeddings", None)
+def _check_length(asked: Model, base: Any) -> None:
+    longest = model.longest_text(base)
     if longest is not None and asked.seq_len > longest:
         raise ConfigurationError(
             f"model.seq_len={asked.seq_len}: this model has {longest} positions; take fewer."
+        )
+
+
+def _check_pairs(data: Data, config: Any, tokenizer: Any) -> None:
+    """A record holds token ids alone, not which of two texts each belongs to."""
+    if data.text_pair is None or getattr(config, "type_vocab_size", 1) < 2:
+        return
+    if 1 in tokenizer("a", "b").get("token_type_ids", ()):
+        raise ConfigurationError(
+            f"data.text_pair={data.text_pair}: this model tells two texts apart by token types, "
+            "which are not kept; choose one that does not, as RoBERTa."
         )
