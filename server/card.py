@@ -65,7 +65,8 @@ def _loading(base_model: str, base_revision: str | None, classes: Sequence[str])
 
 
 def _front_matter(statement: Mapping[str, Any], base_model: str, task: str) -> str:
-    privacy = ["differential-privacy", "user-level-dp"] if statement["private"] else ["not-private"]
+    level = f"{statement['unit']}-level-dp"
+    privacy = ["differential-privacy", level] if statement["private"] else ["not-private"]
     tags = [*privacy, "lora", "federated-learning"]
     quoted = json.dumps(base_model)  # a JSON string is a YAML string
     lines = ["---", f"base_model: {quoted}", "library_name: peft", f"pipeline_tag: {task}"]
