@@ -25,7 +25,7 @@ HEADER_FIELDS = (
     *("event", "clip_norm", "adaptive_clip", "denominator", "sampling_scheme", "cohort_cap"),
     *("records_per_user", "resample", "records_bounded", "chunks_cross_records", "local_steps"),
     *("selection", "group_bound", "seeds_policy", "drop_failed_nodes", "rounds_per_event"),
-    "mechanism_details",
+    *("mechanism_details", "unit"),
 )
 
 
@@ -85,7 +85,6 @@ def build(
         "format": schema.FORMAT,
         "private": not reasons,
         "reasons": reasons,
-        "unit": "user",
         "trust_model": schema.TRUST_MODEL,
         "noise_multiplier": event["noise_multiplier"],
         "sampling": _sampling(header),
@@ -95,6 +94,7 @@ def build(
         "assumptions": _assumptions(header),
         "not_covered": [
             *schema.NOT_COVERED,
+            *([schema.RECORDS] if header["unit"] == "record" else []),
             *([schema.SIMULATION_ONLY] if simulation_only else []),
         ],
         "code_hash": ", then ".join(codes),

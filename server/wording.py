@@ -22,8 +22,12 @@ SEEDS = {
     "secret": "coins and noise come from the operating system and are not kept",
     "reproducible": "coins and noise come from a seed and can be repeated",
 }
+UNIT = {
+    "user": "all records under one user id",
+    "record": "one record, filed as a user of its own",
+}
 CHOICES: dict[str, Mapping[str, str]] = {
-    "unit": {"user": "all records under one user id"},
+    "unit": UNIT,
     "adjacency": ADJACENCY,
     "clipped_unit": CLIPPED_UNIT,
     "seeds_policy": SEEDS,
@@ -70,9 +74,14 @@ def _claim(statement: Mapping[str, Any]) -> str:
         return f"NOT PRIVATE: {reasons}. This adapter carries no differential privacy guarantee."
     return (
         f"This adapter is (epsilon = {_shown(statement['epsilon'])}, "
-        f"delta = {_shown(statement['delta'])})-differentially private at user level, under "
-        f"{ADJACENCY[statement['adjacency']]}. {_tier(statement['epsilon'])}"
+        f"delta = {_shown(statement['delta'])})-differentially private at {statement['unit']} "
+        f"level, under {ADJACENCY[statement['adjacency']]}{_alone(statement)}. "
+        f"{_tier(statement['epsilon'])}"
     )
+
+
+def _alone(statement: Mapping[str, Any]) -> str:
+    return ", where every record is a user of its own" if statement["unit"] == "record" else ""
 
 
 def _tier(epsilon: float) -> str:
@@ -93,7 +102,7 @@ def _protected(statement: Mapping[str, Any]) -> str:
         kept = f"At most {limit} records of a user take part, selected by the rule {rule!r}"
     filled = ", repeated to fill all slots" if statement["resample"] else ""
     return (
-        f"Unit: a user, that is {CHOICES['unit'][statement['unit']]}, out of "
+        f"Unit: a user, that is {UNIT[statement['unit']]}, out of "
         f"{statement['declared_users']} declared users. {kept}{filled}."
     )
 
@@ -181,7 +190,8 @@ def _slots(statement: Mapping[str, Any]) -> str:
     level = (
         "record level" if statement["record_level"] else "slot level (which is not record level)"
     )
-    return f" At {level} epsilon is {_shown(statement['slot_epsilon'])}, at user level as above."
+    own = _shown(statement["slot_epsilon"])
+    return f" At {level} epsilon is {own}, at {statement['unit']} level as above."
 
 
 def _sweep(statement: Mapping[str, Any]) -> str:

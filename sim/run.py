@@ -69,26 +69,25 @@ def _train(
     """All the rounds that are left; scores of the base model and of the last adapter."""
     plan, here = ready.plan, ready.world
     before = outcome.score(ready, here.model.initial.numpy())
-    tracker.log(0, {"heldout_loss": before.loss, "heldout_perplexity": before.perplexity})
+    tracker.log(0, before.metrics())
     strategy = _strategy(ready, ledger, tracker)
     left = max(0, plan.rounds - ledger.rounds_intended)
     host = Host(here.model, terms.train_population(ready.settings, here), _engine(ready.settings))
     scored: dict[int, evaluate.Evaluation] = {}  # by rounds spent
     with Progress(plan.rounds) as progress:
-        progress.update(ledger.rounds_intended, perplexity=before.perplexity)
+        progress.update(ledger.rounds_intended, score=before.headline)
 
         def evaluated(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
             """After each of Flower's rounds, which count from 1 in every process."""
             if server_round == 0:
                 return None
-            spent, perplexity = ledger.rounds_intended, None
+            spent, score = ledger.rounds_intended, None
             if spent % ready.settings.eval_every == 0 or server_round == left:
                 now = outcome.score(ready, here.model.layout.to_vector(arrays))
-                scored[spent], perplexity = now, now.perplexity
-                scores = {"heldout_loss": now.loss, "heldout_perplexity": perplexity}
-                tracker.log(strategy.number, scores)
+                scored[spent], score = now, now.headline
+                tracker.log(strategy.number, now.metrics())
             epsilon = strategy.budget.epsilon_after(spent) if plan.mechanism.private else None
-            progress.update(spent, epsilon=epsilon, perplexity=perplexity)
+            progress.update(spent, epsilon=epsilon, score=score)
             return None
 
         grid = InProcessGrid(client_app(host), ready.settings.runtime.nodes)

@@ -47,11 +47,10 @@ def print_start(
     _print_rows("NOT PRIVATE: userdp run" if public else "userdp run", rows)
 
 
-def print_end(folder: Path, before: float, after: float, statement: Mapping[str, Any]) -> None:
+def print_end(folder: Path, scores: Mapping[str, str], statement: Mapping[str, Any]) -> None:
     """The closing summary: scores, where things are, and the claim last."""
-    gain = "" if after < before else " (training did not help here)"
     rows = {
-        "held-out perplexity": f"{before:.2f} before, {after:.2f} after{gain}",
+        **scores,
         "adapter": f"{folder / 'adapter'}",
         "statement": f"{folder / 'privacy_statement.json'}",
         "run folder": f"{folder}",
