@@ -36,9 +36,11 @@ class Host:
             local=update.LocalTraining(steps=contract.local_steps, lr=contract.local_lr),
             engine=self.engine,
             scale=None if scale is None else self._vector(scale),
+            keep_rows=contract.keep_rows,
         )
         bits = result.unclipped_bits if contract.count_unclipped else None
-        answer = wire.NodeSum(result.total.cpu().numpy(), simulation_only(result), bits)
+        rows = result.rows().cpu().numpy() if contract.keep_rows else None
+        answer = wire.NodeSum(result.total.cpu().numpy(), simulation_only(result), bits, rows)
         return wire.train_reply(message, layout, answer)
 
     def _vector(self, arrays: ArrayRecord) -> Tensor:

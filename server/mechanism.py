@@ -61,9 +61,8 @@ class Mechanism(ABC):
 
     unit: ClassVar[str]  # what one clip bounds: "user" or "record_slot"
     private: ClassVar[bool] = True
-    rescalable: ClassVar[bool] = (
-        True  # whether the space that noise is added in may change by round
-    )
+    rescalable: ClassVar[bool] = True  # whether noise may live in another space every round
+    keeps_rows: ClassVar[bool] = False  # needs every unit's clipped update, not their sum alone
 
     users: int  # N, declared
     cohort: float  # expected users' worth of gradients in a round
@@ -155,6 +154,27 @@ class Mechanism(ABC):
     def event_count(self, rounds: int) -> int:
         """How many events so many rounds cost."""
         return math.ceil(rounds / self.rounds_per_event)
+
+    @property
+    def halted(self) -> bool:
+        """Whether the mechanism releases nothing more."""
+        return False
+
+    def for_run(self, *, rounds: int, delta: float, epsilon: float | None) -> Self:
+        """The mechanism with what a whole run's figures fix; ``epsilon`` is its target, if any."""
+        return self
+
+    def remarks(self) -> Sequence[str]:
+        """What is likely not meant, each in one line.
+
+        Raises:
+            ConfigurationError: at this noise the mechanism cannot do what it is for.
+        """
+        return []
+
+    def summary(self) -> Mapping[str, float]:
+        """Released figures of all rounds so far that only this mechanism has."""
+        return {}
 
     def details(self) -> Mapping[str, Any]:
         """Public parameters that only this mechanism has, for the ledger and the statement."""

@@ -114,7 +114,8 @@ def _mechanism(statement: Mapping[str, Any]) -> str:
         cap = f"of which a uniformly random {sampling['cap']} stay where more are drawn"
     noise, adaptive = "without noise", statement["adaptive_clip"]
     if statement["noise_multiplier"] > 0:
-        over = adaptive["update_noise_multiplier"] if adaptive else statement["noise_multiplier"]
+        own = adaptive or statement["mechanism_details"]
+        over = own.get("update_noise_multiplier", statement["noise_multiplier"])
         noise = f"with Gaussian noise of standard deviation {over} times the clip norm added to it"
         if statement["mechanism_details"].get("bands", 1) > 1:
             noise = (
@@ -122,6 +123,10 @@ def _mechanism(statement: Mapping[str, Any]) -> str:
                 f"one round of a user as independent noise of standard deviation {over} times the "
                 "clip norm would"
             )
+    summed = f"{noise}, divided by {statement['denominator']} whatever the real cohort was"
+    released = f"the sum is released {summed}."
+    if is_tested(statement):
+        released = _tested(statement, f"the sum {summed}")
     clipped = f"clipped to an L2 norm of {clip} over all adapter weights together"
     return (
         f"Mechanism: {statement['strategy']}, {_counted(statement['rounds'], 'round')}. "
@@ -129,8 +134,7 @@ def _mechanism(statement: Mapping[str, Any]) -> str:
         f"{sampling['expected_cohort']} units expected in a round, {cap}. "
         f"The update of {CLIPPED_UNIT[statement['clipped_unit']]} "
         f"after {_counted(statement['local_steps'], 'local step')} "
-        f"is {clipped if clip is not None else 'not clipped'}; the sum is released {noise}, "
-        f"divided by {statement['denominator']} whatever the real cohort was."
+        f"is {clipped if clip is not None else 'not clipped'}; {released}"
         f"{_adaptive(statement)}{_details(statement)}"
     )
 
@@ -145,6 +149,26 @@ def _adaptive(statement: Mapping[str, Any]) -> str:
         f"count of unclipped units with Gaussian noise of standard deviation "
         f"{adaptive['bit_noise_std']}. Sum and count together cost one Gaussian of noise "
         f"multiplier {statement['noise_multiplier']}."
+    )
+
+
+def is_tested(header: Mapping[str, Any]) -> bool:
+    """Whether a noised test decides in every round what is released (docs/concentration.md)."""
+    return "test_threshold" in header["mechanism_details"]
+
+
+def _tested(statement: Mapping[str, Any], summed: str) -> str:
+    """What is released where a test decides; ``summed`` is the release of a plain round."""
+    own = statement["mechanism_details"]
+    mean_std = own["update_noise_multiplier"] * own["mean_sensitivity_if_passed"]
+    failed = summed if own["on_failure"] == "fallback" else "nothing, and the run ends"
+    return (
+        f"a noised test decides what is released. Where its statistic reaches "
+        f"{own['test_threshold']}, it is the mean of the users who agree within {own['tau']}, with "
+        f"Gaussian noise of standard deviation {mean_std} added to it; else it is {failed}. Test "
+        f"and update together cost one Gaussian of noise multiplier "
+        f"{statement['noise_multiplier']}, but for a probability of {own['failure_probability']} "
+        f"in a round, which epsilon and delta account for."
     )
 
 

@@ -59,21 +59,26 @@ def make(settings: Settings, users: int) -> Plan:
 def made(settings: Settings, users: int, delta: float) -> Plan:
     """As ``make``, at a delta that was checked before."""
     privacy = settings.privacy
-    build = mechanisms.builder(settings, users)
+    build = mechanisms.builder(settings, users, delta)
     steered = privacy.accountant == "edgeworth"
     accountant = "pld" if steered else privacy.accountant  # an estimate is never the claim
     options = {"accountant": accountant, "group_bound": privacy.group_bound}
     z, any_noise = privacy.noise_multiplier, build(1.0)
     events = any_noise.event_count(settings.rounds)
     if any_noise.private:
+        if steered:
+            steering.check(any_noise.event())
         z = z or _calibrated(any_noise.event(), events, settings, delta, options)
         mechanism = build(z)
         spent = _accounted(mechanism.event(), events, delta, options)
     else:
         mechanism = build(0.0)
         spent = accounting.Epsilon(lower=math.inf, upper=math.inf)
+    adapted = mechanisms.adapted(mechanism, settings.strategy)
+    for remark in adapted.remarks():
+        _LOG.warning("%s", remark)
     return Plan(
-        mechanism=mechanisms.adapted(mechanism, settings.strategy),
+        mechanism=adapted,
         rounds=settings.rounds,
         delta=delta,
         epsilon=spent,
@@ -103,7 +108,7 @@ def bare(settings: Settings) -> Plan:
         raise ConfigurationError(
             f"privacy.users={users}: plan.sampling_rate={rate} replaces it; give one of them."
         )
-    for name in ("clip_quantile", "cohort_max"):
+    for name in ("clip_quantile", "cohort_max", "test_share"):
         if (value := getattr(settings.strategy, name)) is not None:
             raise ConfigurationError(
                 f"strategy.{name}={value}: plan.sampling_rate={rate} says nothing of the number of "

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from server import wording
+from server.concentrated import Concentrated
 from server.mechanism import Mechanism
 from sim.planning import Plan
 from sim.steering import Steering
@@ -118,6 +119,9 @@ def _mechanism(mechanism: Mechanism) -> str:
         "user": f"user-wise: the mean over a user's {k} records, clipped",
         "record_slot": f"Group Privacy: {k} record slots a user, each clipped",
     }
+    if isinstance(mechanism, Concentrated):
+        tested = f"tested for {mechanism.threshold:.{_DIGITS}g} who agree within"
+        return f"{words['user']}, {tested} {mechanism.radius:g}; else {mechanism.on_failure}"
     return words[mechanism.unit] if mechanism.private else f"none: the mean over {k} records a user"
 
 

@@ -18,8 +18,8 @@ from sim.strategy_settings import Strategy
 
 @dataclass(frozen=True, kw_only=True)
 class Data(Closed):
-    format: Literal["synthetic", "jsonl", "csv", "parquet", "hub"]
-    users: Whole = 2400  # synthetic only
+    format: Literal["synthetic", "form_letters", "jsonl", "csv", "parquet", "hub"]
+    users: Whole = 2400  # of those that are invented
     path: str | None = None
     name: str | None = None
     hub_split: str = "train"

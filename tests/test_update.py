@@ -181,6 +181,37 @@ def test_a_units_update_does_not_depend_on_its_neighbours():
     assert relative_error(first[0], second[0]) < 1e-5
 
 
+def test_alone_in_its_block_a_units_row_is_the_same_to_the_last_bit_whoever_else_is_there():
+    """What engine.max_lanes=1 is for, where the last bits could matter (concentration)."""
+    _, model, adapter = setting("gpt2")
+    units = tiny.ragged_units(5)
+    engine = update.EngineSettings(max_lanes=1)
+    run = {"clip_norm": 0.1, "local": update.LocalTraining(), "engine": engine, "keep_rows": True}
+    whole = update.cohort_sum(model, adapter, units, **run).rows()
+    for left_out in range(5):
+        rest = [unit for number, unit in enumerate(units) if number != left_out]
+        rows = update.cohort_sum(model, adapter, rest, **run).rows()
+        assert all((whole == row).all(1).any() for row in rows)
+
+
+def test_kept_rows_are_those_summed_and_none_of_a_unit_that_failed_or_is_empty():
+    _, model, adapter = setting("gpt2")
+    units = [*tiny.ragged_units(4), [], [np.array([1, tiny.VOCABULARY])]]
+    engine = update.EngineSettings(max_lanes=3)
+    run = {"clip_norm": 0.1, "local": update.LocalTraining(), "engine": engine}
+    kept = update.cohort_sum(model, adapter, units, keep_rows=True, **run)
+    rows = kept.rows()
+    assert rows.shape == (4, len(adapter))
+    assert rows.dtype == torch.float64
+    torch.testing.assert_close(rows.sum(0), kept.total, rtol=0, atol=1e-15)
+    assert torch.equal(kept.total, update.cohort_sum(model, adapter, units, **run).total)
+    assert update.cohort_sum(model, adapter, units, **run).parts == []
+    assert update.cohort_sum(model, adapter, [], keep_rows=True, **run).rows().shape == (
+        0,
+        len(adapter),
+    )
+
+
 @pytest.mark.parametrize("unknown", [tiny.VOCABULARY, ~tiny.VOCABULARY], ids=["learned", "given"])
 def test_a_failed_unit_contributes_zero_and_is_counted(unknown):
     _, model, adapter = setting("gpt2")

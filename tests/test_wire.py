@@ -125,6 +125,28 @@ def test_a_reply_is_read_as_it_was_written_in_full_precision():
     assert read.simulation_only == {"cohort_size": 3.0}
 
 
+@pytest.mark.parametrize("units", [0, 1, 3])
+def test_rows_are_read_as_they_were_written_in_full_precision(units):
+    rows = np.random.default_rng(0).standard_normal((units, LAYOUT.size))
+    reply = wire.train_reply(message(), LAYOUT, NodeSum(rows.sum(0), {}, rows=rows))
+    read = wire.read_reply(reply, LAYOUT).rows
+    np.testing.assert_array_equal(read, rows)
+    assert (read.shape, read.dtype) == (rows.shape, np.float64)
+    plain = wire.train_reply(message(), LAYOUT, NodeSum(rows.sum(0), {}))
+    assert wire.read_reply(plain, LAYOUT).rows is None
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [np.zeros(LAYOUT.size), np.zeros((2, LAYOUT.size + 1)), np.zeros((2, LAYOUT.size), np.float32)],
+    ids=["flat", "wide", "narrow"],
+)
+def test_rows_that_are_no_updates_are_refused(rows):
+    reply = wire.train_reply(message(), LAYOUT, NodeSum(np.zeros(LAYOUT.size), {}, rows=rows))
+    with pytest.raises(ValueError, match="rows"):
+        wire.read_reply(reply, LAYOUT)
+
+
 @pytest.mark.parametrize("users", [1, 6])
 @pytest.mark.parametrize("kind", [UserWise, GroupPrivacy])
 def test_a_reply_holds_one_sum_and_declared_figures_even_from_a_node_of_one_user(

@@ -140,6 +140,7 @@ class WatchedMechanism:
         self.sums: list[np.ndarray] = []  # each (D,), before noise
         self.means: list[np.ndarray] = []  # each (D,), as released
         self.bits: list[float] = []  # each the sum of clip bits, before noise
+        self.rows: list[np.ndarray | None] = []  # each (units, D), where the mechanism asks for it
         self.releases: list[Release] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -151,6 +152,7 @@ class WatchedMechanism:
     def release(self, cohort: CohortSum, stream: rng.SecretStream, number: int) -> Release:
         self.sums.append(cohort.total.copy())
         self.bits.append(cohort.unclipped_bits)
+        self.rows.append(cohort.rows)
         self.releases.append(self._mechanism.release(cohort, stream, number))
         self.means.append(self.releases[-1].mean)
         return self.releases[-1]
