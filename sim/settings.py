@@ -39,9 +39,9 @@ class Data(Closed):
     def __post_init__(self) -> None:
         if self.users < 1:
             raise ConfigurationError(f"data.users={self.users}: must be at least 1.")
-        if self.format == "synthetic" and self.label is not None:
+        if self.format in ("synthetic", "form_letters") and self.label is not None:
             raise ConfigurationError(
-                f"data.label={self.label}: the embedded corpus has no classes; choose other data."
+                f"data.label={self.label}: invented users have no classes; choose other data."
             )
 
     @property
