@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import peft
 import torch
 from peft.tuners.lora import LoraLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
-from clients import lora
+from clients import head, lora
 from sim.errors import ConfigurationError
 
 
@@ -45,8 +46,11 @@ class Adapter:
     places: Sequence[lora.Place]  # of the trained tensors
 
 
-def build_in(base: nn.Module, settings: LoraSettings) -> Adapter:
+def build_in(base: nn.Module, settings: LoraSettings, task: str) -> Adapter:
     """Put stacked layers into ``base`` where peft would adapt it.
+
+    Args:
+        task: as peft names it; under SEQ_CLS the head that classifies is trained whole.
 
     Raises:
         ConfigurationError: the model has no such targets, or they are no linear layers.
@@ -56,11 +60,11 @@ def build_in(base: nn.Module, settings: LoraSettings) -> Adapter:
         lora_alpha=settings.alpha,  # type: ignore[arg-type]
         target_modules=_targets(settings.targets),
         lora_dropout=0.0,
-        task_type="CAUSAL_LM",
+        task_type=task,
     )
     adapted = _adapt(base, config, settings)
     state = {name: t.float() for name, t in peft.get_peft_model_state_dict(adapted).items()}
-    places = _places(_replace_layers(adapted), state)
+    places = _places(_replace_layers(adapted), _replace_heads(adapted), state)
     frozen = {n: t for n, t in state.items() if settings.freeze_a and places[n].attribute == "a"}
     for name, tensor in frozen.items():
         places[name].module.frozen_a = tensor
@@ -102,10 +106,39 @@ def _replace_layers(adapted: nn.Module) -> dict[str, lora.StackedLora]:
     return layers
 
 
-def _places(layers: Mapping[str, lora.StackedLora], names: Iterable[str]) -> dict[str, lora.Place]:
+def _replace_heads(adapted: nn.Module) -> dict[str, head.StackedLinear]:
+    """Put stacked linear layers in the places of those that peft trains whole, by their paths."""
+    layers = {}
+    for name, wrapper in list(adapted.named_modules()):
+        if not isinstance(wrapper, ModulesToSaveWrapper):
+            continue
+        _set(adapted, name, wrapper.original_module)
+        for inner, part in list(wrapper.original_module.named_modules(prefix=name)):
+            if isinstance(part, nn.Linear):
+                layers[inner] = head.StackedLinear(part)
+                _set(adapted, inner, layers[inner])
+    return layers
+
+
+def _set(adapted: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(adapted.get_submodule(parent), name, module)
+
+
+def _places(
+    layers: Mapping[str, lora.StackedLora],
+    heads: Mapping[str, head.StackedLinear],
+    names: Iterable[str],
+) -> dict[str, lora.Place]:
     """Where each tensor of peft's state dictionary goes."""
     places = {}
     for name in names:
-        path, _, factor = name.partition(".lora_")
-        places[name] = lora.Place(layers[path], {"A.weight": "a", "B.weight": "b"}[factor])
+        path, lora_, factor = name.partition(".lora_")
+        if lora_:
+            places[name] = lora.Place(layers[path], {"A.weight": "a", "B.weight": "b"}[factor])
+            continue
+        path, _, attribute = name.rpartition(".")
+        if path not in heads:
+            raise ConfigurationError(f"model.path: {path} is trained whole, and no linear layer.")
+        places[name] = lora.Place(heads[path], attribute)
     return places

@@ -1,6 +1,7 @@
 """The base model and its stacked adapters: what a lane computes its loss with.
 
-Any causal language model that transformers loads and peft can adapt (`clients.adapter`).
+Any causal language model that transformers loads and peft can adapt (`clients.adapter`); with
+classes, also an encoder, and the head is part of the adapter (`clients.classifier`).
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 
-from clients import adapter, lora, loss
+from clients import adapter, lora
 from clients.adapter import LoraSettings
+from clients.causal import NextToken
+from clients.classifier import Classification
 from clients.packing import Stack
 from sim.errors import ConfigurationError
 from sim.wire import Layout
@@ -28,20 +31,21 @@ class LanguageModel:
         layout: names (as peft saves them) and shapes of the adapter's D trained parameters.
         initial: (D,) float32, the adapter before training: A random, B zero.
         frozen: the adapter's other tensors, by name: every A where it is frozen, else none.
+        classes: how many a text may have; None: next tokens are predicted.
     """
 
-    def __init__(self, base: Any, settings: LoraSettings) -> None:
+    def __init__(self, base: Any, settings: LoraSettings, classes: int | None = None) -> None:
         base.requires_grad_(False).eval()
         self.config = base.config
-        built = adapter.build_in(base, settings)
+        self.classes = classes
+        built = adapter.build_in(base, settings, "CAUSAL_LM" if classes is None else "SEQ_CLS")
         self.peft_config, self.frozen = built.config, built.frozen
         self.layout = Layout.of({name: tuple(t.shape) for name, t in built.trained.items()})
         self.initial = torch.cat([tensor.flatten() for tensor in built.trained.values()]).cpu()
         self._places = built.places
         self.module = base
         self.device = next(base.parameters()).device
-        self._head = _plain_head(base)
-        _check_causal(base)
+        self._task = NextToken(base) if classes is None else Classification(base)
 
     @property
     def vocabulary(self) -> int:
@@ -79,7 +83,7 @@ class LanguageModel:
         """
         leaves = self.leaves(adapters, len(stack.lanes))
         with self._adapted(leaves):
-            total, _ = self._losses(stack)
+            total, _ = self._task.losses(stack)
             grads = torch.autograd.grad(total, leaves)
         return torch.cat([grad.flatten(1) for grad in grads], dim=1), total.detach()
 
@@ -90,9 +94,21 @@ class LanguageModel:
         None switches the adapter off: the losses are those of the public base model.
         """
         if adapter is None:
-            return self._losses(stack)[1]
+            return self._task.losses(stack)[1]
         with self._adapted(self.leaves(adapter, 1)):
-            return self._losses(stack)[1]
+            return self._task.losses(stack)[1]
+
+    @torch.no_grad()
+    def class_logits(self, adapter: Tensor, stack: Stack) -> tuple[Tensor, Tensor]:
+        """(rows, classes) float32 logits under one adapter (D,), and (rows,) the true classes.
+
+        Raises:
+            TypeError: the model predicts next tokens.
+        """
+        if not isinstance(self._task, Classification):
+            raise TypeError("A model of next tokens has no class logits.")
+        with self._adapted(self.leaves(adapter, 1)):
+            return self._task.logits(stack), self._task.classes(stack)
 
     @contextlib.contextmanager
     def _adapted(self, leaves: list[Tensor]):
@@ -102,72 +118,43 @@ class LanguageModel:
         finally:
             lora.detach(self._places)
 
-    def _losses(self, stack: Stack) -> tuple[Tensor, Tensor]:
-        tokens = torch.from_numpy(stack.tokens).to(self.device, non_blocking=True)
-        positions = torch.from_numpy(stack.positions()).to(self.device, non_blocking=True)
-        weights = torch.from_numpy(stack.token_weights()).to(self.device, non_blocking=True)
-        inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].flatten()[positions]
-        if self._head is None:
-            logits = self.module(input_ids=inputs, use_cache=False).logits.flatten(0, 1)
-            chosen = logits.index_select(0, positions).float()
-            nll = nn.functional.cross_entropy(chosen, targets, reduction="none")
-            return weights @ nll, nll
-        hidden = self.module.base_model(input_ids=inputs, use_cache=False).last_hidden_state
-        chosen = hidden.flatten(0, 1).index_select(0, positions)
-        return loss.head_loss(chosen, self._head.weight, self._head.bias, targets, weights)
 
-
-def load(path: str | Path, *, revision: str | None, dtype: torch.dtype, device: torch.device):
+def load(
+    path: str | Path,
+    *,
+    revision: str | None,
+    dtype: torch.dtype,
+    device: torch.device,
+    classes: int | None = None,
+    seed: int = 0,
+):
     """Base model and tokenizer from a folder or from the Hugging Face hub.
 
+    With ``classes`` the model has a head for them; ``seed`` initialises it where the checkpoint has
+    none.
+
     Raises:
-        ConfigurationError: if there is no such model, or it is not a causal language model.
+        ConfigurationError: if there is no such model, or it is of another kind.
     """
+    kind: Any = transformers.AutoModelForCausalLM
+    options: dict[str, int] = {}
+    if classes is not None:
+        kind, options = transformers.AutoModelForSequenceClassification, {"num_labels": classes}
     try:
-        base: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            path, revision=revision, dtype=dtype
-        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            base: Any = kind.from_pretrained(path, revision=revision, dtype=dtype, **options)
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, revision=revision)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConfigurationError(f"model.path={path}: no causal language model: {reason}") from None
+        wanted = "causal language model" if classes is None else "model that classifies texts"
+        raise ConfigurationError(f"model.path={path}: no {wanted}: {reason}") from None
     return base.to(device), tokenizer
 
 
-@torch.no_grad()
-def _plain_head(base: Any) -> nn.Linear | None:
-    """The output head, if the logits are its product with the last hidden states, to the last bit.
-
-    Some families scale or softly cap their logits (which near zero looks like the product); they,
-    and adapted heads, take the path over whole logits.
-    """
-    head = base.get_output_embeddings()
-    if type(head) is not nn.Linear:
-        return None
-    probe = _probe(base)
-    hidden = base.base_model(input_ids=probe, use_cache=False).last_hidden_state
-    if hidden.shape[-1] != head.in_features:
-        return None
-    return (
-        head if torch.equal(head(hidden), base(input_ids=probe, use_cache=False).logits) else None
-    )
-
-
-@torch.no_grad()
-def _check_causal(base: Any) -> None:
-    """Padding follows a row's tokens and has no mask, so no position may see a later one."""
-    probe = _probe(base)
-    changed = probe.clone()
-    changed[:, 4:] = 0
-    first, second = (
-        base(input_ids=x, use_cache=False).logits[:, :4].float() for x in (probe, changed)
-    )
-    if not torch.allclose(first, second, rtol=1e-2, atol=1e-2):
-        raise ConfigurationError(
-            "model.path: a position of this model sees later ones: not a causal model."
-        )
-
-
-def _probe(base: Any) -> Tensor:
-    vocabulary = base.get_input_embeddings().num_embeddings
-    return (torch.arange(1, 9, device=next(base.parameters()).device) % vocabulary)[None]
+def longest_text(base: Any) -> int | None:
+    """How many tokens the base model can read at once; None: no number is given."""
+    for name, table in base.named_modules():  # RoBERTa numbers its positions from padding_idx + 1
+        if name.endswith("position_embeddings") and getattr(table, "padding_idx", None) is not None:
+            return table.num_embeddings - table.padding_idx - 1
+    return getattr(base.config, "max_position_embeddings", None)

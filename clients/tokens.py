@@ -7,7 +7,8 @@ from typing import Any
 
 from clients import chat
 from sim import cache, masking
-from sim.corpus import Message
+from sim.corpus import Labelled, Message
+from sim.errors import ConfigurationError
 
 
 class TokenizerEncode:
@@ -39,6 +40,28 @@ class TokenizerEncode:
         return [
             masking.given(self._open(prompt)) + self._closed(text)
             for prompt, text in zip(prompts, texts, strict=True)
+        ]
+
+    def labelled(self, records: Sequence[Labelled], max_tokens: int) -> list[list[int]]:
+        """The ids are those of the tokenizer's own call on a text or a pair, and then the class.
+
+        Nothing closes them, so that a text gives the loaded adapter the same ids. The tokenizer
+        cuts, the longer one of a pair first, and keeps its special tokens.
+        """
+        paired = any(record.pair is not None for record in records)
+        most = max_tokens - 1  # the class takes a place
+        around = self._tokenizer.num_special_tokens_to_add(pair=paired)
+        if most <= around:
+            raise ConfigurationError(
+                f"model.seq_len={max_tokens}: {around} special tokens and the class leave no room "
+                "for a text; take more."
+            )
+        pairs = [record.pair for record in records] if paired else None
+        texts = [record.text for record in records]
+        encoded = self._ids(texts, text_pair=pairs, truncation=True, max_length=most)
+        return [
+            [*masking.given(ids), record.label]
+            for ids, record in zip(encoded, records, strict=True)
         ]
 
     def conversation(self, messages: Sequence[Message]) -> list[int]:

@@ -6,7 +6,9 @@
    update is the difference: with one step, ``-local_lr * gradient``. No state of a lane outlives
    its block.
 4. `clip.clipped_sum` bounds each lane and adds it to one running sum: memory does not grow with the
-   cohort, unless the clipped lanes themselves are asked for.
+   cohort, unless the clipped lanes themselves are asked for. Where the round has a scale, a lane is
+   multiplied by it, coordinate by coordinate, just before; sum, norms and clip are then those of
+   the scaled updates.
 
 A failed unit (tokens the model does not know, an update that is not finite) contributes zero and is
 counted.
@@ -75,6 +77,7 @@ def cohort_sum(
     clip_norm: float,
     local: LocalTraining,
     engine: EngineSettings,
+    scale: Tensor | None = None,
     keep_rows: bool = False,
 ) -> CohortSum:
     """Sum over units of their clipped updates.
@@ -82,6 +85,7 @@ def cohort_sum(
     Args:
         adapter: (D,) float32 on the model's device, where every lane starts.
         units: token sequences of each unit; a unit without sequences contributes zero, and no row.
+        scale: (D,) float32 on the model's device, public; None multiplies nothing.
         keep_rows: keep every clipped update; that of a failed unit is none.
     """
     result = CohortSum(torch.zeros(len(adapter), dtype=torch.float64, device=adapter.device))
@@ -89,6 +93,8 @@ def cohort_sum(
     result.failed = len(units) - len(known)
     for block in packing.blocks(known, engine.max_lanes):
         updates, losses = block_updates(model, adapter, block, local, engine.max_tokens)
+        if scale is not None:
+            updates *= scale
         clipped = clip.clipped_sum(updates, clip_norm)
         result.total += clipped.total
         if keep_rows:

@@ -28,13 +28,14 @@ SIMULATION_ONLY = (
     "metrics marked simulation_only: computed from private data without noise, and written by this "
     "run because track.simulation_only was on"
 )
+RECORDS = "a person with several records: each record is a user of its own"
 _NUMBER, _OPTIONAL = (int, float), (int, float, type(None))
 FIELDS: dict[str, type | tuple[type, ...]] = {
     "format": int,
     "private": bool,
     "reasons": list,  # why not, when not private
     "strategy": str,
-    "unit": str,  # whom the claim protects: always the user
+    "unit": str,  # whom the claim protects: the user, or the record where each is its own user
     "clipped_unit": str,  # what one clip bounds: user or record_slot
     "adjacency": str,
     "trust_model": str,
@@ -99,6 +100,8 @@ def _check_words(statement: Mapping[str, Any]) -> None:
     missing = [text for text in NOT_COVERED if text not in statement["not_covered"]]
     if missing:
         raise ValueError(f"not_covered does not name {missing[0]!r}.")
+    if (statement["unit"] == "record") != (RECORDS in statement["not_covered"]):
+        raise ValueError(f"unit={statement['unit']!r} with not_covered of the other unit.")
     if set(statement["sampling"]) != {"scheme", "rate", "expected_cohort", "cap"}:
         raise ValueError(f"sampling={statement['sampling']!r} is incomplete.")
     if (statement["sampling"]["cap"] is None) != (

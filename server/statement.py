@@ -25,7 +25,7 @@ HEADER_FIELDS = (
     *("event", "clip_norm", "adaptive_clip", "denominator", "sampling_scheme", "cohort_cap"),
     *("records_per_user", "resample", "records_bounded", "chunks_cross_records", "local_steps"),
     *("selection", "group_bound", "seeds_policy", "drop_failed_nodes", "rounds_per_event"),
-    "mechanism_details",
+    *("mechanism_details", "unit"),
 )
 
 
@@ -85,7 +85,6 @@ def build(
         "format": schema.FORMAT,
         "private": not reasons,
         "reasons": reasons,
-        "unit": "user",
         "trust_model": schema.TRUST_MODEL,
         "noise_multiplier": event["noise_multiplier"],
         "sampling": _sampling(header),
@@ -99,6 +98,7 @@ def build(
         "assumptions": _assumptions(header),
         "not_covered": [
             *schema.NOT_COVERED,
+            *([schema.RECORDS] if header["unit"] == "record" else []),
             *([schema.SIMULATION_ONLY] if simulation_only else []),
         ],
         "code_hash": ", then ".join(codes),
@@ -174,6 +174,13 @@ def _assumptions(header: Mapping[str, Any]) -> list[str]:
             f"the number of users, {header['declared_users']}, was counted from the training data "
             "once and is treated as public"
         )
+    if "factor_sha256" in header["mechanism_details"]:
+        assumptions += [
+            "a user's place in the list of users, and so their group and rounds, is public and "
+            "stays when another user comes or goes",
+            "the last rows of correlated noise stayed secret while the run lasted; they were kept "
+            "in a file of mode 0600 and deleted at its end",
+        ]
     if wording.is_tested(header):
         assumptions.append(
             "a user's clipped update depends on the user and the adapter alone; its last bits in "

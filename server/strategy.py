@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,9 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from server.checkpoint import Checkpoint
+from server.fold import Fold
 from server.ledger import Ledger
-from server.mechanism import CohortSum, Mechanism, Release
+from server.mechanism import Mechanism, Release
 from server.optimizer import ServerOptimizer
 from sim import rng, wire
 from sim.track import Tracker
@@ -51,30 +51,6 @@ class Budget:
 
     rounds: int  # the largest number of rounds that stays within the budget
     epsilon_after: Callable[[int], float]  # certified upper epsilon after so many intents
-
-
-@dataclass
-class Fold:
-    """Running sum over the nodes' answers, and their rows where the mechanism needs them."""
-
-    total: np.ndarray  # (D,) float64
-    unclipped_bits: float = 0.0
-    rows: dict[int, np.ndarray] | None = None  # node -> (units, D) float64
-    simulation_only: Counter[str] = field(default_factory=Counter)
-
-    def cohort(self) -> CohortSum:
-        if self.rows is None:
-            return CohortSum(self.total, self.unclipped_bits)
-        none = np.zeros((0, len(self.total)))
-        rows = np.concatenate([none, *(self.rows[node] for node in sorted(self.rows))])
-        return CohortSum(self.total, self.unclipped_bits, rows)
-
-    def add(self, node: int, answer: wire.NodeSum) -> None:
-        self.total += answer.total
-        if self.rows is not None and answer.rows is not None:
-            self.rows[node] = answer.rows
-        self.unclipped_bits += answer.unclipped_bits or 0.0
-        self.simulation_only.update(answer.simulation_only)
 
 
 class PrivateStrategy(Strategy):
@@ -165,12 +141,14 @@ class PrivateStrategy(Strategy):
             count_unclipped=self.mechanism.adaptive is not None,
             keep_rows=self.mechanism.keeps_rows,
         )
+        scale = self.optimizer.scale
+        scaling = None if scale is None else self.layout.to_arrays(scale)
         homes = assignment.users % len(nodes)
         for home in np.unique(homes).tolist():
             here = homes == home
             slots = assignment.slots[here] if len(assignment.slots) else assignment.slots
             part = wire.Assignment(assignment.users[here], slots)
-            yield nodes[home], wire.train_message(nodes[home], arrays, contract, part)
+            yield nodes[home], wire.train_message(nodes[home], arrays, contract, part, scaling)
 
     def _fold(self, replies: Iterable[Message]) -> Fold:
         """Sum over nodes; a node that failed is asked once more."""
@@ -205,6 +183,8 @@ class PrivateStrategy(Strategy):
         return sorted(self._sent)
 
     def _store(self) -> str:
+        """Secrets first: a stored release without the noise that goes on from it is a dead end."""
+        self.mechanism.store_secrets(self.checkpoints)
         state = Checkpoint(
             self.number,
             self.ledger.head,

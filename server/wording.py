@@ -22,8 +22,12 @@ SEEDS = {
     "secret": "coins and noise come from the operating system and are not kept",
     "reproducible": "coins and noise come from a seed and can be repeated",
 }
+UNIT = {
+    "user": "all records under one user id",
+    "record": "one record, filed as a user of its own",
+}
 CHOICES: dict[str, Mapping[str, str]] = {
-    "unit": {"user": "all records under one user id"},
+    "unit": UNIT,
     "adjacency": ADJACENCY,
     "clipped_unit": CLIPPED_UNIT,
     "seeds_policy": SEEDS,
@@ -70,9 +74,14 @@ def _claim(statement: Mapping[str, Any]) -> str:
         return f"NOT PRIVATE: {reasons}. This adapter carries no differential privacy guarantee."
     return (
         f"This adapter is (epsilon = {_shown(statement['epsilon'])}, "
-        f"delta = {_shown(statement['delta'])})-differentially private at user level, under "
-        f"{ADJACENCY[statement['adjacency']]}. {_tier(statement['epsilon'])}"
+        f"delta = {_shown(statement['delta'])})-differentially private at {statement['unit']} "
+        f"level, under {ADJACENCY[statement['adjacency']]}{_alone(statement)}. "
+        f"{_tier(statement['epsilon'])}"
     )
+
+
+def _alone(statement: Mapping[str, Any]) -> str:
+    return ", where every record is a user of its own" if statement["unit"] == "record" else ""
 
 
 def _tier(epsilon: float) -> str:
@@ -93,7 +102,7 @@ def _protected(statement: Mapping[str, Any]) -> str:
         kept = f"At most {limit} records of a user take part, selected by the rule {rule!r}"
     filled = ", repeated to fill all slots" if statement["resample"] else ""
     return (
-        f"Unit: a user, that is {CHOICES['unit'][statement['unit']]}, out of "
+        f"Unit: a user, that is {UNIT[statement['unit']]}, out of "
         f"{statement['declared_users']} declared users. {kept}{filled}."
     )
 
@@ -108,6 +117,12 @@ def _mechanism(statement: Mapping[str, Any]) -> str:
         own = adaptive or statement["mechanism_details"]
         over = own.get("update_noise_multiplier", statement["noise_multiplier"])
         noise = f"with Gaussian noise of standard deviation {over} times the clip norm added to it"
+        if statement["mechanism_details"].get("bands", 1) > 1:
+            noise = (
+                f"with Gaussian noise added to it that is correlated over the rounds, and covers "
+                f"one round of a user as independent noise of standard deviation {over} times the "
+                "clip norm would"
+            )
     summed = f"{noise}, divided by {statement['denominator']} whatever the real cohort was"
     released = f"the sum is released {summed}."
     if is_tested(statement):
@@ -183,6 +198,11 @@ def _account(statement: Mapping[str, Any]) -> str:
     if others:
         listed = ", ".join(f"{value} at {delta}" for delta, value in others.items())
         text += f" The same rounds at other deltas: {listed}."
+    if statement["rounds_per_event"] > 1:
+        text += (
+            f" A user takes part at most once in {statement['rounds_per_event']} rounds, which "
+            "cost one event together."
+        )
     if statement["group_bound"] is not None:
         text += f" A user's slots are joined by the {statement['group_bound']} bound."
     return text + _slots(statement) + _sweep(statement)
@@ -194,7 +214,8 @@ def _slots(statement: Mapping[str, Any]) -> str:
     level = (
         "record level" if statement["record_level"] else "slot level (which is not record level)"
     )
-    return f" At {level} epsilon is {_shown(statement['slot_epsilon'])}, at user level as above."
+    own = _shown(statement["slot_epsilon"])
+    return f" At {level} epsilon is {own}, at {statement['unit']} level as above."
 
 
 def _sweep(statement: Mapping[str, Any]) -> str:

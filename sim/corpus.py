@@ -21,6 +21,14 @@ _BATCH = 1000  # texts in one call of the tokenizer
 Message = Mapping[str, str]  # of a conversation: its ``role`` and its ``content``
 
 
+class Labelled(NamedTuple):
+    """A text to classify, or two texts that belong together, and the number of its class."""
+
+    text: str
+    pair: str | None
+    label: int
+
+
 class Encode(Protocol):
     """A tokenizer: texts in, token ids out, signed as in `sim.masking`."""
 
@@ -35,6 +43,13 @@ class Encode(Protocol):
 
     def prompted(self, pairs: list[tuple[str, str]]) -> list[list[int]]:
         """Each (prompt, text): the prompt's tokens given, then the text's, closed."""
+        ...
+
+    def labelled(self, records: Sequence[Labelled], max_tokens: int) -> list[list[int]]:
+        """Each record's text or texts as they are classified, all given, then its class, learned.
+
+        The text is cut, so that it and the class are at most ``max_tokens``.
+        """
         ...
 
     def conversation(self, messages: Sequence[Message]) -> list[int]:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ class Source:
     ``path`` is a file, a folder or a glob pattern, or the hub's name of a data set. ``split`` holds
     out whole users ("user"), some records of each user ("record", never the first) or what the
     split column says ("column": train, test or validation). ``strict`` refuses bad data instead of
-    dropping and counting it.
+    dropping and counting it. ``max_tokens`` is given for labelled records, and for no others: their
+    text is cut to make room for the class.
     """
 
     format: str
@@ -42,6 +44,7 @@ class Source:
     strict: bool = False
     name: str | None = None  # hub: configuration of the data set
     hub_split: str = "train"  # hub: which of its splits to read
+    max_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if self.format not in sources.FORMATS:
@@ -60,13 +63,21 @@ class Source:
                 f"data.split={self.split!r} with data.split_column={self.columns.split!r}: "
                 "the column is given exactly when the split is by column"
             )
+        if self.split == "record" and self.columns.user is None:
+            raise ConfigurationError(
+                "data.split='record' with data.user=None: every record is a user of its own; hold "
+                "out by user or by column"
+            )
+        if (self.max_tokens is None) != (self.columns.label is None):
+            raise ValueError("max_tokens is for labelled records, and they need it.")
 
 
 def load(source: Source, encode: Encode, cache_folder: Path) -> Corpus:
     """Read, tokenise and divide the source, or map what an earlier call with the same key wrote.
 
-    Records are stored whole, however long; the key covers the content of the source, the whole of
-    ``source`` but its path, the tokenizer's name and the version of the format.
+    Records are stored whole, however long, but for labelled ones; the key covers the content of the
+    source, the whole of ``source`` but its path, the tokenizer's name and the version of the
+    format.
 
     Raises:
         ConfigurationError: the source is missing, lacks a column or holds no training record.
@@ -79,7 +90,7 @@ def load(source: Source, encode: Encode, cache_folder: Path) -> Corpus:
     def build(folder: Path) -> None:
         dropped: Counter[str] = Counter()
         examples = _examples(source, opened.rows(), encode, dropped)
-        corpus.write(folder, examples, _batch_encoder(source.columns, encode), dropped)
+        corpus.write(folder, examples, _batch_encoder(source, encode), dropped)
         if len(Corpus.load(folder).train) == 0:
             raise ConfigurationError(
                 f"data.path={source.path!r}: no training record; "
@@ -97,6 +108,8 @@ def _open(source: Source) -> Opened:
         "data.prompt": columns.prompt,
         "data.chat": columns.chat,
         "data.split_column": columns.split,
+        "data.text_pair": columns.pair,
+        "data.label": columns.label,
     }
     wanted = {field: column for field, column in named.items() if column is not None}
     if source.format == "hub":
@@ -104,10 +117,13 @@ def _open(source: Source) -> Opened:
     return sources.open_files(source.format, source.path, wanted)
 
 
-def _batch_encoder(columns: Columns, encode: Encode) -> Callable[[list[Any]], list[list[int]]]:
+def _batch_encoder(source: Source, encode: Encode) -> Callable[[list[Any]], list[list[int]]]:
     """What turns the contents of examples into ids; conversations were encoded one by one."""
+    columns = source.columns
     if columns.chat is not None:
         return list
+    if source.max_tokens is not None:
+        return functools.partial(encode.labelled, max_tokens=source.max_tokens)
     return encode if columns.prompt is None else encode.prompted
 
 
@@ -116,6 +132,7 @@ def _examples(
 ) -> Iterator[Example]:
     """The good records, each with its side; counts the bad ones, and the users left without any."""
     positions: Counter[str] = Counter()
+    seen: Counter[str] = Counter()
     users_with_bad_records = set()
     for row in rows:
         user = None
@@ -129,6 +146,8 @@ def _examples(
             if user is not None:
                 users_with_bad_records.add(user)
         else:
+            if user is None:
+                user = records.own_user(content, seen)
             yield Example(user, content, _held_out(source, row, user, positions[user]))
             positions[user] += 1
     if emptied := len(users_with_bad_records - positions.keys()):

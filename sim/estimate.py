@@ -22,6 +22,8 @@ def minutes(settings: Settings, plan: Plan, model: LanguageModel) -> float | Non
     length = settings.model.seq_len
     rows = max(1, settings.engine.max_tokens // length)
     tokens = rng.generator(0, "probe").integers(0, model.vocabulary, (rows, length))
+    if model.classes is not None:
+        tokens[:, :-1], tokens[:, -1] = ~tokens[:, :-1], 0
     [stack] = packing.stacks([[row] for row in tokens], rows * length)
     started = model.initial.to(model.device)
     times = []

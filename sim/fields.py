@@ -7,6 +7,7 @@ from typing import Annotated
 import pydantic
 
 Whole = Annotated[int, pydantic.Strict()]  # neither 2.0 nor true
+Text = Annotated[str, pydantic.Strict()]
 Number = Annotated[float, pydantic.Strict()]
 Count = Annotated[int, pydantic.Strict(), pydantic.Field(ge=1)]
 Quantity = Annotated[float, pydantic.Strict(), pydantic.Field(ge=0, allow_inf_nan=False)]

@@ -31,6 +31,7 @@ def header(settings: Settings, plan: Plan, *, layout: str, base: str) -> dict[st
     mechanism, strategy = plan.mechanism, settings.strategy
     return {
         "strategy": strategy.name,
+        "unit": "user" if settings.data.user is not None else "record",
         "clipped_unit": mechanism.unit,
         "adjacency": mechanism.adjacency,
         "declared_users": mechanism.users,
@@ -62,6 +63,7 @@ def header(settings: Settings, plan: Plan, *, layout: str, base: str) -> dict[st
         "data_seed": settings.data.seed,
         "seeds_policy": "reproducible" if settings.privacy.reproducible else "secret",
         "drop_failed_nodes": settings.runtime.drop_failed_nodes,
+        "classes": list(settings.data.class_names) or None,
         "base_model": base,
         "adapter_layout": layout,
     }

@@ -32,10 +32,13 @@ KINDS: Mapping[str, Kind] = {
     "clip_norm": Kind.RELEASED,  # constant, or what earlier unclipped fractions made of it
     "unclipped_fraction": Kind.RELEASED,  # noised, where the clip norm adapts
     "learning_rate": Kind.PUBLIC,
-    "heldout_loss": Kind.PUBLIC,  # mean negative log likelihood of a token, nats
+    "heldout_loss": Kind.PUBLIC,  # mean negative log likelihood of a token or a class, nats
     "heldout_perplexity": Kind.PUBLIC,
+    "heldout_accuracy": Kind.PUBLIC,  # share of held-out records whose class was found
+    "heldout_majority": Kind.PUBLIC,  # the same, of answering their commonest class
     "heldout_loss_before": Kind.PUBLIC,
     "heldout_perplexity_before": Kind.PUBLIC,
+    "heldout_accuracy_before": Kind.PUBLIC,
     "test_statistic": Kind.RELEASED,  # noised, of the concentration test
     "test_passed": Kind.RELEASED,
     "test_pass_rate": Kind.RELEASED,  # share of the rounds that passed

@@ -56,18 +56,30 @@ def finish(
     claim = {"epsilon": told["epsilon"], "delta": told["delta"]} if told["private"] else {}
     tracker.summary(
         {
-            "heldout_perplexity_before": before.perplexity,
-            "heldout_loss_before": before.loss,
-            "heldout_perplexity": after.perplexity,
-            "heldout_loss": after.loss,
+            **before.metrics("_before"),
+            **after.metrics(),
+            **({} if after.majority is None else {"heldout_majority": after.majority}),
             **claim,
             **released,
         }
     )
     tracker.artifact(folder / "adapter", "adapter", "model")
     tracker.artifact(path, "privacy_statement", "statement")
-    screen.print_end(folder, before.perplexity, after.perplexity, told)
+    screen.print_end(folder, _shown(before, after), told)
     return Result(folder=folder, before=before, after=after, statement=told)
+
+
+def _shown(before: evaluate.Evaluation, after: evaluate.Evaluation) -> dict[str, str]:
+    """The scores as a person reads them."""
+    figures = [
+        f"{value:.2%}" if name == "accuracy" else f"{value:.2f}"
+        for name, value in (before.headline, after.headline)
+    ]
+    gain = "" if after.better_than(before) else " (training did not help here)"
+    rows = {f"held-out {after.headline[0]}": f"{figures[0]} before, {figures[1]} after{gain}"}
+    if after.majority is not None:
+        rows["commonest class"] = f"{after.majority:.2%} of the held-out records"
+    return rows
 
 
 def _statement(ready: Prepared, ledger: Ledger) -> Mapping[str, Any]:
@@ -91,11 +103,18 @@ def _save_adapter(
 ) -> None:
     here, folder = ready.world, ready.settings.folder / "adapter"
     export.save(here.model, ready.optimizer.adapter, folder, base=here.base)
+    name, _ = after.headline
     scores = {
-        "held-out perplexity before": before.perplexity,
-        "held-out perplexity after": after.perplexity,
+        f"held-out {name} {when}": score.headline[1]
+        for when, score in (("before", before), ("after", after))
     }
+    if after.majority is not None:
+        scores[f"held-out {name} of the commonest class"] = after.majority
     card = statement.model_card(
-        told, base_model=here.base_name, base_revision=here.revision, scores=scores
+        told,
+        base_model=here.base_name,
+        base_revision=here.revision,
+        scores=scores,
+        classes=ready.settings.data.class_names,
     )
     (folder / "README.md").write_text(card)

@@ -115,7 +115,13 @@ def bare(settings: Settings) -> Plan:
                 "users, which it depends on; give privacy.users instead."
             )
     users = 2**20  # any power of two: cohort / users is then the rate to the last bit
-    return made(replace(settings, cohort=rate * users), users, settings.privacy.delta)
+    plan = made(replace(settings, cohort=rate * users), users, settings.privacy.delta)
+    if plan.mechanism.sampling_rate != rate:
+        raise ConfigurationError(
+            f"plan.sampling_rate={rate}: strategy={settings.strategy.name} draws its cohorts "
+            "another way; give privacy.users and cohort instead."
+        )
+    return plan
 
 
 def described(
@@ -124,7 +130,8 @@ def described(
     """The plan as ``userdp plan --json`` prints it; infinite is None."""
     mechanism = plan.mechanism
     # Under plan.sampling_rate the cohort of the plan stands for the rate only.
-    expected = settings.cohort * mechanism.group_size
+    bare_rate = settings.plan.sampling_rate is not None
+    expected = settings.cohort * mechanism.group_size if bare_rate else mechanism.expected_units
     return {
         "strategy": settings.strategy.name,
         "records_per_user": settings.strategy.records_per_user,

@@ -10,19 +10,21 @@ from typing import Self, TextIO
 import rich.console
 import rich.progress
 
+Score = tuple[str, float]  # what it is, and its value
+
 
 class Progress:
-    """A bar with epsilon so far and held-out perplexity; in a file, a line every tenth of the run.
+    """A bar with epsilon so far and the held-out score; in a file, a line every tenth of the run.
 
     >>> with Progress(30) as progress:
     ...     progress.update(1, epsilon=0.4)
-    ...     progress.update(2, epsilon=0.5, perplexity=210.0)
+    ...     progress.update(2, epsilon=0.5, score=("perplexity", 210.0))
     """
 
     def __init__(self, total_rounds: int, stream: TextIO | None = None) -> None:
         self._total, self._stream = total_rounds, stream or sys.stderr
         self._stride = max(1, total_rounds // 10)
-        self._perplexity: float | None = None
+        self._score: Score | None = None
         self._bar = _bar(self._stream) if self._stream.isatty() else None
 
     def __enter__(self) -> Self:
@@ -41,11 +43,11 @@ class Progress:
             self._bar.stop()
 
     def update(
-        self, number: int, *, epsilon: float | None = None, perplexity: float | None = None
+        self, number: int, *, epsilon: float | None = None, score: Score | None = None
     ) -> None:
-        """Round ``number`` is over; the last perplexity given stays in view."""
-        self._perplexity = perplexity if perplexity is not None else self._perplexity
-        figures = _figures(epsilon, self._perplexity)
+        """Round ``number`` is over; the last score given stays in view."""
+        self._score = score if score is not None else self._score
+        figures = _figures(epsilon, self._score)
         if self._bar is not None:
             self._bar.update(self._task, completed=number, figures=figures)
         elif number % self._stride == 0 or number == self._total:
@@ -65,9 +67,9 @@ def _bar(stream: TextIO) -> rich.progress.Progress:
     )
 
 
-def _figures(epsilon: float | None, perplexity: float | None) -> str:
+def _figures(epsilon: float | None, score: Score | None) -> str:
     shown = [] if epsilon is None else [f"epsilon {_up(epsilon)}"]
-    return "  ".join(shown if perplexity is None else [*shown, f"perplexity {perplexity:.4g}"])
+    return "  ".join(shown if score is None else [*shown, f"{score[0]} {score[1]:.4g}"])
 
 
 def _up(epsilon: float) -> str:

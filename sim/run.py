@@ -15,10 +15,10 @@ from omegaconf import OmegaConf
 
 from clients import evaluate, update
 from clients.app import Host, client_app
-from server import accounting
+from server import accounting, chain
 from server.app import server_app
 from server.checkpoint import Checkpoint
-from server.ledger import Ledger, LedgerError
+from server.ledger import Ledger, LedgerError, verify
 from server.mechanism import Mechanism
 from server.strategy import (
     Budget,
@@ -59,6 +59,7 @@ def run(
         try:
             strategy = _strategy(ready, ledger, tracker)
             before, after = _train(ready, strategy, tracker)
+            ready.plan.mechanism.delete_secrets(settings.folder / "checkpoint")
             released = strategy.mechanism.summary()
             return outcome.finish(ready, ledger, tracker, before, after, released)
         except KeyboardInterrupt as interrupt:
@@ -76,25 +77,24 @@ def _train(
     """All the rounds that are left; scores of the base model and of the last adapter."""
     plan, here, ledger = ready.plan, ready.world, strategy.ledger
     before = outcome.score(ready, here.model.initial.numpy())
-    tracker.log(0, {"heldout_loss": before.loss, "heldout_perplexity": before.perplexity})
+    tracker.log(0, before.metrics())
     left = max(0, plan.rounds - ledger.rounds_intended)
     host = Host(here.model, terms.train_population(ready.settings, here), _engine(ready.settings))
     scored: dict[int, evaluate.Evaluation] = {}  # by rounds spent
     with Progress(plan.rounds) as progress:
-        progress.update(ledger.rounds_intended, perplexity=before.perplexity)
+        progress.update(ledger.rounds_intended, score=before.headline)
 
         def evaluated(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
             """After each of Flower's rounds, which count from 1 in every process."""
             if server_round == 0:
                 return None
-            spent, perplexity = ledger.rounds_intended, None
+            spent, score = ledger.rounds_intended, None
             if spent % ready.settings.eval_every == 0 or server_round == left:
                 now = outcome.score(ready, here.model.layout.to_vector(arrays))
-                scored[spent], perplexity = now, now.perplexity
-                scores = {"heldout_loss": now.loss, "heldout_perplexity": perplexity}
-                tracker.log(strategy.number, scores)
+                scored[spent], score = now, now.headline
+                tracker.log(strategy.number, now.metrics())
             epsilon = strategy.budget.epsilon_after(spent) if plan.mechanism.private else None
-            progress.update(spent, epsilon=epsilon, perplexity=perplexity)
+            progress.update(spent, epsilon=epsilon, score=score)
             return None
 
         grid = InProcessGrid(client_app(host), ready.settings.runtime.nodes)
@@ -176,11 +176,26 @@ def _resumed(ready: Prepared, path: Path) -> Ledger:
     except Exception as error:  # torch tells of a damaged file in many ways
         reason = f"{type(error).__name__}: {error}"
         raise ConfigurationError(f"resume={path.parent}: {folder} is damaged: {reason}") from None
+    _load_secrets(ready, path, stored)
     head = stored.ledger_head if stored else None
     ledger = Ledger.resume(path, ready.facts, head, code=header.code())
     if stored:
         ready.optimizer.restore(stored.optimizer)
     return ledger
+
+
+def _load_secrets(ready: Prepared, path: Path, stored: Checkpoint | None) -> None:
+    """Into the planned mechanism, before the ledger notes that the run goes on."""
+    account = verify(path)
+    if chain.differences(account.header, chain.plain(ready.facts, "header")):
+        return  # another mechanism: the ledger says in what, and refuses
+    finished = set(range(1, account.rounds + 1)) - set(account.unfinished)
+    ready.plan.mechanism.load_secrets(
+        path.parent / "checkpoint",
+        ready.world.model.layout.size,
+        released=max(finished | {stored.round if stored else 0}),
+        intended=account.rounds,
+    )
 
 
 def _tracker(settings: Settings) -> track.Tracker:

@@ -39,6 +39,7 @@ def print_start(
         "rounds": f"{plan.rounds}, q = {mechanism.sampling_rate:.{_DIGITS}g}, "
         f"{mechanism.expected_units:g} units expected a round",
         "noise": f"z = {mechanism.noise_multiplier:.10g}, {_clip(mechanism)}",
+        **_correlated(mechanism),
         "claim": claim(plan, reproducible),
         "expected time": "open, since k is" if minutes is None else _time(minutes),
         **{f"simulation_only: {name}": f"{value:,}" for name, value in real.items()},
@@ -47,11 +48,10 @@ def print_start(
     _print_rows("NOT PRIVATE: userdp run" if public else "userdp run", rows)
 
 
-def print_end(folder: Path, before: float, after: float, statement: Mapping[str, Any]) -> None:
+def print_end(folder: Path, scores: Mapping[str, str], statement: Mapping[str, Any]) -> None:
     """The closing summary: scores, where things are, and the claim last."""
-    gain = "" if after < before else " (training did not help here)"
     rows = {
-        "held-out perplexity": f"{before:.2f} before, {after:.2f} after{gain}",
+        **scores,
         "adapter": f"{folder / 'adapter'}",
         "statement": f"{folder / 'privacy_statement.json'}",
         "run folder": f"{folder}",
@@ -72,6 +72,7 @@ def print_plan(described: Mapping[str, Any], plan: Plan) -> None:
         f"{described['expected_cohort']:g} units expected a round",
         "noise multiplier z": f"{described['noise_multiplier']:.10g}",
         "noise std on the mean": f"{described['noise_std_on_mean']:.{_DIGITS}g}",
+        **_correlated(plan.mechanism),
         "claim": claim(plan, reproducible=False),
     }
     if "cohort_cap" in described:
@@ -128,6 +129,19 @@ def _clip(mechanism: Mechanism) -> str:
     start = f"C = {mechanism.clip_norm:g}"
     rule = mechanism.adaptive
     return start if rule is None else f"{start} at first, then the {rule.quantile:g} quantile"
+
+
+def _correlated(mechanism: Mechanism) -> dict[str, str]:
+    """A row on noise that is correlated over the rounds, where it is."""
+    told = mechanism.details()
+    if "participations" not in told:
+        return {}
+    whole = told.get("run_noise_multiplier")
+    once = "" if whole is None else f": together one Gaussian of {whole:.{_DIGITS}g}"
+    return {
+        "correlated": f"over {told['bands']} rounds; {told['groups']} public groups, a user takes "
+        f"part at most {told['participations']} times{once}"
+    }
 
 
 def _time(minutes: float) -> str:

@@ -89,6 +89,7 @@ RULES: Mapping[str, Rule] = {
 }
 DRAWN_ANEW = frozenset({"random", "random_chunk"})  # user-wise draws these in every round
 BY_PERPLEXITY = frozenset({"high_perplexity", "low_perplexity"})  # need scores of the records
+OF_RECORDS = frozenset({"random", "longest", "shortest"})  # whole ones, whatever is learned of them
 
 
 def fill_slots(

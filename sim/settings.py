@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from sim import selection
 from sim.errors import ConfigurationError
-from sim.fields import Closed, Count, Number, Quantity, Whole
+from sim.fields import Closed, Count, Number, Quantity, Text, Whole
 from sim.strategy_settings import Strategy
 
 
@@ -23,10 +23,13 @@ class Data(Closed):
     path: str | None = None
     name: str | None = None
     hub_split: str = "train"
-    user: str = "user_id"
+    user: str | None = "user_id"  # None: every record is a user of its own
     text: str | None = "text"
     prompt: str | None = None
     chat: str | None = None
+    text_pair: str | None = None
+    label: str | None = None
+    classes: Whole | tuple[Whole | Text, ...] | None = None
     split: Literal["user", "record", "column"] = "user"
     split_column: str | None = None
     holdout: Number = 0.1
@@ -36,6 +39,16 @@ class Data(Closed):
     def __post_init__(self) -> None:
         if self.users < 1:
             raise ConfigurationError(f"data.users={self.users}: must be at least 1.")
+        if self.format in ("synthetic", "form_letters") and self.label is not None:
+            raise ConfigurationError(
+                f"data.label={self.label}: invented users have no classes; choose other data."
+            )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """As the label column spells them, in the order of their numbers; none: no labels."""
+        given = range(self.classes) if isinstance(self.classes, int) else self.classes or ()
+        return tuple(map(str, given))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +194,12 @@ class Settings(Closed):
         if not 0 < self.cohort < math.inf:
             raise ConfigurationError(f"cohort={self.cohort:g}: must be positive and finite.")
         self._check_noise()
+        rule, label = self.selection.rule, self.data.label
+        if label is not None and rule not in selection.OF_RECORDS:
+            raise ConfigurationError(
+                f"selection.rule={rule} with data.label={label}: chooses by next tokens or cuts "
+                f"across records; choose one of {', '.join(sorted(selection.OF_RECORDS))}."
+            )
 
     def _check_noise(self) -> None:
         epsilon, z = self.privacy.epsilon, self.privacy.noise_multiplier

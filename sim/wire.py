@@ -111,8 +111,13 @@ class NodeSum:
 
 
 def train_message(
-    node: int, adapter: ArrayRecord, contract: Contract, assignment: Assignment
+    node: int,
+    adapter: ArrayRecord,
+    contract: Contract,
+    assignment: Assignment,
+    scale: ArrayRecord | None = None,
 ) -> Message:
+    """``scale``: what every unit multiplies its update by before the clip; None: nothing."""
     content = RecordDict(
         {
             "adapter": adapter,
@@ -122,6 +127,8 @@ def train_message(
             ),
         }
     )
+    if scale is not None:
+        content["scale"] = scale
     return Message(content, dst_node_id=node, message_type=TRAIN, group_id=str(contract.round))
 
 
@@ -131,6 +138,11 @@ def read_train(message: Message) -> tuple[ArrayRecord, Contract, Assignment]:
     asked = content.config_records["assignment"]
     assignment = Assignment(*(np.array(asked[key], np.int64) for key in ("users", "slots")))
     return content.array_records["adapter"], Contract(**fields), assignment
+
+
+def read_scale(message: Message) -> ArrayRecord | None:
+    """What the units of a train message multiply their updates by, if it says so."""
+    return message.content.array_records.get("scale")
 
 
 def train_reply(message: Message, layout: Layout, answer: NodeSum) -> Message:

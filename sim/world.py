@@ -46,14 +46,17 @@ def build(settings: Settings) -> World:
 def load(data: Data, asked: Model, seed: int, device_name: str) -> World:
     """The world of these parts of the settings; raises as ``build`` does.
 
-    ``seed`` initialises the adapter; who is held out is decided by ``data.seed``.
+    ``seed`` initialises the adapter, and a head that the base model lacks; who is held out is
+    decided by ``data.seed``.
     """
     quiet.libraries()
     device = _device(device_name)
-    _check_source(data)
+    source = _source(data, asked.seq_len)
     path = _model_path(asked)
-    base, tokenizer = _base(asked, path, device)
-    _check_length(asked, base.config)
+    classes = None if data.label is None else len(data.class_names)
+    base, tokenizer = _base(asked, path, device, classes=classes, seed=seed)
+    _check_length(asked, base)
+    _check_pairs(data, base.config, tokenizer)
     lora = LoraSettings(
         r=asked.lora.r,
         alpha=asked.lora.alpha,
@@ -63,8 +66,8 @@ def load(data: Data, asked: Model, seed: int, device_name: str) -> World:
     )
     names = {"embedded": EMBEDDED, "local": Path(path).resolve().name, "hub": path}
     return World(
-        model=model.LanguageModel(base, lora),
-        corpus=_corpus(data, TokenizerEncode(tokenizer), asked.seq_len),
+        model=model.LanguageModel(base, lora, classes),
+        corpus=_corpus(data, source, TokenizerEncode(tokenizer), asked.seq_len),
         base=path,
         base_name=names[asked.kind],
         revision=getattr(base.config, "_commit_hash", None),
@@ -81,9 +84,14 @@ def _model_path(asked: Model) -> str:
     return asked.path
 
 
-def _base(asked: Model, path: str, device: torch.device) -> tuple[Any, Any]:
+def _base(
+    asked: Model, path: str, device: torch.device, *, classes: int | None, seed: int
+) -> tuple[Any, Any]:
+    dtype, revision = _dtype(asked, device), asked.revision
     try:
-        return model.load(path, revision=asked.revision, dtype=_dtype(asked, device), device=device)
+        return model.load(
+            path, revision=revision, dtype=dtype, device=device, classes=classes, seed=seed
+        )
     except ConfigurationError:
         raise
     except Exception as error:  # files of others: whatever is wrong with them is told in one line
@@ -93,10 +101,10 @@ def _base(asked: Model, path: str, device: torch.device) -> tuple[Any, Any]:
         ) from None
 
 
-def _check_source(data: Data) -> None:
-    """What is plainly wrong with the data's place is told before a model is loaded."""
+def _source(data: Data, seq_len: int) -> datasets.Source | None:
+    """Where the records are; None for generated ones. Checked before a model is loaded."""
     if data.format in _GENERATED:
-        return
+        return None
     if data.path is None:
         raise ConfigurationError(f"data.path is missing: data={data.format} needs one.")
     there = Path(data.path).exists() or glob.glob(data.path, recursive=True)
@@ -104,15 +112,42 @@ def _check_source(data: Data) -> None:
         raise ConfigurationError(
             f"data.path={data.path}: no such file; give a file, a folder or a glob pattern."
         )
+    return datasets.Source(
+        format=data.format,
+        path=data.path,
+        columns=_columns(data),
+        split=data.split,
+        holdout=data.holdout,
+        seed=data.seed,
+        strict=data.strict,
+        name=data.name,
+        hub_split=data.hub_split,
+        max_tokens=None if data.label is None else seq_len,
+    )
 
 
-def _corpus(data: Data, encode: TokenizerEncode, seq_len: int) -> Corpus:
-    if data.format in _GENERATED:
+def _columns(data: Data) -> datasets.Columns:
+    return datasets.Columns(
+        user=data.user,
+        text=data.text,
+        prompt=data.prompt,
+        chat=data.chat,
+        split=data.split_column,
+        pair=data.text_pair,
+        label=data.label,
+        classes=data.class_names,
+    )
+
+
+def _corpus(
+    data: Data, source: datasets.Source | None, encode: TokenizerEncode, seq_len: int
+) -> Corpus:
+    if source is None:
         generate = _GENERATED[data.format]
         corpus = generate(data.seed, data.users, encode, cache.cache_root())
     else:
         try:
-            corpus = datasets.load(_source(data), encode, cache.cache_root())
+            corpus = datasets.load(source, encode, cache.cache_root())
         except ConfigurationError:
             raise
         except ValueError as error:  # bad data under data.strict
@@ -125,26 +160,6 @@ def _corpus(data: Data, encode: TokenizerEncode, seq_len: int) -> Corpus:
             "data.holdout, change data.split, or raise model.seq_len if prompts fill it."
         )
     return corpus
-
-
-def _source(data: Data) -> datasets.Source:
-    return datasets.Source(
-        format=data.format,
-        path=data.path or "",
-        columns=datasets.Columns(
-            user=data.user,
-            text=data.text,
-            prompt=data.prompt,
-            chat=data.chat,
-            split=data.split_column,
-        ),
-        split=data.split,
-        holdout=data.holdout,
-        seed=data.seed,
-        strict=data.strict,
-        name=data.name,
-        hub_split=data.hub_split,
-    )
 
 
 def _scorable(population: Population, seq_len: int) -> bool:
@@ -176,9 +191,20 @@ def _dtype(asked: Model, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[asked.dtype]
 
 
-def _check_length(asked: Model, config: Any) -> None:
-    longest = getattr(config, "max_position_embeddings", None)
+def _check_length(asked: Model, base: Any) -> None:
+    longest = model.longest_text(base)
     if longest is not None and asked.seq_len > longest:
         raise ConfigurationError(
             f"model.seq_len={asked.seq_len}: this model has {longest} positions; take fewer."
+        )
+
+
+def _check_pairs(data: Data, config: Any, tokenizer: Any) -> None:
+    """A record holds token ids alone, not which of two texts each belongs to."""
+    if data.text_pair is None or getattr(config, "type_vocab_size", 1) < 2:
+        return
+    if 1 in tokenizer("a", "b").get("token_type_ids", ()):
+        raise ConfigurationError(
+            f"data.text_pair={data.text_pair}: this model tells two texts apart by token types, "
+            "which are not kept; choose one that does not, as RoBERTa."
         )

@@ -14,6 +14,7 @@ from server import schema, statement, wording
 EVENT = {"sampling_rate": 0.01, "noise_multiplier": 1.05, "group_size": 1}
 HEADER = {
     "strategy": "user_wise",
+    "unit": "user",
     "clipped_unit": "user",
     "adjacency": "add-or-remove-one-user",
     "declared_users": 2484,
@@ -288,3 +289,42 @@ def test_code_hash_follows_every_python_file_and_nothing_else(tmp_path, monkeypa
     assert len({first, second, third}) == 3
     with pytest.raises(ValueError, match="nowhere"):
         statement.code_hash(["nowhere"])
+
+
+RECORDS = {**HEADER, "unit": "record", "records_per_user": 1}
+
+
+def test_where_every_record_is_a_user_the_claim_is_at_record_level_and_says_so():
+    said = built(RECORDS)
+    assert said["unit"] == "record"
+    assert said["not_covered"][-1] == schema.RECORDS
+    assert schema.RECORDS not in built()["not_covered"]
+    claimed, unit, *_ = wording.prose(said).split("\n\n")
+    assert "differentially private at record level" in claimed
+    assert "every record is a user of its own" in claimed
+    assert "one record, filed as a user of its own, out of 2484 declared users" in unit
+    assert "user level" not in wording.prose(said)
+    assert "user level" in wording.prose(built())
+
+
+def test_the_card_of_a_record_level_claim_does_not_call_it_user_level():
+    text = statement.model_card(built(RECORDS), base_model="some/base")
+    assert "- record-level-dp" in text
+    assert "user-level" not in text
+
+
+def test_the_unit_is_a_user_or_a_record():
+    with pytest.raises(ValueError, match="unit='household'"):
+        built({**HEADER, "unit": "household"})
+
+
+def test_the_card_of_a_classifier_loads_it_as_one_and_names_the_classes_in_order():
+    text = statement.model_card(built(), base_model="some/base", classes=["no", "may be", "yes"])
+    assert "pipeline_tag: text-classification" in text
+    assert 'AutoModelForSequenceClassification.from_pretrained("some/base", num_labels=3)' in text
+    assert '{"0": "no", "1": "may be", "2": "yes"}' in text
+    assert "CausalLM" not in text
+    plain = statement.model_card(built(), base_model="some/base")
+    assert 'AutoModelForCausalLM.from_pretrained("some/base")' in plain
+    assert "pipeline_tag: text-generation" in plain
+    assert "Classification" not in plain

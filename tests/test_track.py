@@ -256,7 +256,9 @@ def test_progress_in_a_file_is_a_line_every_tenth_of_the_run():
     stream = io.StringIO()
     with progress.Progress(30, stream) as bar:
         for number in range(1, 31):
-            bar.update(number, epsilon=number / 8, perplexity=200.0 if number == 1 else None)
+            bar.update(
+                number, epsilon=number / 8, score=("perplexity", 200.0) if number == 1 else None
+            )
     lines = stream.getvalue().splitlines()
     assert len(lines) == 10
     assert lines[0] == "round 3/30  epsilon 0.38  perplexity 200"  # 0.375, never rounded down
@@ -278,7 +280,7 @@ def test_progress_on_a_terminal_shows_epsilon_and_perplexity(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
     with progress.Progress(4, stream) as bar:
-        bar.update(4, epsilon=1.25, perplexity=150.0)
+        bar.update(4, epsilon=1.25, score=("perplexity", 150.0))
     assert "4/4" in stream.getvalue()
     assert "epsilon 1.25" in stream.getvalue()
     assert "perplexity 150" in stream.getvalue()

@@ -1,0 +1,78 @@
+"""Next-token prediction: the loss of a causal language model at the learned positions of a stack.
+
+Rows are padded behind their end without a mask, which a causal model never sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clients import loss
+from clients.packing import Stack
+from sim.errors import ConfigurationError
+
+
+class NextToken:
+    """What a causal model is asked for; ``losses`` sees the adapter that is attached, if any."""
+
+    def __init__(self, base: Any) -> None:
+        if not is_causal(lambda x: base(input_ids=x, use_cache=False).logits, probe(base)):
+            raise ConfigurationError(
+                "model.path: a position of this model sees later ones: not a causal model."
+            )
+        self._base = base
+        self._head = _plain_head(base)
+
+    def losses(self, stack: Stack) -> tuple[Tensor, Tensor]:
+        """Weighted sum of the losses (scalar), and (predicted tokens,) NLL in nats."""
+        device = self._base.device
+        tokens = torch.from_numpy(stack.tokens).to(device, non_blocking=True)
+        positions = torch.from_numpy(stack.positions()).to(device, non_blocking=True)
+        weights = torch.from_numpy(stack.token_weights()).to(device, non_blocking=True)
+        inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].flatten()[positions]
+        if self._head is None:
+            logits = self._base(input_ids=inputs, use_cache=False).logits.flatten(0, 1)
+            chosen = logits.index_select(0, positions).float()
+            nll = nn.functional.cross_entropy(chosen, targets, reduction="none")
+            return weights @ nll, nll
+        hidden = self._base.base_model(input_ids=inputs, use_cache=False).last_hidden_state
+        chosen = hidden.flatten(0, 1).index_select(0, positions)
+        return loss.head_loss(chosen, self._head.weight, self._head.bias, targets, weights)
+
+
+@torch.no_grad()
+def _plain_head(base: Any) -> nn.Linear | None:
+    """The output head, if the logits are its product with the last hidden states, to the last bit.
+
+    Some families scale or softly cap their logits (which near zero looks like the product); they,
+    and adapted heads, take the path over whole logits.
+    """
+    head = base.get_output_embeddings()
+    if type(head) is not nn.Linear:
+        return None
+    tokens = probe(base)
+    hidden = base.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+    if hidden.shape[-1] != head.in_features:
+        return None
+    return (
+        head if torch.equal(head(hidden), base(input_ids=tokens, use_cache=False).logits) else None
+    )
+
+
+@torch.no_grad()
+def is_causal(output: Callable[[Tensor], Tensor], tokens: Tensor, tolerance: float = 1e-2) -> bool:
+    """Whether no position of ``output(tokens)`` (1, positions, ...) depends on a later token."""
+    changed = tokens.clone()
+    changed[:, 4:] = 0
+    first, second = (output(x)[:, :4].float() for x in (tokens, changed))
+    return torch.allclose(first, second, rtol=tolerance, atol=tolerance)
+
+
+def probe(base: Any) -> Tensor:
+    """(1, 8) int64: some tokens of the model."""
+    vocabulary = base.get_input_embeddings().num_embeddings
+    return (torch.arange(1, 9, device=base.device) % vocabulary)[None]
