@@ -18,7 +18,7 @@ from clients.app import Host, client_app
 from server import accounting, chain
 from server.app import server_app
 from server.checkpoint import Checkpoint
-from server.ledger import Ledger, LedgerError, verify
+from server.ledger import Account, Ledger, LedgerError, verify
 from server.mechanism import Mechanism
 from server.strategy import (
     Budget,
@@ -176,22 +176,27 @@ def _resumed(ready: Prepared, path: Path) -> Ledger:
     except Exception as error:  # torch tells of a damaged file in many ways
         reason = f"{type(error).__name__}: {error}"
         raise ConfigurationError(f"resume={path.parent}: {folder} is damaged: {reason}") from None
-    _load_secrets(ready, path, stored)
+    account = verify(path)
+    _load_secrets(ready, account, stored)
     head = stored.ledger_head if stored else None
     ledger = Ledger.resume(path, ready.facts, head, code=header.code())
+    if ledger.rounds_intended != account.rounds:  # what was read is older than the lock
+        ledger.close()
+        raise ConfigurationError(
+            f"resume={path.parent}: another process went on with it; try again."
+        )
     if stored:
         ready.optimizer.restore(stored.optimizer)
     return ledger
 
 
-def _load_secrets(ready: Prepared, path: Path, stored: Checkpoint | None) -> None:
+def _load_secrets(ready: Prepared, account: Account, stored: Checkpoint | None) -> None:
     """Into the planned mechanism, before the ledger notes that the run goes on."""
-    account = verify(path)
     if chain.differences(account.header, chain.plain(ready.facts, "header")):
         return  # another mechanism: the ledger says in what, and refuses
     finished = set(range(1, account.rounds + 1)) - set(account.unfinished)
     ready.plan.mechanism.load_secrets(
-        path.parent / "checkpoint",
+        ready.settings.folder / "checkpoint",
         ready.world.model.layout.size,
         released=max(finished | {stored.round if stored else 0}),
         intended=account.rounds,

@@ -136,11 +136,12 @@ def _correlated(mechanism: Mechanism) -> dict[str, str]:
     told = mechanism.details()
     if "participations" not in told:
         return {}
-    whole = told.get("run_noise_multiplier")
+    whole, count = told.get("run_noise_multiplier"), told["participations"]
+    often = "once" if count == 1 else f"{count} times"
     once = "" if whole is None else f": together one Gaussian of {whole:.{_DIGITS}g}"
     return {
         "correlated": f"over {told['bands']} rounds; {told['groups']} public groups, a user takes "
-        f"part at most {told['participations']} times{once}"
+        f"part {often} at most{once}"
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from test_end_to_end import adapter, ran, stated
 from server import ledger, statement
 from server import strategy as server_strategy
 from sim import cli
+from sim import run as sim_run
 
 KIND = ["strategy=matrix_factorization", "strategy.records_per_user=2", "optimizer=sgd"]
 SIX = [*KIND, "rounds=6", "privacy.epsilon=5"]
@@ -73,7 +75,7 @@ def test_the_claim_is_that_of_the_participations_and_is_verified(capsys, bands):
 def test_the_screen_names_groups_and_participations(capsys):
     ran("run", *SIX)
     [line] = [x for x in capsys.readouterr().out.splitlines() if x.startswith("  correlated")]
-    assert "public groups, a user takes part at most 2 times: together one Gaussian of" in line
+    assert "public groups, a user takes part 2 times at most: together one Gaussian of" in line
 
 
 def test_a_reproducible_run_that_was_resumed_equals_the_whole_one(monkeypatch):
@@ -153,6 +155,18 @@ def test_another_factor_is_refused_on_resume(monkeypatch, capsys, change, field)
     assert cli.main(["run", "resume=run", change]) == 2
     assert f"{field}: " in told_lines(capsys)
     assert Path("kept").read_bytes() == Path("run/checkpoint/noise").read_bytes()
+
+
+def test_what_was_read_before_another_process_went_on_is_not_used(monkeypatch, capsys):
+    """The noise that a resume has read must be of the ledger that it then holds."""
+    interrupted(monkeypatch, 3, *SIX)
+    capsys.readouterr()
+    verify = sim_run.verify
+    with monkeypatch.context() as patch:
+        patch.setattr(sim_run, "verify", lambda path: replace(verify(path), rounds=2))
+        assert cli.main(["run", "resume=run"]) == 2
+    assert told_lines(capsys).startswith("userdp: error: resume=run: another process")
+    assert cli.main(["run", "resume=run"]) == 0
 
 
 def test_local_steps_and_momentum_run_too():
