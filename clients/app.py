@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from flwr.app import Context, Message
+from flwr.app import ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
+from torch import Tensor
 
 from clients import units, update
 from clients.model import LanguageModel
@@ -26,18 +27,26 @@ class Host:
         """Do what the contract in the message says, for the units it names."""
         arrays, contract, assignment = wire.read_train(message)
         layout = self.model.layout
-        adapter = torch.from_numpy(layout.to_vector(arrays)).float().to(self.model.device)
+        scale = wire.read_scale(message)
         result = update.cohort_sum(
             self.model,
-            adapter,
+            self._vector(arrays),
             units.fetch(self.population, contract, assignment),
             clip_norm=contract.clip_norm,
             local=update.LocalTraining(steps=contract.local_steps, lr=contract.local_lr),
             engine=self.engine,
+            scale=None if scale is None else self._vector(scale),
+            keep_rows=contract.keep_rows,
         )
         bits = result.unclipped_bits if contract.count_unclipped else None
-        answer = wire.NodeSum(result.total.cpu().numpy(), simulation_only(result), bits)
+        rows = result.rows().cpu().numpy() if contract.keep_rows else None
+        answer = wire.NodeSum(result.total.cpu().numpy(), simulation_only(result), bits, rows)
         return wire.train_reply(message, layout, answer)
+
+    def _vector(self, arrays: ArrayRecord) -> Tensor:
+        """(D,) float32 on the model's device."""
+        vector = torch.from_numpy(self.model.layout.to_vector(arrays))
+        return vector.float().to(self.model.device)
 
 
 def simulation_only(result: update.CohortSum) -> dict[str, float]:

@@ -26,7 +26,8 @@ from torch import Tensor
 class ClippedSum:
     """What a stack adds to the round, and what only a simulation may look at."""
 
-    total: Tensor  # (D,) float64: sum of the clipped rows
+    total: Tensor  # (D,) float64: sum of ``rows``
+    rows: Tensor  # (finite lanes, D) float64, clipped; a row that is not finite is left out
     norms: Tensor  # (lanes,) float64 before the clip, inf where not finite; simulation_only
 
 
@@ -54,5 +55,9 @@ def clipped_sum(rows: Tensor, clip_norm: float) -> ClippedSum:
     # Adding D squares errs by at most D 2^-53 of their sum (Higham 2002, 4.2), scaling by a few
     # 2^-53 more: aiming so much below C keeps the true norm at or below C.
     limit = clip_norm * (1.0 - (rows.shape[1] + 8) * 2.0**-53)
-    factors = torch.where(finite, (limit / norms).clamp(max=1.0), 0.0)
-    return ClippedSum(total=factors @ wide, norms=norms.masked_fill(~finite, torch.inf))
+    wide *= torch.where(finite, (limit / norms).clamp(max=1.0), 0.0)[:, None]
+    return ClippedSum(
+        total=wide.sum(0),
+        rows=wide if finite.all() else wide[finite],
+        norms=norms.masked_fill(~finite, torch.inf),
+    )

@@ -6,7 +6,9 @@
    update is the difference: with one step, ``-local_lr * gradient``. No state of a lane outlives
    its block.
 4. `clip.clipped_sum` bounds each lane and adds it to one running sum: memory does not grow with the
-   cohort.
+   cohort, unless the clipped lanes themselves are asked for. Where the round has a scale, a lane is
+   multiplied by it, coordinate by coordinate, just before; sum, norms and clip are then those of
+   the scaled updates.
 
 A failed unit (tokens the model does not know, an update that is not finite) contributes zero and is
 counted.
@@ -15,7 +17,7 @@ counted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -49,10 +51,11 @@ class LocalTraining:
 
 @dataclass
 class CohortSum:
-    """Running sum over units: ``total`` (D,) float64; all but it and bits are simulation_only."""
+    """Running sum over units; all but total, bits and rows is simulation_only."""
 
-    total: Tensor
+    total: Tensor  # (D,) float64
     unclipped_bits: float = 0.0  # of units with records; for the server where the clip adapts
+    parts: list[Tensor] = field(default_factory=list)  # each (units, D) of a block, if kept
     units: int = 0
     failed: int = 0
     clipped: int = 0
@@ -60,6 +63,10 @@ class CohortSum:
     losses: float = 0.0  # sum over units of the mean loss of their records
     tokens: int = 0
     records: int = 0
+
+    def rows(self) -> Tensor:
+        """(units, D) float64 clipped updates that were kept, in no particular order."""
+        return torch.cat(self.parts) if self.parts else self.total.new_zeros(0, len(self.total))
 
 
 def cohort_sum(
@@ -70,20 +77,28 @@ def cohort_sum(
     clip_norm: float,
     local: LocalTraining,
     engine: EngineSettings,
+    scale: Tensor | None = None,
+    keep_rows: bool = False,
 ) -> CohortSum:
     """Sum over units of their clipped updates.
 
     Args:
         adapter: (D,) float32 on the model's device, where every lane starts.
-        units: token sequences of each unit; a unit without sequences contributes zero.
+        units: token sequences of each unit; a unit without sequences contributes zero, and no row.
+        scale: (D,) float32 on the model's device, public; None multiplies nothing.
+        keep_rows: keep every clipped update; that of a failed unit is none.
     """
     result = CohortSum(torch.zeros(len(adapter), dtype=torch.float64, device=adapter.device))
     known = [unit for unit in units if _known(unit, model.vocabulary)]
     result.failed = len(units) - len(known)
     for block in packing.blocks(known, engine.max_lanes):
         updates, losses = block_updates(model, adapter, block, local, engine.max_tokens)
+        if scale is not None:
+            updates *= scale
         clipped = clip.clipped_sum(updates, clip_norm)
         result.total += clipped.total
+        if keep_rows:
+            result.parts.append(clipped.rows.cpu())
         _count(result, block, clipped, losses, clip_norm)
     return result
 

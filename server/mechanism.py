@@ -20,6 +20,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -60,6 +61,8 @@ class Mechanism(ABC):
 
     unit: ClassVar[str]  # what one clip bounds: "user" or "record_slot"
     private: ClassVar[bool] = True
+    rescalable: ClassVar[bool] = True  # whether noise may live in another space every round
+    keeps_rows: ClassVar[bool] = False  # needs every unit's clipped update, not their sum alone
 
     users: int  # N, declared
     cohort: float  # expected users' worth of gradients in a round
@@ -152,6 +155,27 @@ class Mechanism(ABC):
         """How many events so many rounds cost."""
         return math.ceil(rounds / self.rounds_per_event)
 
+    @property
+    def halted(self) -> bool:
+        """Whether the mechanism releases nothing more."""
+        return False
+
+    def for_run(self, *, rounds: int, delta: float, epsilon: float | None) -> Self:
+        """The mechanism with what a whole run's figures fix; ``epsilon`` is its target, if any."""
+        return self
+
+    def remarks(self) -> Sequence[str]:
+        """What is likely not meant, each in one line.
+
+        Raises:
+            ConfigurationError: at this noise the mechanism cannot do what it is for.
+        """
+        return []
+
+    def summary(self) -> Mapping[str, float]:
+        """Released figures of all rounds so far that only this mechanism has."""
+        return {}
+
     def details(self) -> Mapping[str, Any]:
         """Public parameters that only this mechanism has, for the ledger and the statement."""
         return {}
@@ -197,6 +221,25 @@ class Mechanism(ABC):
     def restored(self, state: Mapping[str, Any]) -> Self:
         """The mechanism of the round after a stored one."""
         return replace(self, **state)
+
+    def store_secrets(self, folder: Path) -> None:
+        """Make durable what later rounds need and nobody may see; called before each ``state``."""
+        return None
+
+    def load_secrets(self, folder: Path, size: int, *, released: int, intended: int) -> None:
+        """Take up what ``store_secrets`` left, for an adapter of ``size`` parameters.
+
+        ``released``: number of the last round that may have been released; ``intended``: of the
+        last one spent.
+
+        Raises:
+            ConfigurationError: it is not there, or does not belong to those rounds.
+        """
+        return None
+
+    def delete_secrets(self, folder: Path) -> None:
+        """Remove it: the rounds are over."""
+        return None
 
     def _heads(self, stream: rng.SecretStream) -> np.ndarray:
         return sampling.poisson_positions(stream, self.sampling_rate, self.users * self.group_size)

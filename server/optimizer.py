@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from server.scale_then_privatize import ScaleThenPrivatize
 from sim.errors import ConfigurationError
 
 SCHEDULES = ("constant", "linear", "cosine")
@@ -61,13 +62,30 @@ class ServerOptimizer:
         """Of the next step."""
         return float(self._schedule.get_last_lr()[0])
 
+    @property
+    def rescales(self) -> bool:
+        """Whether units are to multiply their updates by a scale before the clip."""
+        return isinstance(self._optimizer, ScaleThenPrivatize)
+
+    @property
+    def scale(self) -> np.ndarray | None:
+        """What units multiply their next update by before the clip, (D,) float32; None: nothing."""
+        rule = self._optimizer
+        return rule.scale() if isinstance(rule, ScaleThenPrivatize) else None
+
     def step(self, noised_mean: np.ndarray, noise_std: float) -> None:
         """One step along a released mean update (D,): its negative is the gradient.
 
+        The mean is of updates as ``scale`` asked for them, and is divided by it first.
         ``noise_std``: standard deviation of the noise on each of its coordinates, a public number
         that only optimisers made for noisy gradients look at.
         """
-        self._parameter.grad = torch.from_numpy(-noised_mean.astype(np.float32))
+        scale = self.scale
+        update = noised_mean if scale is None else noised_mean / scale
+        for group in self._optimizer.param_groups:
+            if "noise_std" in group:  # an optimiser that reckons with it
+                group["noise_std"] = noise_std
+        self._parameter.grad = torch.from_numpy(-update.astype(np.float32))
         self._optimizer.step()
         self._schedule.step()
 

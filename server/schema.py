@@ -16,6 +16,7 @@ TRUST_MODEL = (
 )
 RELEASED = ("the adapter after every round", "the configuration", "scores on evaluation users")
 ADAPTED = "the clip norm after every round, and the noised share of unclipped units that it follows"
+TESTED = "the noised test statistic of every round, and whether the round's test passed"
 NOT_COVERED = (
     "tuning: settings that were chosen by looking at other runs on the same users",
     "the base model and its tokenizer: what they learned from their own training data",

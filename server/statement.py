@@ -90,7 +90,11 @@ def build(
         "sampling": _sampling(header),
         "rounds": sum(count for _, count in spent),
         "record_level": _is_record_level(header, claim),
-        "released": [*released, *([schema.ADAPTED] if header["adaptive_clip"] else [])],
+        "released": [
+            *released,
+            *([schema.ADAPTED] if header["adaptive_clip"] else []),
+            *([schema.TESTED] if wording.is_tested(header) else []),
+        ],
         "assumptions": _assumptions(header),
         "not_covered": [
             *schema.NOT_COVERED,
@@ -169,6 +173,18 @@ def _assumptions(header: Mapping[str, Any]) -> list[str]:
         assumptions.append(
             f"the number of users, {header['declared_users']}, was counted from the training data "
             "once and is treated as public"
+        )
+    if "factor_sha256" in header["mechanism_details"]:
+        assumptions += [
+            "a user's place in the list of users, and so their group and rounds, is public and "
+            "stays when another user comes or goes",
+            "the last rows of correlated noise stayed secret while the run lasted; they were kept "
+            "in a file of mode 0600 and deleted at its end",
+        ]
+    if wording.is_tested(header):
+        assumptions.append(
+            "a user's clipped update depends on the user and the adapter alone; its last bits in "
+            "float32 also depend on who shares its stack (not so with engine.max_lanes=1)"
         )
     if header["drop_failed_nodes"]:
         assumptions.append(

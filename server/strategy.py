@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,9 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from server.checkpoint import Checkpoint
+from server.fold import Fold
 from server.ledger import Ledger
-from server.mechanism import CohortSum, Mechanism, Release
+from server.mechanism import Mechanism, Release
 from server.optimizer import ServerOptimizer
 from sim import rng, wire
 from sim.track import Tracker
@@ -35,6 +35,10 @@ from sim.track import Tracker
 
 class BudgetSpentError(Exception):
     """The next round would exceed the budget; nothing was sent."""
+
+
+class HaltedError(Exception):
+    """The mechanism releases nothing more; nothing was sent."""
 
 
 class NodeFailedError(Exception):
@@ -47,23 +51,6 @@ class Budget:
 
     rounds: int  # the largest number of rounds that stays within the budget
     epsilon_after: Callable[[int], float]  # certified upper epsilon after so many intents
-
-
-@dataclass
-class Fold:
-    """Running sum over the nodes' answers."""
-
-    total: np.ndarray  # (D,) float64
-    unclipped_bits: float = 0.0
-    simulation_only: Counter[str] = field(default_factory=Counter)
-
-    def cohort(self) -> CohortSum:
-        return CohortSum(self.total, self.unclipped_bits)
-
-    def add(self, answer: wire.NodeSum) -> None:
-        self.total += answer.total
-        self.unclipped_bits += answer.unclipped_bits or 0.0
-        self.simulation_only.update(answer.simulation_only)
 
 
 class PrivateStrategy(Strategy):
@@ -98,8 +85,10 @@ class PrivateStrategy(Strategy):
         """Guard, coins, intent, messages: in this order.
 
         Raises:
-            BudgetSpentError: before any coin is drawn.
+            HaltedError, BudgetSpentError: before any coin is drawn.
         """
+        if self.mechanism.halted:
+            raise HaltedError(f"The mechanism halted in round {self.ledger.next_round - 1}.")
         if self.ledger.rounds_intended >= self.budget.rounds:
             raise BudgetSpentError(f"The budget holds {self.budget.rounds} rounds; all are spent.")
         self._started, self._grid = time.perf_counter(), grid
@@ -121,7 +110,8 @@ class PrivateStrategy(Strategy):
         noise = self.secrets.stream("noise", self.number)
         release = self.mechanism.release(fold.cohort(), noise, self.number)
         figures = {"learning_rate": self.optimizer.learning_rate, **self._figures(release)}
-        self.optimizer.step(release.mean, release.noise_std)
+        if not release.halted:
+            self.optimizer.step(release.mean, release.noise_std)
         self.mechanism = self.mechanism.after(release)
         self.ledger.done(self.number, self._store())
         simulated = {**self._simulation_only(fold.simulation_only), **release.simulation_only}
@@ -149,17 +139,20 @@ class PrivateStrategy(Strategy):
             round=self.number,
             clip_norm=self.mechanism.clip_norm,
             count_unclipped=self.mechanism.adaptive is not None,
+            keep_rows=self.mechanism.keeps_rows,
         )
+        scale = self.optimizer.scale
+        scaling = None if scale is None else self.layout.to_arrays(scale)
         homes = assignment.users % len(nodes)
         for home in np.unique(homes).tolist():
             here = homes == home
             slots = assignment.slots[here] if len(assignment.slots) else assignment.slots
             part = wire.Assignment(assignment.users[here], slots)
-            yield nodes[home], wire.train_message(nodes[home], arrays, contract, part)
+            yield nodes[home], wire.train_message(nodes[home], arrays, contract, part, scaling)
 
     def _fold(self, replies: Iterable[Message]) -> Fold:
         """Sum over nodes; a node that failed is asked once more."""
-        fold = Fold(np.zeros(self.layout.size))
+        fold = Fold(np.zeros(self.layout.size), rows={} if self.mechanism.keeps_rows else None)
         failed = self._add(fold, replies)
         if failed and self._grid is not None:
             again = [self._sent[node] for node in failed]
@@ -183,11 +176,15 @@ class PrivateStrategy(Strategy):
             answer = wire.read_reply(reply, self.layout)
             if (answer.unclipped_bits is None) != (self.mechanism.adaptive is None):
                 raise ValueError(f"Round {self.number}: a node's clip bits are not as asked.")
+            if (answer.rows is None) == self.mechanism.keeps_rows:
+                raise ValueError(f"Round {self.number}: a node's rows are not as asked.")
             del self._sent[node]
-            fold.add(answer)
+            fold.add(node, answer)
         return sorted(self._sent)
 
     def _store(self) -> str:
+        """Secrets first: a stored release without the noise that goes on from it is a dead end."""
+        self.mechanism.store_secrets(self.checkpoints)
         state = Checkpoint(
             self.number,
             self.ledger.head,
@@ -207,7 +204,7 @@ class PrivateStrategy(Strategy):
         private = {
             "epsilon": self.budget.epsilon_after(self.ledger.rounds_intended),
             "clip_norm": mechanism.clip_norm,
-            "noise_std": mechanism.noise_std,
+            "noise_std": noise * mechanism.expected_units,
             "noise_std_on_mean": noise,
             "signal_to_noise": signal / (noise * math.sqrt(size)) if noise else math.inf,
         }

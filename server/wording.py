@@ -114,8 +114,19 @@ def _mechanism(statement: Mapping[str, Any]) -> str:
         cap = f"of which a uniformly random {sampling['cap']} stay where more are drawn"
     noise, adaptive = "without noise", statement["adaptive_clip"]
     if statement["noise_multiplier"] > 0:
-        over = adaptive["update_noise_multiplier"] if adaptive else statement["noise_multiplier"]
+        own = adaptive or statement["mechanism_details"]
+        over = own.get("update_noise_multiplier", statement["noise_multiplier"])
         noise = f"with Gaussian noise of standard deviation {over} times the clip norm added to it"
+        if statement["mechanism_details"].get("bands", 1) > 1:
+            noise = (
+                f"with Gaussian noise added to it that is correlated over the rounds, and covers "
+                f"one round of a user as independent noise of standard deviation {over} times the "
+                "clip norm would"
+            )
+    summed = f"{noise}, divided by {statement['denominator']} whatever the real cohort was"
+    released = f"the sum is released {summed}."
+    if is_tested(statement):
+        released = _tested(statement, f"the sum {summed}")
     clipped = f"clipped to an L2 norm of {clip} over all adapter weights together"
     return (
         f"Mechanism: {statement['strategy']}, {_counted(statement['rounds'], 'round')}. "
@@ -123,8 +134,7 @@ def _mechanism(statement: Mapping[str, Any]) -> str:
         f"{sampling['expected_cohort']} units expected in a round, {cap}. "
         f"The update of {CLIPPED_UNIT[statement['clipped_unit']]} "
         f"after {_counted(statement['local_steps'], 'local step')} "
-        f"is {clipped if clip is not None else 'not clipped'}; the sum is released {noise}, "
-        f"divided by {statement['denominator']} whatever the real cohort was."
+        f"is {clipped if clip is not None else 'not clipped'}; {released}"
         f"{_adaptive(statement)}{_details(statement)}"
     )
 
@@ -139,6 +149,26 @@ def _adaptive(statement: Mapping[str, Any]) -> str:
         f"count of unclipped units with Gaussian noise of standard deviation "
         f"{adaptive['bit_noise_std']}. Sum and count together cost one Gaussian of noise "
         f"multiplier {statement['noise_multiplier']}."
+    )
+
+
+def is_tested(header: Mapping[str, Any]) -> bool:
+    """Whether a noised test decides in every round what is released (docs/concentration.md)."""
+    return "test_threshold" in header["mechanism_details"]
+
+
+def _tested(statement: Mapping[str, Any], summed: str) -> str:
+    """What is released where a test decides; ``summed`` is the release of a plain round."""
+    own = statement["mechanism_details"]
+    mean_std = own["update_noise_multiplier"] * own["mean_sensitivity_if_passed"]
+    failed = summed if own["on_failure"] == "fallback" else "nothing, and the run ends"
+    return (
+        f"a noised test decides what is released. Where its statistic reaches "
+        f"{own['test_threshold']}, it is the mean of the users who agree within {own['tau']}, with "
+        f"Gaussian noise of standard deviation {mean_std} added to it; else it is {failed}. Test "
+        f"and update together cost one Gaussian of noise multiplier "
+        f"{statement['noise_multiplier']}, but for a probability of {own['failure_probability']} "
+        f"in a round, which epsilon and delta account for."
     )
 
 
@@ -168,6 +198,11 @@ def _account(statement: Mapping[str, Any]) -> str:
     if others:
         listed = ", ".join(f"{value} at {delta}" for delta, value in others.items())
         text += f" The same rounds at other deltas: {listed}."
+    if statement["rounds_per_event"] > 1:
+        text += (
+            f" A user takes part at most once in {statement['rounds_per_event']} rounds, which "
+            "cost one event together."
+        )
     if statement["group_bound"] is not None:
         text += f" A user's slots are joined by the {statement['group_bound']} bound."
     return text + _slots(statement) + _sweep(statement)

@@ -183,11 +183,15 @@ def _row(
     settings: Settings, name: str, k: int, *, users: int, delta: float, gradients: float
 ) -> Alternative:
     cls = STRATEGIES[name]
+    foreign: dict[str, Any] = {}  # options that only the configured strategy has
+    if settings.strategy.name not in STRATEGIES:
+        foreign = dict.fromkeys(settings.strategy.own())
     strategy = replace(
         settings.strategy,
         name=name,
         mechanism=f"{cls.__module__}.{cls.__qualname__}",
         records_per_user=k,
+        **foreign,
     )
     cohort = gradients / k
     plan, reason = None, None

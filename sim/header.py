@@ -112,7 +112,9 @@ def claim(of: Mapping[str, Any], spent: Sequence[tuple[Mapping[str, Any], int]])
     return statement.Claim(
         epsilon=own.upper,
         epsilon_lower=own.lower,
-        epsilon_at_deltas={delta: figure.upper for delta, figure in figures.items()},
+        epsilon_at_deltas={
+            delta: figure.upper for delta, figure in figures.items() if math.isfinite(figure.upper)
+        },
         slot_epsilon=slot.upper if slot else None,
         **named,
     )

@@ -14,8 +14,8 @@ from sim.errors import ConfigurationError
 from sim.settings import Settings, Strategy
 
 
-def builder(settings: Settings, users: int) -> Callable[[float], Mechanism]:
-    """The mechanism as a function of its noise multiplier, at a fixed clip norm.
+def builder(settings: Settings, users: int, delta: float) -> Callable[[float], Mechanism]:
+    """The mechanism of a run as a function of its noise multiplier, at a fixed clip norm.
 
     Raises:
         ConfigurationError: no such mechanism, or a setting that it does not have.
@@ -27,10 +27,14 @@ def builder(settings: Settings, users: int) -> Callable[[float], Mechanism]:
     options: dict[str, Any] = {"records_per_user": strategy.k, **_own(strategy, cls)}
     if strategy.clip_norm is not None:
         options["clip_norm"] = strategy.clip_norm
+    if "rounds" in {field.name for field in fields(cls)}:  # a mechanism made for its horizon
+        options["rounds"] = settings.rounds
 
     def build(noise_multiplier: float) -> Mechanism:
         z = noise_multiplier if cls.private else 0.0
-        return cls(users=users, cohort=settings.cohort, noise_multiplier=z, **options)
+        made = cls(users=users, cohort=settings.cohort, noise_multiplier=z, **options)
+        target = settings.privacy.epsilon
+        return made.for_run(rounds=settings.rounds, delta=delta, epsilon=target)
 
     return build
 

@@ -39,6 +39,9 @@ KINDS: Mapping[str, Kind] = {
     "heldout_loss_before": Kind.PUBLIC,
     "heldout_perplexity_before": Kind.PUBLIC,
     "heldout_accuracy_before": Kind.PUBLIC,
+    "test_statistic": Kind.RELEASED,  # noised, of the concentration test
+    "test_passed": Kind.RELEASED,
+    "test_pass_rate": Kind.RELEASED,  # share of the rounds that passed
     "release_norm": Kind.RELEASED,  # L2 norm of the noised mean
     "signal_norm": Kind.RELEASED,  # sqrt(max(0, release_norm^2 - D noise_std_on_mean^2))
     "signal_to_noise": Kind.RELEASED,
@@ -52,6 +55,10 @@ KINDS: Mapping[str, Kind] = {
     "failed_units": Kind.SIMULATION_ONLY,
     "records_used": Kind.SIMULATION_ONLY,
     "tokens_used": Kind.SIMULATION_ONLY,
+    "true_test_statistic": Kind.SIMULATION_ONLY,  # of the concentration test, without its noise
+    "true_test_passed": Kind.SIMULATION_ONLY,  # whether that reaches min_weight
+    "concentrated_weight": Kind.SIMULATION_ONLY,  # W
+    "kept_fraction": Kind.SIMULATION_ONLY,  # share of the cohort that has weight
     "users_real": Kind.SIMULATION_ONLY,
     "records_real": Kind.SIMULATION_ONLY,
     "records_dropped": Kind.SIMULATION_ONLY,

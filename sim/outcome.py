@@ -46,8 +46,9 @@ def finish(
     tracker: track.Tracker,
     before: evaluate.Evaluation,
     after: evaluate.Evaluation,
+    released: Mapping[str, float],
 ) -> Result:
-    """Statement from the ledger, adapter with its card, summary."""
+    """Statement from the ledger, adapter with its card, summary with further released figures."""
     folder, told = ready.settings.folder, _statement(ready, ledger)
     path = folder / "privacy_statement.json"
     path.write_text(json.dumps(told, indent=2) + "\n")
@@ -59,6 +60,7 @@ def finish(
             **after.metrics(),
             **({} if after.majority is None else {"heldout_majority": after.majority}),
             **claim,
+            **released,
         }
     )
     tracker.artifact(folder / "adapter", "adapter", "model")

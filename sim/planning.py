@@ -59,21 +59,26 @@ def make(settings: Settings, users: int) -> Plan:
 def made(settings: Settings, users: int, delta: float) -> Plan:
     """As ``make``, at a delta that was checked before."""
     privacy = settings.privacy
-    build = mechanisms.builder(settings, users)
+    build = mechanisms.builder(settings, users, delta)
     steered = privacy.accountant == "edgeworth"
     accountant = "pld" if steered else privacy.accountant  # an estimate is never the claim
     options = {"accountant": accountant, "group_bound": privacy.group_bound}
     z, any_noise = privacy.noise_multiplier, build(1.0)
     events = any_noise.event_count(settings.rounds)
     if any_noise.private:
+        if steered:
+            steering.check(any_noise.event())
         z = z or _calibrated(any_noise.event(), events, settings, delta, options)
         mechanism = build(z)
         spent = _accounted(mechanism.event(), events, delta, options)
     else:
         mechanism = build(0.0)
         spent = accounting.Epsilon(lower=math.inf, upper=math.inf)
+    adapted = mechanisms.adapted(mechanism, settings.strategy)
+    for remark in adapted.remarks():
+        _LOG.warning("%s", remark)
     return Plan(
-        mechanism=mechanisms.adapted(mechanism, settings.strategy),
+        mechanism=adapted,
         rounds=settings.rounds,
         delta=delta,
         epsilon=spent,
@@ -103,14 +108,20 @@ def bare(settings: Settings) -> Plan:
         raise ConfigurationError(
             f"privacy.users={users}: plan.sampling_rate={rate} replaces it; give one of them."
         )
-    for name in ("clip_quantile", "cohort_max"):
+    for name in ("clip_quantile", "cohort_max", "test_share"):
         if (value := getattr(settings.strategy, name)) is not None:
             raise ConfigurationError(
                 f"strategy.{name}={value}: plan.sampling_rate={rate} says nothing of the number of "
                 "users, which it depends on; give privacy.users instead."
             )
     users = 2**20  # any power of two: cohort / users is then the rate to the last bit
-    return made(replace(settings, cohort=rate * users), users, settings.privacy.delta)
+    plan = made(replace(settings, cohort=rate * users), users, settings.privacy.delta)
+    if plan.mechanism.sampling_rate != rate:
+        raise ConfigurationError(
+            f"plan.sampling_rate={rate}: strategy={settings.strategy.name} draws its cohorts "
+            "another way; give privacy.users and cohort instead."
+        )
+    return plan
 
 
 def described(
@@ -119,7 +130,8 @@ def described(
     """The plan as ``userdp plan --json`` prints it; infinite is None."""
     mechanism = plan.mechanism
     # Under plan.sampling_rate the cohort of the plan stands for the rate only.
-    expected = settings.cohort * mechanism.group_size
+    bare_rate = settings.plan.sampling_rate is not None
+    expected = settings.cohort * mechanism.group_size if bare_rate else mechanism.expected_units
     return {
         "strategy": settings.strategy.name,
         "records_per_user": settings.strategy.records_per_user,

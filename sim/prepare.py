@@ -130,7 +130,15 @@ def _optimizer(settings: Settings, plan: Plan, here: World) -> optimizer.ServerO
         raise ConfigurationError(f"{asked}: must be finite.")
     factor = optimizer.learning_rate_factor(schedule.name, schedule.warmup, plan.rounds)
     try:
-        made = instantiate(settings.optimizer)
-        return optimizer.ServerOptimizer(here.model.initial.numpy(), made, factor)
+        rule = instantiate(settings.optimizer)
+        made = optimizer.ServerOptimizer(here.model.initial.numpy(), rule, factor)
+    except ConfigurationError:
+        raise
     except (TypeError, ValueError, HydraException) as error:
         raise ConfigurationError(f"{asked}: {error}") from None
+    if made.rescales and not plan.mechanism.rescalable:
+        raise ConfigurationError(
+            f"optimizer=scale_then_privatize: strategy={settings.strategy.name} has noise that is "
+            "correlated over rounds, in one space, which this would change; take optimizer=adam."
+        )
+    return made

@@ -15,12 +15,18 @@ from omegaconf import OmegaConf
 
 from clients import evaluate, update
 from clients.app import Host, client_app
-from server import accounting
+from server import accounting, chain
 from server.app import server_app
 from server.checkpoint import Checkpoint
-from server.ledger import Ledger, LedgerError
+from server.ledger import Account, Ledger, LedgerError, verify
 from server.mechanism import Mechanism
-from server.strategy import Budget, BudgetSpentError, NodeFailedError, PrivateStrategy
+from server.strategy import (
+    Budget,
+    BudgetSpentError,
+    HaltedError,
+    NodeFailedError,
+    PrivateStrategy,
+)
 from sim import estimate, header, outcome, prepare, rng, screen, terms, track, world
 from sim.errors import ConfigurationError, StoppedError
 from sim.grid import InProcessGrid
@@ -51,8 +57,11 @@ def run(
         tracker = _tracker(settings)
         tracker.start(config)
         try:
-            before, after = _train(ready, ledger, tracker)
-            return outcome.finish(ready, ledger, tracker, before, after)
+            strategy = _strategy(ready, ledger, tracker)
+            before, after = _train(ready, strategy, tracker)
+            ready.plan.mechanism.delete_secrets(settings.folder / "checkpoint")
+            released = strategy.mechanism.summary()
+            return outcome.finish(ready, ledger, tracker, before, after, released)
         except KeyboardInterrupt as interrupt:
             interrupt.add_note(_way_on(settings))
             raise
@@ -63,13 +72,12 @@ def run(
 
 
 def _train(
-    ready: Prepared, ledger: Ledger, tracker: track.Tracker
+    ready: Prepared, strategy: PrivateStrategy, tracker: track.Tracker
 ) -> tuple[evaluate.Evaluation, evaluate.Evaluation]:
     """All the rounds that are left; scores of the base model and of the last adapter."""
-    plan, here = ready.plan, ready.world
+    plan, here, ledger = ready.plan, ready.world, strategy.ledger
     before = outcome.score(ready, here.model.initial.numpy())
     tracker.log(0, before.metrics())
-    strategy = _strategy(ready, ledger, tracker)
     left = max(0, plan.rounds - ledger.rounds_intended)
     host = Host(here.model, terms.train_population(ready.settings, here), _engine(ready.settings))
     scored: dict[int, evaluate.Evaluation] = {}  # by rounds spent
@@ -92,8 +100,13 @@ def _train(
         grid = InProcessGrid(client_app(host), ready.settings.runtime.nodes)
         try:
             server_app(strategy, left, evaluated)(grid, Context(0, 0, {}, RecordDict(), {}))
+        except HaltedError:
+            pass
         except BudgetSpentError as stop:
             _LOG.warning("%s", stop)
+    if strategy.mechanism.halted:
+        spent = f"{ledger.rounds_intended} of {plan.rounds} rounds are spent"
+        _LOG.warning("strategy.on_failure=halt: the last test failed and ends the run; %s.", spent)
     last = scored.get(ledger.rounds_intended)  # of the adapter that the optimiser holds
     return before, last or outcome.score(ready, ready.optimizer.adapter)
 
@@ -163,11 +176,31 @@ def _resumed(ready: Prepared, path: Path) -> Ledger:
     except Exception as error:  # torch tells of a damaged file in many ways
         reason = f"{type(error).__name__}: {error}"
         raise ConfigurationError(f"resume={path.parent}: {folder} is damaged: {reason}") from None
+    account = verify(path)
+    _load_secrets(ready, account, stored)
     head = stored.ledger_head if stored else None
     ledger = Ledger.resume(path, ready.facts, head, code=header.code())
+    if ledger.rounds_intended != account.rounds:  # what was read is older than the lock
+        ledger.close()
+        raise ConfigurationError(
+            f"resume={path.parent}: another process went on with it; try again."
+        )
     if stored:
         ready.optimizer.restore(stored.optimizer)
     return ledger
+
+
+def _load_secrets(ready: Prepared, account: Account, stored: Checkpoint | None) -> None:
+    """Into the planned mechanism, before the ledger notes that the run goes on."""
+    if chain.differences(account.header, chain.plain(ready.facts, "header")):
+        return  # another mechanism: the ledger says in what, and refuses
+    finished = set(range(1, account.rounds + 1)) - set(account.unfinished)
+    ready.plan.mechanism.load_secrets(
+        ready.settings.folder / "checkpoint",
+        ready.world.model.layout.size,
+        released=max(finished | {stored.round if stored else 0}),
+        intended=account.rounds,
+    )
 
 
 def _tracker(settings: Settings) -> track.Tracker:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from server import wording
+from server.concentrated import Concentrated
 from server.mechanism import Mechanism
 from sim.planning import Plan
 from sim.steering import Steering
@@ -38,6 +39,7 @@ def print_start(
         "rounds": f"{plan.rounds}, q = {mechanism.sampling_rate:.{_DIGITS}g}, "
         f"{mechanism.expected_units:g} units expected a round",
         "noise": f"z = {mechanism.noise_multiplier:.10g}, {_clip(mechanism)}",
+        **_correlated(mechanism),
         "claim": claim(plan, reproducible),
         "expected time": "open, since k is" if minutes is None else _time(minutes),
         **{f"simulation_only: {name}": f"{value:,}" for name, value in real.items()},
@@ -70,6 +72,7 @@ def print_plan(described: Mapping[str, Any], plan: Plan) -> None:
         f"{described['expected_cohort']:g} units expected a round",
         "noise multiplier z": f"{described['noise_multiplier']:.10g}",
         "noise std on the mean": f"{described['noise_std_on_mean']:.{_DIGITS}g}",
+        **_correlated(plan.mechanism),
         "claim": claim(plan, reproducible=False),
     }
     if "cohort_cap" in described:
@@ -116,6 +119,9 @@ def _mechanism(mechanism: Mechanism) -> str:
         "user": f"user-wise: the mean over a user's {k} records, clipped",
         "record_slot": f"Group Privacy: {k} record slots a user, each clipped",
     }
+    if isinstance(mechanism, Concentrated):
+        tested = f"tested for {mechanism.threshold:.{_DIGITS}g} who agree within"
+        return f"{words['user']}, {tested} {mechanism.radius:g}; else {mechanism.on_failure}"
     return words[mechanism.unit] if mechanism.private else f"none: the mean over {k} records a user"
 
 
@@ -123,6 +129,20 @@ def _clip(mechanism: Mechanism) -> str:
     start = f"C = {mechanism.clip_norm:g}"
     rule = mechanism.adaptive
     return start if rule is None else f"{start} at first, then the {rule.quantile:g} quantile"
+
+
+def _correlated(mechanism: Mechanism) -> dict[str, str]:
+    """A row on noise that is correlated over the rounds, where it is."""
+    told = mechanism.details()
+    if "participations" not in told:
+        return {}
+    whole, count = told.get("run_noise_multiplier"), told["participations"]
+    often = "once" if count == 1 else f"{count} times"
+    once = "" if whole is None else f": together one Gaussian of {whole:.{_DIGITS}g}"
+    return {
+        "correlated": f"over {told['bands']} rounds; {told['groups']} public groups, a user takes "
+        f"part {often} at most{once}"
+    }
 
 
 def _time(minutes: float) -> str:

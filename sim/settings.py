@@ -18,8 +18,8 @@ from sim.strategy_settings import Strategy
 
 @dataclass(frozen=True, kw_only=True)
 class Data(Closed):
-    format: Literal["synthetic", "jsonl", "csv", "parquet", "hub"]
-    users: Whole = 2400  # synthetic only
+    format: Literal["synthetic", "form_letters", "jsonl", "csv", "parquet", "hub"]
+    users: Whole = 2400  # of those that are invented
     path: str | None = None
     name: str | None = None
     hub_split: str = "train"
@@ -39,9 +39,9 @@ class Data(Closed):
     def __post_init__(self) -> None:
         if self.users < 1:
             raise ConfigurationError(f"data.users={self.users}: must be at least 1.")
-        if self.format == "synthetic" and self.label is not None:
+        if self.format in ("synthetic", "form_letters") and self.label is not None:
             raise ConfigurationError(
-                f"data.label={self.label}: the embedded corpus has no classes; choose other data."
+                f"data.label={self.label}: invented users have no classes; choose other data."
             )
 
     @property

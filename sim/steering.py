@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from server.accounting import RoundEvent, edgeworth
+from sim.errors import ConfigurationError
 from sim.settings import Settings
 
 
@@ -19,6 +20,19 @@ class Steering:
     order: int
     target: float | None
     epsilon: float
+
+
+def check(event: RoundEvent) -> None:
+    """Refuse a mechanism whose rounds the estimate does not know.
+
+    Raises:
+        ConfigurationError: their guarantee may fail.
+    """
+    if event.failure_probability:
+        raise ConfigurationError(
+            "privacy.accountant=edgeworth: estimates no round whose guarantee may fail, as those "
+            "of strategy=concentrated; take pld, prv or rdp."
+        )
 
 
 def noise_multiplier(

@@ -12,7 +12,10 @@ from sim.fields import Closed, Number, Whole
 
 # Handed to the mechanism's field of the same name where they are given; conf/strategy/ lists which
 # strategy has which.
-OWN = ("cohort_max",)
+OWN = (
+    *("cohort_max", "bands", "objective"),
+    *("tau", "min_weight", "test_share", "test_statistic", "on_failure"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,13 @@ class Strategy(Closed):
     clip_learning_rate: Number = 0.2
     clip_bit_noise: Number | None = None
     cohort_max: Whole | None = None
+    bands: Whole | None = None
+    objective: str | None = None
+    tau: Number | None = None
+    min_weight: Number | None = None
+    test_share: Number | None = None
+    test_statistic: str | None = None
+    on_failure: str | None = None
 
     def __post_init__(self) -> None:
         if self.clip_quantile is None and self.clip_bit_noise is not None:

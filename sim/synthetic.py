@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,10 +63,23 @@ def private_users(seed: int, users: int = USERS) -> Iterator[tuple[str, list[str
 
 def load(seed: int, users: int, encode: Encode, cache_folder: Path) -> Corpus:
     """The private users as populations, whole users held out; written once, then mapped."""
-    key = cache.fingerprint("synthetic", VERSION, corpus.FORMAT, seed, users, HELD_OUT, encode.name)
+    people = private_users(seed, users)
+    return stored("synthetic", people, seed, users, encode, cache_folder)
+
+
+def stored(
+    kind: str,
+    people: Iterable[tuple[str, list[str]]],
+    seed: int,
+    users: int,
+    encode: Encode,
+    cache_folder: Path,
+) -> Corpus:
+    """Generated people as populations; ``kind``, seed and their number say who they are."""
+    key = cache.fingerprint(kind, VERSION, corpus.FORMAT, seed, users, HELD_OUT, encode.name)
     examples = (
         Example(user, text, splits.user_held_out(seed, user, HELD_OUT))
-        for user, texts in private_users(seed, users)
+        for user, texts in people
         for text in texts
     )
     folder = cache.published(

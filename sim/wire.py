@@ -86,6 +86,7 @@ class Contract:
     local_lr: float
     seed: int  # of the public selection stream
     count_unclipped: bool = False  # whether the clip norm adapts to the share of unclipped units
+    keep_rows: bool = False  # answer with every unit's clipped update too: no secure aggregation
 
 
 @dataclass(frozen=True)
@@ -100,17 +101,23 @@ class Assignment:
 class NodeSum:
     """What a node answers: sums over all its units, and figures only a simulation may see.
 
-    Sum and bits stay inside the trusted side until the mechanism noises them.
+    Sum, bits and rows stay inside the trusted side until the mechanism noises what it needs.
     """
 
     total: np.ndarray  # (D,) float64
     simulation_only: Mapping[str, float]
     unclipped_bits: float | None = None  # sum over units of 1[unclipped] - 1/2, if asked for
+    rows: np.ndarray | None = None  # (units, D) float64 whose sum is ``total``, if asked for
 
 
 def train_message(
-    node: int, adapter: ArrayRecord, contract: Contract, assignment: Assignment
+    node: int,
+    adapter: ArrayRecord,
+    contract: Contract,
+    assignment: Assignment,
+    scale: ArrayRecord | None = None,
 ) -> Message:
+    """``scale``: what every unit multiplies its update by before the clip; None: nothing."""
     content = RecordDict(
         {
             "adapter": adapter,
@@ -120,6 +127,8 @@ def train_message(
             ),
         }
     )
+    if scale is not None:
+        content["scale"] = scale
     return Message(content, dst_node_id=node, message_type=TRAIN, group_id=str(contract.round))
 
 
@@ -131,6 +140,11 @@ def read_train(message: Message) -> tuple[ArrayRecord, Contract, Assignment]:
     return content.array_records["adapter"], Contract(**fields), assignment
 
 
+def read_scale(message: Message) -> ArrayRecord | None:
+    """What the units of a train message multiply their updates by, if it says so."""
+    return message.content.array_records.get("scale")
+
+
 def train_reply(message: Message, layout: Layout, answer: NodeSum) -> Message:
     content = RecordDict(
         {
@@ -140,15 +154,31 @@ def train_reply(message: Message, layout: Layout, answer: NodeSum) -> Message:
     )
     if answer.unclipped_bits is not None:  # no metric: it takes part in the release
         content["unclipped_bits"] = ConfigRecord({"sum": answer.unclipped_bits})
+    if answer.rows is not None:
+        content["clipped_rows"] = ArrayRecord({"rows": _array(answer.rows)})
     return Message(content, reply_to=message)
 
 
 def read_reply(message: Message, layout: Layout) -> NodeSum:
+    """The node's answer.
+
+    Raises:
+        ValueError: the arrays are not of this layout.
+    """
     content = message.content
     total = layout.to_vector(content.array_records["clipped_sum"]).astype(np.float64)
     metrics: Any = content.metric_records["simulation_only"]
     bits: Any = content.config_records.get("unclipped_bits", {"sum": None})["sum"]
-    return NodeSum(total, dict(metrics), bits)
+    return NodeSum(total, dict(metrics), bits, _rows(content, layout))
+
+
+def _rows(content: RecordDict, layout: Layout) -> np.ndarray | None:
+    if "clipped_rows" not in content:
+        return None
+    rows = content.array_records["clipped_rows"]["rows"].numpy()
+    if rows.ndim != 2 or rows.shape[1] != layout.size or rows.dtype != np.float64:
+        raise ValueError("The rows of a reply are not updates of this adapter.")
+    return rows
 
 
 def _array(tensor: np.ndarray) -> Any:

@@ -13,13 +13,14 @@ import torch
 from clients import embedded, model
 from clients.adapter import LoraSettings
 from clients.tokens import TokenizerEncode
-from sim import cache, datasets, masking, quiet, synthetic
+from sim import cache, datasets, form_letters, masking, quiet, synthetic
 from sim.corpus import Corpus
 from sim.errors import ConfigurationError
 from sim.population import Population
 from sim.settings import Data, Model, Settings
 
 EMBEDDED = "userdp/embedded"
+_GENERATED = {"synthetic": synthetic.load, "form_letters": form_letters.load}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +102,8 @@ def _base(
 
 
 def _source(data: Data, seq_len: int) -> datasets.Source | None:
-    """Where the records are; None for embedded ones. Checked before a model is loaded."""
-    if data.format == "synthetic":
+    """Where the records are; None for generated ones. Checked before a model is loaded."""
+    if data.format in _GENERATED:
         return None
     if data.path is None:
         raise ConfigurationError(f"data.path is missing: data={data.format} needs one.")
@@ -142,7 +143,8 @@ def _corpus(
     data: Data, source: datasets.Source | None, encode: TokenizerEncode, seq_len: int
 ) -> Corpus:
     if source is None:
-        corpus = synthetic.load(data.seed, data.users, encode, cache.cache_root())
+        generate = _GENERATED[data.format]
+        corpus = generate(data.seed, data.users, encode, cache.cache_root())
     else:
         try:
             corpus = datasets.load(source, encode, cache.cache_root())

@@ -21,6 +21,7 @@ LEAVES = {
     *("sim.datasets", "sim.sources", "sim.splits", "sim.cache", "sim.errors"),
     *("sim.masking", "sim.records"),
     *("sim.synthetic", "sim.corpus", "sim.grammar", "sim.messages", "sim.pages", "sim.tales"),
+    "sim.form_letters",
 }
 GRID = "sim.grid"
 ROOT_FILES = {name for name in NAMES if name.startswith("sim.")} - LEAVES - {GRID, "sim.__init__"}

@@ -132,6 +132,34 @@ def test_what_data_or_model_show(capsys, elsewhere, override, told):
     assert list(elsewhere.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "override", "told"),
+    [
+        ("adam_bc", "optimizer.floor=0", "optimizer.floor=0: must be positive"),
+        ("adam_bc", "optimizer.lr=-1", "optimizer.lr=-1: must be positive"),
+        ("adam_bc", "optimizer.betas=[0.9,1]", "optimizer.betas=[0.9, 1]"),
+        ("adam_bc", "optimizer.betas=0.9", "optimizer.betas=0.9"),
+        ("adam_bc", "optimizer.floor=inf", "optimizer.floor=inf: must be finite"),
+        ("scale_then_privatize", "optimizer.scale_eps=0", "optimizer.scale_eps=0: must be pos"),
+        ("scale_then_privatize", "optimizer.lr=-1", "optimizer.lr=-1"),
+        ("scale_then_privatize", "optimizer.betas=[0.9]", "optimizer.betas=[0.9]"),
+        ("scale_then_privatize", "optimizer.floor=1", "floor"),
+    ],
+)
+def test_optimisers_for_noisy_gradients(capsys, elsewhere, optimizer, override, told):
+    asked = small_world.overrides(f"optimizer={optimizer}", override)
+    check_refused(capsys, ["run", *asked], told)
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_noise_that_is_correlated_over_rounds_in_one_space_bears_no_scale(capsys, elsewhere):
+    strategy = "strategy=matrix_factorization"
+    asked = small_world.overrides(strategy, "optimizer=scale_then_privatize")
+    told = f"optimizer=scale_then_privatize: {strategy}"
+    check_refused(capsys, ["run", *asked], told, "take optimizer=adam")
+    assert list(elsewhere.iterdir()) == []
+
+
 @pytest.mark.parametrize("accountant", ["prv", "rdp"])
 def test_accountants_without_mixtures(capsys, elsewhere, accountant):
     arguments = small_world.overrides(STRATEGY, f"privacy.accountant={accountant}")

@@ -103,6 +103,21 @@ def test_without_a_bound_only_what_is_not_finite_is_taken_out():
     assert clip.clipped_sum(rows, math.inf).total.tolist() == [3.0, 4.0]
 
 
+def test_the_sum_is_that_of_the_clipped_rows_and_a_failed_row_is_none():
+    rows = torch.tensor([[3.0, 4.0], [math.nan, 1.0], [0.0, 0.1], [math.inf, 0.0], [0.0, 0.0]])
+    clipped = clip.clipped_sum(rows, 1.0)
+    assert clipped.rows.dtype == torch.float64
+    np.testing.assert_allclose(clipped.rows, [[0.6, 0.8], [0.0, 0.1], [0.0, 0.0]], rtol=1e-7)
+    assert torch.equal(clipped.rows.sum(0), clipped.total)
+
+
+@settings(max_examples=100, deadline=None)
+@given(ROWS, CLIP)
+def test_every_clipped_row_has_a_norm_of_at_most_c_exactly(values, clip_norm):
+    for row in clip.clipped_sum(rows_of(values), clip_norm).rows:
+        assert exact_square(row) <= Fraction(clip_norm) ** 2
+
+
 def test_the_rows_themselves_are_left_alone():
     rows = torch.tensor([[3.0, 4.0], [math.nan, 1.0]], dtype=torch.float64)
     before = rows.clone()

@@ -24,7 +24,7 @@ from server import ledger, statement
 from server import strategy as server_strategy
 from sim import cli, metrics
 
-STRATEGIES = ["user_wise", "group_privacy", "non_private"]
+STRATEGIES = ["user_wise", "group_privacy", "matrix_factorization", "non_private"]
 FILES = {
     *("config.yaml", "ledger.jsonl", "metrics.jsonl", "privacy_statement.json"),
     *("adapter/README.md", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"),
@@ -83,6 +83,20 @@ def _check_screen(out: str, err: str, folder: Path, told: dict) -> None:
     assert all(line.startswith("round ") for line in err.splitlines()), err
 
 
+@pytest.mark.parametrize("optimizer", ["adam_bc", "scale_then_privatize"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_optimisers_for_noisy_gradients_leave_a_verified_claim_that_names_them(optimizer, strategy):
+    more = ["strategy.local_steps=2", "rounds=3", "strategy.local_lr=0.5"]
+    folder = ran("run", f"strategy={strategy}", f"optimizer={optimizer}", *more)
+    assert cli.main(["verify", str(folder)]) == 0
+    header = json.loads((folder / "ledger.jsonl").read_text().splitlines()[0])
+    asked = str(header)
+    assert f"server.{optimizer}." in asked
+    assert ("floor" in asked) == (optimizer == "adam_bc")
+    assert ("scale_eps" in asked) == (optimizer == "scale_then_privatize")
+    assert np.isfinite(adapter(folder)).all()
+
+
 def test_a_run_learns_from_its_users():
     """A seed, so that the cohorts are the same whenever the test runs."""
     fixed = ["privacy.reproducible=true", "rounds=40", "cohort=12", "optimizer.lr=0.02"]
@@ -115,7 +129,7 @@ def test_reproducible_runs_repeat_and_are_not_private(capsys):
     assert card[:3] == ["#", "NOT", "PRIVATE:"]
 
 
-@pytest.mark.parametrize("strategy", ["user_wise", "group_privacy"])
+@pytest.mark.parametrize("strategy", ["user_wise", "group_privacy", "matrix_factorization"])
 def test_one_node_and_one_node_a_user_agree(strategy):
     options = [f"strategy={strategy}", "privacy.reproducible=true", "optimizer=sgd"]
     one, many = ran("one", *options), ran("many", *options, "runtime.nodes=40")
@@ -172,6 +186,23 @@ def test_an_interrupted_run_goes_on_and_counts_every_intent(monkeypatch, capsys)
     assert told["rounds"] == 4
     assert 4.9 < told["epsilon"] <= 5
     assert [row["round"] for row in logged(Path("run")) if "release_norm" in row] == [1, 2, 4]
+    assert cli.main(["verify", "run"]) == 0
+
+
+@pytest.mark.parametrize("optimizer", ["adam_bc", "scale_then_privatize"])
+def test_a_stopped_run_of_an_optimiser_for_noisy_gradients_goes_on(monkeypatch, optimizer):
+    fold = server_strategy.PrivateStrategy._fold
+
+    def interrupted(self, replies):
+        if self.number == 2:
+            raise KeyboardInterrupt
+        return fold(self, replies)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server_strategy.PrivateStrategy, "_fold", interrupted)
+        more = [f"optimizer={optimizer}", "output=run", "rounds=3"]
+        assert cli.main(["run", *small_world.overrides(*more)]) == 130
+    assert cli.main(["run", "resume=run"]) == 0
     assert cli.main(["verify", "run"]) == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
 import peft
@@ -13,6 +14,8 @@ import torch
 from clients import clip, update
 from clients.adapter import LoraSettings
 from clients.model import LanguageModel
+from server.user_wise import UserWise
+from sim import wire
 
 FAMILIES = ["gpt2", "llama", "opt", "gpt_neox", "qwen2", "qwen3", "gemma2"]
 
@@ -80,6 +83,71 @@ def test_local_steps_equal_plain_sgd_alone(steps):
         assert relative_error(row, peft_update(base, model, adapter, unit, steps, 0.3)) < 1e-4
 
 
+def per_step_clipped(base, model, adapter, unit, steps, lr, clip_norm):
+    """Not what is asked for: every step's gradient clipped, and the clipped steps added."""
+    at = adapter
+    for _ in range(steps):
+        step = peft_update(base, model, at, unit, 1, lr)
+        at = at + step * (clip_norm / step.norm()).clamp(max=1.0)
+    return at - adapter
+
+
+def test_the_difference_of_all_local_steps_is_clipped_once():
+    """DP-FedAvg: one bound on what a unit sends, however far it went."""
+    base, model, adapter = setting("gpt2")
+    units, steps, lr = tiny.ragged_units(4), 3, 0.3
+    moved = torch.stack([peft_update(base, model, adapter, u, steps, lr) for u in units]).double()
+    clip_norm = 0.6 * float(moved.norm(dim=1).min())
+    wanted = (moved * (clip_norm / moved.norm(dim=1, keepdim=True))).sum(dim=0)
+    local, engine = update.LocalTraining(steps=steps, lr=lr), update.EngineSettings()
+    got = update.cohort_sum(
+        model, adapter, units, clip_norm=clip_norm, local=local, engine=engine
+    ).total
+    assert relative_error(got, wanted) < 1e-4
+    otherwise = [per_step_clipped(base, model, adapter, u, steps, lr, clip_norm) for u in units]
+    assert relative_error(sum(otherwise), wanted) > 1e-2
+
+
+@pytest.mark.parametrize("max_lanes", [1, 2, 100])
+def test_no_lane_takes_over_where_another_ended(max_lanes):
+    """Several blocks of several local steps: each unit starts from the global adapter."""
+    base, model, adapter = setting("gpt2")
+    units, local = tiny.ragged_units(5), update.LocalTraining(steps=3, lr=0.3)
+    wanted = sum(peft_update(base, model, adapter, unit, 3, 0.3) for unit in units)
+    engine = update.EngineSettings(max_tokens=64, max_lanes=max_lanes)
+    for _ in range(2):  # nor in the next round
+        got = update.cohort_sum(
+            model, adapter, units, clip_norm=math.inf, local=local, engine=engine
+        )
+        assert relative_error(got.total, wanted) < 1e-4
+
+
+def test_in_the_next_round_local_steps_start_at_the_new_global_adapter(tmp_path):
+    mechanism = UserWise(
+        users=4, cohort=4, records_per_user=0, clip_norm=0.05, noise_multiplier=0.5
+    )
+    run = tiny.federation(
+        tmp_path,
+        mechanism,
+        tiny.people(4),
+        cohort=tiny.everyone(4),
+        nodes=2,
+        local_steps=2,
+        local_lr=0.3,
+        max_tokens=32,
+    )
+    run.run(2)
+    model = run.host.model
+    started = [m for m in run.grid.sent if m.metadata.group_id == "2"]
+    adapter = torch.from_numpy(model.layout.to_vector(wire.read_train(started[0])[0]))
+    assert relative_error(adapter, model.initial) > 1e-2
+    wanted = torch.zeros(model.layout.size, dtype=torch.float64)
+    for unit in tiny.ragged_units(4):
+        moved = peft_update(tiny.base_model("gpt2"), model, adapter, unit, 2, 0.3).double()
+        wanted += moved * (0.05 / moved.norm()).clamp(max=1.0)
+    assert relative_error(torch.from_numpy(run.total), wanted) < 1e-4
+
+
 def test_named_targets_are_the_only_ones_adapted():
     _, model, _ = setting("gpt2", targets=["c_attn"])
     assert all(".c_attn." in name for name, _ in model.layout.shapes)
@@ -111,6 +179,37 @@ def test_a_units_update_does_not_depend_on_its_neighbours():
     first, _ = update.block_updates(model, adapter, [unit, *others], local, 200)
     second, _ = update.block_updates(model, adapter, [unit, *strangers], local, 200)
     assert relative_error(first[0], second[0]) < 1e-5
+
+
+def test_alone_in_its_block_a_units_row_is_the_same_to_the_last_bit_whoever_else_is_there():
+    """What engine.max_lanes=1 is for, where the last bits could matter (concentration)."""
+    _, model, adapter = setting("gpt2")
+    units = tiny.ragged_units(5)
+    engine = update.EngineSettings(max_lanes=1)
+    run = {"clip_norm": 0.1, "local": update.LocalTraining(), "engine": engine, "keep_rows": True}
+    whole = update.cohort_sum(model, adapter, units, **run).rows()
+    for left_out in range(5):
+        rest = [unit for number, unit in enumerate(units) if number != left_out]
+        rows = update.cohort_sum(model, adapter, rest, **run).rows()
+        assert all((whole == row).all(1).any() for row in rows)
+
+
+def test_kept_rows_are_those_summed_and_none_of_a_unit_that_failed_or_is_empty():
+    _, model, adapter = setting("gpt2")
+    units = [*tiny.ragged_units(4), [], [np.array([1, tiny.VOCABULARY])]]
+    engine = update.EngineSettings(max_lanes=3)
+    run = {"clip_norm": 0.1, "local": update.LocalTraining(), "engine": engine}
+    kept = update.cohort_sum(model, adapter, units, keep_rows=True, **run)
+    rows = kept.rows()
+    assert rows.shape == (4, len(adapter))
+    assert rows.dtype == torch.float64
+    torch.testing.assert_close(rows.sum(0), kept.total, rtol=0, atol=1e-15)
+    assert torch.equal(kept.total, update.cohort_sum(model, adapter, units, **run).total)
+    assert update.cohort_sum(model, adapter, units, **run).parts == []
+    assert update.cohort_sum(model, adapter, [], keep_rows=True, **run).rows().shape == (
+        0,
+        len(adapter),
+    )
 
 
 @pytest.mark.parametrize("unknown", [tiny.VOCABULARY, ~tiny.VOCABULARY], ids=["learned", "given"])

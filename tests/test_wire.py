@@ -98,6 +98,24 @@ def test_a_train_message_is_read_as_it_was_written(assignment, changes):
     assert (sent.metadata.dst_node_id, sent.metadata.group_id) == (5, "3")
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_scale_is_read_as_it_was_written_and_a_message_without_one_says_none(dtype):
+    scale = np.geomspace(1e-8, 1e8, LAYOUT.size).astype(dtype)
+    sent = wire.train_message(
+        5,
+        LAYOUT.to_arrays(np.zeros(LAYOUT.size)),
+        tiny.contract(USER),
+        tiny.everyone(3),
+        LAYOUT.to_arrays(scale),
+    )
+    read = wire.read_scale(sent)
+    np.testing.assert_array_equal(LAYOUT.to_vector(read), scale)
+    assert LAYOUT.to_vector(read).dtype == dtype
+    arrays, _, _ = wire.read_train(sent)
+    np.testing.assert_array_equal(LAYOUT.to_vector(arrays), np.zeros(LAYOUT.size))
+    assert wire.read_scale(message()) is None
+
+
 def test_a_reply_is_read_as_it_was_written_in_full_precision():
     total = np.random.default_rng(0).standard_normal(LAYOUT.size)
     reply = wire.train_reply(message(), LAYOUT, NodeSum(total, {"cohort_size": 3.0}))
@@ -105,6 +123,28 @@ def test_a_reply_is_read_as_it_was_written_in_full_precision():
     np.testing.assert_array_equal(read.total, total)
     assert read.total.dtype == np.float64
     assert read.simulation_only == {"cohort_size": 3.0}
+
+
+@pytest.mark.parametrize("units", [0, 1, 3])
+def test_rows_are_read_as_they_were_written_in_full_precision(units):
+    rows = np.random.default_rng(0).standard_normal((units, LAYOUT.size))
+    reply = wire.train_reply(message(), LAYOUT, NodeSum(rows.sum(0), {}, rows=rows))
+    read = wire.read_reply(reply, LAYOUT).rows
+    np.testing.assert_array_equal(read, rows)
+    assert (read.shape, read.dtype) == (rows.shape, np.float64)
+    plain = wire.train_reply(message(), LAYOUT, NodeSum(rows.sum(0), {}))
+    assert wire.read_reply(plain, LAYOUT).rows is None
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [np.zeros(LAYOUT.size), np.zeros((2, LAYOUT.size + 1)), np.zeros((2, LAYOUT.size), np.float32)],
+    ids=["flat", "wide", "narrow"],
+)
+def test_rows_that_are_no_updates_are_refused(rows):
+    reply = wire.train_reply(message(), LAYOUT, NodeSum(np.zeros(LAYOUT.size), {}, rows=rows))
+    with pytest.raises(ValueError, match="rows"):
+        wire.read_reply(reply, LAYOUT)
 
 
 @pytest.mark.parametrize("users", [1, 6])

@@ -21,7 +21,7 @@ from clients.app import Host
 from clients.model import LanguageModel
 from server.app import server_app
 from server.checkpoint import Checkpoint
-from server.ledger import Ledger
+from server.ledger import Ledger, verify
 from server.mechanism import CohortSum, Mechanism, Release
 from server.optimizer import ServerOptimizer, learning_rate_factor
 from server.strategy import Budget, PrivateStrategy
@@ -140,6 +140,7 @@ class WatchedMechanism:
         self.sums: list[np.ndarray] = []  # each (D,), before noise
         self.means: list[np.ndarray] = []  # each (D,), as released
         self.bits: list[float] = []  # each the sum of clip bits, before noise
+        self.rows: list[np.ndarray | None] = []  # each (units, D), where the mechanism asks for it
         self.releases: list[Release] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -151,6 +152,7 @@ class WatchedMechanism:
     def release(self, cohort: CohortSum, stream: rng.SecretStream, number: int) -> Release:
         self.sums.append(cohort.total.copy())
         self.bits.append(cohort.unclipped_bits)
+        self.rows.append(cohort.rows)
         self.releases.append(self._mechanism.release(cohort, stream, number))
         self.means.append(self.releases[-1].mean)
         return self.releases[-1]
@@ -222,6 +224,11 @@ def federation(
         mechanism = mechanism.restored(stored.mechanism)
     header = {"test": True}
     head = stored.ledger_head if stored else None
+    if resume:
+        account = verify(path)
+        done = set(range(1, account.rounds + 1)) - set(account.unfinished)
+        released = max(done | {stored.round if stored else 0})
+        mechanism.load_secrets(folder, layout.size, released=released, intended=account.rounds)
     ledger = Ledger.resume(path, header, head) if resume else Ledger.create(path, header)
     app = ClientApp()
     app.train()(lambda message, _: train(host, message))

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from server.accounting import lemma, pld, prv, rdp, truncated
+from server.accounting import failing, lemma, pld, prv, rdp, truncated
 from server.accounting.events import Composition, RoundEvent, merged
 
 ACCOUNTANTS = ("pld", "prv", "rdp")
@@ -57,6 +57,8 @@ def epsilon(
 ) -> Epsilon:
     """Certified epsilon of all events together at ``delta``.
 
+    Where a guarantee may fail (`failing`), ``lower`` is 0, and ``upper`` may be infinite.
+
     Args:
         composition: events and how often each happened; the order does not matter.
         delta: in [1e-11, 1).
@@ -76,6 +78,9 @@ def epsilon(
             raise ValueError(reason)
     if not parts:
         return Epsilon(lower=0.0, upper=0.0)
+    if any(event.failure_probability for event, _ in parts):
+        options = {"accountant": accountant, "group_bound": group_bound}
+        return _failing(parts, delta, relative_gap=relative_gap, **options)
     capped = any(event.cohort_cap is not None for event, _ in parts)
     low, high = (truncated if capped else pld).bracket(parts, delta, relative_gap)
     group_size = max(event.group_size for event, _ in parts)
@@ -147,6 +152,17 @@ def epsilon_curve(
 
 def _upper(event: RoundEvent, rounds: int, delta: float, **options) -> float:
     return epsilon([(event, rounds)], delta, **options).upper
+
+
+def _failing(parts: Composition, delta: float, **options) -> Epsilon:
+    """Epsilon of events some of whose guarantees may fail."""
+    slack = math.fsum(event.failure_probability * count for event, count in parts)
+    plain = [(event.unfailing(), count) for event, count in parts]
+
+    def without_failure(left: float) -> float:
+        return epsilon(plain, left, **options).upper
+
+    return Epsilon(lower=0.0, upper=failing.upper(without_failure, delta, slack, LEAST_DELTA))
 
 
 def _check(delta: float, relative_gap: float) -> None:

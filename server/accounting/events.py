@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _PLAIN = ("sampling_rate", "noise_multiplier", "group_size")
 _CAP = ("population", "cohort_cap")  # both or neither
+_FAILURE = "failure_probability"  # left out of the ledger where it is 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,9 @@ class RoundEvent:
     more coins came up (truncated Poisson sampling, arXiv 2508.15089). Adjacency is then zero-out:
     one user's records are emptied, and the place still draws.
 
+    With a ``failure_probability`` b, the round is within total variation b of one that costs so
+    much, with the user and without (the concentration test, docs/concentration.md).
+
     Raises:
         ValueError: a field is outside its range or not finite.
     """
@@ -38,6 +42,7 @@ class RoundEvent:
     group_size: int = 1  # k: slots of one user
     population: int | None = None  # N, where a cap makes it part of the event
     cohort_cap: int | None = None  # users in a round, at most
+    failure_probability: float = 0.0  # of a round's guarantee, with the user or without
 
     def __post_init__(self) -> None:
         if not 0 < self.sampling_rate <= 1:  # also refuses NaN
@@ -50,6 +55,10 @@ class RoundEvent:
             raise ValueError(f"Expected a whole group_size >= 1, got {self.group_size!r}.")
         if (self.population, self.cohort_cap) != (None, None):
             self._check_cap()
+        if not 0 <= self.failure_probability < 1:
+            raise ValueError(f"Expected 0 <= {_FAILURE} < 1, got {self.failure_probability!r}.")
+        if self.failure_probability and (self.group_size != 1 or self.cohort_cap is not None):
+            raise ValueError(f"{_FAILURE} > 0 is analysed for plain rounds of one slot a user.")
 
     def _check_cap(self) -> None:
         for name in _CAP:
@@ -60,8 +69,11 @@ class RoundEvent:
             raise ValueError(f"A capped cohort has one slot a user, got {self.group_size=}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for the ledger; without the fields of a cap where there is none."""
-        return {k: v for k, v in asdict(self).items() if v is not None}
+        """Plain values, for the ledger; without the fields of a cap or a failure where none is."""
+        values = {k: v for k, v in asdict(self).items() if v is not None}
+        if not self.failure_probability:
+            del values[_FAILURE]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RoundEvent:
@@ -71,6 +83,7 @@ class RoundEvent:
             ValueError: a field is missing, unknown or out of range.
         """
         names = {*_PLAIN, *_CAP} if set(_CAP) & set(values) else set(_PLAIN)
+        names |= {_FAILURE} & set(values)
         if set(values) != names:
             raise ValueError(f"Expected an event with {sorted(names)}, got {sorted(values)}.")
         return cls(**values)
@@ -83,14 +96,21 @@ class RoundEvent:
         """The same round without a cap."""
         return replace(self, population=None, cohort_cap=None)
 
+    def unfailing(self) -> RoundEvent:
+        """The same round as if its guarantee always held."""
+        return replace(self, failure_probability=0.0)
+
     def hits(self) -> np.ndarray:
         """(group_size + 1,) probability that so many of the user's coins come up.
 
         Raises:
-            ValueError: the cohort is capped, so that coins alone do not say who takes part.
+            ValueError: the cohort is capped, so that coins alone do not say who takes part, or the
+                guarantee may fail, which no mixture says.
         """
         if self.cohort_cap is not None:
             raise ValueError(f"cohort_cap={self.cohort_cap}: a capped round is no plain mixture.")
+        if self.failure_probability:
+            raise ValueError(f"{_FAILURE}={self.failure_probability}: analysed apart.")
         k, q = self.group_size, self.sampling_rate
         if q == 1:
             return np.eye(k + 1)[k]
@@ -101,9 +121,15 @@ class RoundEvent:
         return np.exp(logs)
 
     def dp_event(self) -> dp_event.DpEvent:
-        """The round in dp_accounting's vocabulary."""
+        """The round in dp_accounting's vocabulary.
+
+        Raises:
+            ValueError: its guarantee may fail, for which there is no word.
+        """
         from dp_accounting import dp_event
 
+        if self.failure_probability:
+            raise ValueError(f"{_FAILURE}={self.failure_probability}: no event of dp_accounting.")
         if self.population is not None and self.cohort_cap is not None:
             return dp_event.TruncatedSubsampledGaussianDpEvent(
                 dataset_size=self.population,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 from server.accounting.events import RoundEvent
@@ -16,6 +17,11 @@ ORDERS = (
 
 def curve(parts: Sequence[tuple[RoundEvent, int]]) -> Callable[[float], float]:
     """Upper epsilon as a function of delta; the events are single slots."""
+    return _curve(tuple(parts))
+
+
+@functools.lru_cache(maxsize=16)
+def _curve(parts: tuple[tuple[RoundEvent, int], ...]) -> Callable[[float], float]:
     from dp_accounting import rdp  # slow to import, and needed by this accountant only
 
     accountant = rdp.RdpAccountant(ORDERS)

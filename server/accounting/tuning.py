@@ -39,6 +39,8 @@ def unavailable(event: RoundEvent, group_bound: str) -> str | None:
         return (
             "repeat-and-select is computed over Renyi divergences, which capped cohorts lack here."
         )
+    if event.failure_probability:
+        return "repeat-and-select is computed for guarantees that hold with certainty."
     return None
 
 

@@ -1,0 +1,125 @@
+"""How often the concentration test passed, by data, k and tau: a table over the runs of a sweep.
+
+    userdp run -m strategy=concentrated strategy.tau=0.01,0.1 output=SWEEP ...
+    python -m analysis.pass_rates SWEEP
+
+Rates with the test's noise are released figures. Those without, whether W reached min_weight, and
+W itself are simulation_only: left open unless track.simulation_only=true was set. Reads files only.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HEAD = (
+    *("data", "k", "tau / C", "epsilon", "rounds", "passed", "passed without noise"),
+    *("W / cohort", "held-out perplexity, before", "after"),
+)
+_TRUE = "simulation_only/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One run."""
+
+    data: str
+    records_per_user: str
+    tau: float  # over the clip norm
+    epsilon: float | None
+    rounds: int  # that were tested
+    passed: float  # share of these
+    true_passed: float | None  # the same without noise; None where it was not logged
+    weight: float | None  # mean of W over the size of the cohort
+    before: float
+    after: float
+
+
+def rows(sweep: Path) -> list[Row]:
+    """The runs of a sweep that ended, by data, k and tau.
+
+    Raises:
+        ValueError: none of them is a run of strategy=concentrated.
+    """
+    found = [row for folder in sorted(sweep.glob("*/")) if (row := _row(folder)) is not None]
+    if not found:
+        raise ValueError(f"{sweep}: holds no complete run of strategy=concentrated.")
+    return sorted(found, key=lambda row: (row.data, row.records_per_user, row.tau))
+
+
+def _row(folder: Path) -> Row | None:
+    config, lines = folder / "config.yaml", folder / "metrics.jsonl"
+    if not (config.is_file() and lines.is_file()):
+        return None
+    asked = yaml.safe_load(config.read_text())
+    logged = [json.loads(line) for line in lines.read_text().splitlines()]
+    ended = [line for line in logged if "summary/test_pass_rate" in line]
+    if asked["strategy"]["name"] != "concentrated" or not ended:
+        return None
+    tested = [line for line in logged if "test_passed" in line]
+    return Row(
+        data=_data(asked["data"]),
+        records_per_user=str(asked["strategy"]["records_per_user"]),
+        tau=_tau(asked["strategy"]),
+        epsilon=ended[-1].get("summary/epsilon"),
+        rounds=len(tested),
+        passed=ended[-1]["summary/test_pass_rate"],
+        true_passed=_mean(tested, lambda line: line[f"{_TRUE}true_test_passed"]),
+        weight=_mean(
+            tested,
+            lambda line: line[f"{_TRUE}concentrated_weight"] / max(1, line[f"{_TRUE}cohort_size"]),
+        ),
+        before=ended[-1]["summary/heldout_perplexity_before"],
+        after=ended[-1]["summary/heldout_perplexity"],
+    )
+
+
+def _data(data: Mapping[str, Any]) -> str:
+    return str(data["format"] if data.get("path") is None else Path(data["path"]).stem)
+
+
+def _tau(strategy: Mapping[str, Any]) -> float:
+    tau, clip_norm = strategy["tau"], strategy["clip_norm"]
+    return 1 / 50 if tau is None else float(tau / clip_norm)
+
+
+def _mean(tested: Sequence[Mapping[str, Any]], value: Any) -> float | None:
+    if not tested or f"{_TRUE}true_test_passed" not in tested[0]:
+        return None
+    return float(sum(map(value, tested)) / len(tested))
+
+
+def markdown(table: Sequence[Row]) -> str:
+    """The rows as one Markdown table."""
+    lines = [HEAD, ("---", *["---:"] * (len(HEAD) - 1)), *map(_cells, table)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _cells(row: Row) -> Iterator[str]:
+    yield from (row.data, row.records_per_user)
+    for value in (row.tau, row.epsilon, row.rounds, row.passed, row.true_passed, row.weight):
+        yield "" if value is None else f"{value:.3g}"
+    yield from (f"{row.before:.1f}", f"{row.after:.1f}")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the table of one sweep's folder."""
+    if len(arguments) != 1:
+        print("pass_rates: name one folder of a sweep.", file=sys.stderr)
+        return 2
+    try:
+        print(markdown(rows(Path(arguments[0]))), end="")
+    except ValueError as error:
+        print(f"pass_rates: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
