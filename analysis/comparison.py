@@ -87,6 +87,11 @@ def setup(overrides: list[str]) -> Setup:
                 "compare.strategies, .selections, .epsilons and .seeds."
             )
     config, block = compose.experiment("selections", "compare", overrides)
+    if config.data.get("label") is not None:
+        raise ConfigurationError(
+            f"data.label={config.data.label}: compare ranks by perplexity, which a classification "
+            "has not; sweep it by userdp run -m."
+        )
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Comparison), block)
         asked = OmegaConf.to_object(merged)

@@ -217,7 +217,7 @@ def test_the_sum_does_not_depend_on_the_number_of_nodes(tmp_path):
         (["selection=high_perplexity"], ["selection.rule=high_perplexity", "random"]),
         (["selection=low_perplexity"], ["selection.rule=low_perplexity", "shortest"]),
         (["data.user=null", "data.split=record"], ["data.split='record'", "data.user=None"]),
-        (["data=synthetic", "+data.label=mood"], ["data.label=mood", "embedded corpus"]),
+        (["data=synthetic", "+data.label=mood"], ["data.label=mood", "no classes"]),
     ],
 )
 def test_a_wrong_configuration_is_one_line_and_leaves_nothing(moods, capsys, wrong, told):

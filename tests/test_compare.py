@@ -14,6 +14,7 @@ from analysis import compare, comparison, ranking
 from analysis.ranking import Cell
 from server import ledger
 from sim import cli, compose, splits, world
+from sim.errors import ConfigurationError
 
 SMALL = ["compare.selections=[random,longest]", "compare.seeds=[1,2]", "compare.epsilons=[3,8]"]
 
@@ -247,3 +248,8 @@ def test_a_seed_changes_the_adapter_and_not_who_is_held_out(elsewhere):
     keys = [set(here.corpus.heldout.user_keys.tolist()) for here in (one, two, other)]
     assert keys[0] == keys[1] != keys[2]
     assert not one.model.initial.equal(two.model.initial)
+
+
+def test_a_classification_is_not_compared():
+    with pytest.raises(ConfigurationError, match=r"data\.label=mood.*userdp run -m"):
+        comparison.setup(["data=jsonl", "data.path=a", "data.label=mood", "data.classes=2"])
