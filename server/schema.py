@@ -56,6 +56,7 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "rounds": int,  # intents in the ledger, not the rounds that were planned
     "records_per_user": (int, str),
     "resample": bool,
+    "rescaled": bool,  # whether updates take on a scale, made of releases, before the clip
     "local_steps": int,
     "group_bound": (str, type(None)),
     "slot_epsilon": _OPTIONAL,  # Group Privacy's inner figure

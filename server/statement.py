@@ -23,9 +23,16 @@ model_card = card.model_card
 HEADER_FIELDS = (
     *("strategy", "clipped_unit", "adjacency", "declared_users", "users_counted", "delta"),
     *("event", "clip_norm", "adaptive_clip", "denominator", "sampling_scheme", "cohort_cap"),
-    *("records_per_user", "resample", "records_bounded", "chunks_cross_records", "local_steps"),
+    *(
+        "records_per_user",
+        "resample",
+        "rescaled",
+        "records_bounded",
+        "chunks_cross_records",
+        "local_steps",
+    ),
     *("selection", "group_bound", "seeds_policy", "drop_failed_nodes", "rounds_per_event"),
-    *("mechanism_details", "unit"),
+    *("mechanism_details", "unit", "rescaled"),
 )
 
 

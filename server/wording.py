@@ -128,6 +128,8 @@ def _mechanism(statement: Mapping[str, Any]) -> str:
     if is_tested(statement):
         released = _tested(statement, f"the sum {summed}")
     clipped = f"clipped to an L2 norm of {clip} over all adapter weights together"
+    if statement["rescaled"]:
+        clipped = f"multiplied by a public vector, made of earlier releases alone, and {clipped}"
     return (
         f"Mechanism: {statement['strategy']}, {_counted(statement['rounds'], 'round')}. "
         f"Sampling is {sampling['scheme']} with rate {sampling['rate']}, "

@@ -22,11 +22,14 @@ def code() -> str:
     return statement.code_hash(_PACKAGES)
 
 
-def header(settings: Settings, plan: Plan, *, layout: str, base: str) -> dict[str, Any]:
+def header(
+    settings: Settings, plan: Plan, *, layout: str, base: str, rescaled: bool = False
+) -> dict[str, Any]:
     """Everything that must be the same for a run to be resumed.
 
     Args:
         layout: digest of the adapter's names and shapes. base: name of the base model.
+        rescaled: whether updates are multiplied by a scale, made of releases, before the clip.
     """
     mechanism, strategy = plan.mechanism, settings.strategy
     return {
@@ -51,6 +54,7 @@ def header(settings: Settings, plan: Plan, *, layout: str, base: str) -> dict[st
         "cohort_cap": strategy.cohort_max,
         "records_per_user": strategy.records_per_user,
         "resample": strategy.resample,
+        "rescaled": rescaled,
         "records_bounded": False,  # nobody promises that no user has more than k records
         "chunks_cross_records": settings.selection.rule == "random_chunk",
         "selection": settings.selection.rule,

@@ -42,12 +42,14 @@ def prepare(settings: Settings, load: LoadWorld = world.load) -> Prepared:
     _check_folder(settings)
     here = load(settings.data, settings.model, settings.seed, settings.device)
     made = plan(settings, here)
+    stepped = _optimizer(settings, made, here)
+    layout, base = here.model.layout.digest, here.base_name
     return Prepared(
         settings=settings,
         world=here,
         plan=made,
-        optimizer=_optimizer(settings, made, here),
-        facts=header.header(settings, made, layout=here.model.layout.digest, base=here.base_name),
+        optimizer=stepped,
+        facts=header.header(settings, made, layout=layout, base=base, rescaled=stepped.rescales),
     )
 
 

@@ -93,7 +93,11 @@ def test_optimisers_for_noisy_gradients_leave_a_verified_claim_that_names_them(o
     asked = str(header)
     assert f"server.{optimizer}." in asked
     assert ("floor" in asked) == (optimizer == "adam_bc")
-    assert ("scale_eps" in asked) == (optimizer == "scale_then_privatize")
+    rescaled = optimizer == "scale_then_privatize"
+    assert ("scale_eps" in asked) == rescaled
+    told = json.loads((folder / "privacy_statement.json").read_text())
+    assert told["rescaled"] == rescaled
+    assert ("made of earlier releases alone" in statement.prose(told)) == rescaled
     assert np.isfinite(adapter(folder)).all()
 
 

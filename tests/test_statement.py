@@ -28,6 +28,7 @@ HEADER = {
     "cohort_cap": None,
     "records_per_user": 2,
     "resample": False,
+    "rescaled": False,
     "records_bounded": False,
     "chunks_cross_records": False,
     "local_steps": 1,
