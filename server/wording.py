@@ -108,37 +108,47 @@ def _protected(statement: Mapping[str, Any]) -> str:
 
 
 def _mechanism(statement: Mapping[str, Any]) -> str:
-    sampling, clip = statement["sampling"], statement["clip_norm"]
+    sampling = statement["sampling"]
     cap = "no cap"
     if sampling["cap"] is not None:
         cap = f"of which a uniformly random {sampling['cap']} stay where more are drawn"
-    noise, adaptive = "without noise", statement["adaptive_clip"]
-    if statement["noise_multiplier"] > 0:
-        own = adaptive or statement["mechanism_details"]
-        over = own.get("update_noise_multiplier", statement["noise_multiplier"])
-        noise = f"with Gaussian noise of standard deviation {over} times the clip norm added to it"
-        if statement["mechanism_details"].get("bands", 1) > 1:
-            noise = (
-                f"with Gaussian noise added to it that is correlated over the rounds, and covers "
-                f"one round of a user as independent noise of standard deviation {over} times the "
-                "clip norm would"
-            )
-    summed = f"{noise}, divided by {statement['denominator']} whatever the real cohort was"
-    released = f"the sum is released {summed}."
+    whole = f"{_noise(statement)}, divided by {statement['denominator']}"
+    whole += " whatever the real cohort was"
+    released = f"the sum is released {whole}."
     if is_tested(statement):
-        released = _tested(statement, f"the sum {summed}")
-    clipped = f"clipped to an L2 norm of {clip} over all adapter weights together"
-    if statement["rescaled"]:
-        clipped = f"multiplied by a public vector, made of earlier releases alone, and {clipped}"
+        released = _tested(statement, f"the sum {whole}")
     return (
         f"Mechanism: {statement['strategy']}, {_counted(statement['rounds'], 'round')}. "
         f"Sampling is {sampling['scheme']} with rate {sampling['rate']}, "
         f"{sampling['expected_cohort']} units expected in a round, {cap}. "
         f"The update of {CLIPPED_UNIT[statement['clipped_unit']]} "
         f"after {_counted(statement['local_steps'], 'local step')} "
-        f"is {clipped if clip is not None else 'not clipped'}; {released}"
-        f"{_adaptive(statement)}{_details(statement)}"
+        f"is {_clipped(statement)}; {released}{_adaptive(statement)}{_details(statement)}"
     )
+
+
+def _noise(statement: Mapping[str, Any]) -> str:
+    if statement["noise_multiplier"] == 0:
+        return "without noise"
+    own = statement["adaptive_clip"] or statement["mechanism_details"]
+    over = own.get("update_noise_multiplier", statement["noise_multiplier"])
+    if statement["mechanism_details"].get("bands", 1) > 1:
+        return (
+            "with Gaussian noise added to it that is correlated over the rounds, and covers one "
+            f"round of a user as independent noise of standard deviation {over} times the clip "
+            "norm would"
+        )
+    return f"with Gaussian noise of standard deviation {over} times the clip norm added to it"
+
+
+def _clipped(statement: Mapping[str, Any]) -> str:
+    clipped = "not clipped"
+    if statement["clip_norm"] is not None:
+        clipped = f"clipped to an L2 norm of {statement['clip_norm']} over all adapter weights"
+        clipped += " together"
+    if statement["rescaled"]:
+        return f"multiplied by a public vector, made of earlier releases alone, and {clipped}"
+    return clipped
 
 
 def _adaptive(statement: Mapping[str, Any]) -> str:
