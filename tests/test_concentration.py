@@ -253,18 +253,18 @@ def test_the_check_finds_a_constant_that_is_too_small(monkeypatch, constant):
         smaller = {**concentration.STATISTICS, constant: 2.0}
         monkeypatch.setattr(concentration, "STATISTICS", smaller)
     with pytest.raises(AssertionError):
-        stars_and_hubs()
+        check_stars_and_hubs()
 
 
-def stars_and_hubs():
+def check_stars_and_hubs():
     for n in range(1, 40):
-        hub(n)
+        check_hub(n)
         for gained in range(n + 1):
             check_steps(star(n, gained, 2 * TAU * (1 - 1e-12)))
             check_steps(star(n, gained, 2 * TAU * (1 + 1e-12)))
 
 
-def hub(n):
+def check_hub(n):
     """n corners of a simplex, over 2 tau apart, and the new row in their middle, near all."""
     rows = np.zeros((1, n + 1, n))
     rows[0, :n] = np.eye(n) * (2 * TAU * (1 - 1e-9))
@@ -273,7 +273,7 @@ def hub(n):
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 40])
 def test_a_row_near_all_of_a_scattered_crowd_moves_the_pairs_by_less_than_3(n):
-    hub(n)
+    check_hub(n)
 
 
 def test_the_module_agrees_with_the_vectorised_oracle():
