@@ -84,7 +84,7 @@ def _adapt(base: nn.Module, config: peft.LoraConfig, settings: LoraSettings) -> 
         torch.manual_seed(settings.seed)
         try:
             return peft.get_peft_model(base, config)  # type: ignore[arg-type]
-        except ValueError as error:
+        except (TypeError, ValueError) as error:  # peft tells of what it cannot adapt by either
             reason = str(error).split(". ")[0]
             raise ConfigurationError(f"model.lora.targets={settings.targets}: {reason}.") from None
 

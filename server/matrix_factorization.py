@@ -37,9 +37,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -67,7 +67,7 @@ class MatrixFactorization(Mechanism):
     unit: ClassVar[str] = "user"
     rescalable: ClassVar[bool] = False  # the noise of a round takes back that of earlier ones
 
-    rounds: int  # T, the horizon
+    rounds: int = 1  # T, the horizon; `for_run` sets it
     bands: int | None = None  # b, with coins inside the groups; None: whole groups of about cohort
     objective: str = "mean"  # whose error the factor minimises: "mean", "last"; or "independent"
     window: NoiseWindow = field(default_factory=NoiseWindow, repr=False, compare=False)
@@ -141,6 +141,9 @@ class MatrixFactorization(Mechanism):
     def _scale(self) -> float:
         """Standard deviation of xi: z C."""
         return self.noise_multiplier * self.clip_norm
+
+    def for_run(self, *, rounds: int, delta: float, epsilon: float | None) -> Self:
+        return replace(self, rounds=rounds)
 
     def queries(self) -> Sequence[Query]:
         """One participation, as the rows of its column see it."""

@@ -27,8 +27,6 @@ def builder(settings: Settings, users: int, delta: float) -> Callable[[float], M
     options: dict[str, Any] = {"records_per_user": strategy.k, **_own(strategy, cls)}
     if strategy.clip_norm is not None:
         options["clip_norm"] = strategy.clip_norm
-    if "rounds" in {field.name for field in fields(cls)}:  # a mechanism made for its horizon
-        options["rounds"] = settings.rounds
 
     def build(noise_multiplier: float) -> Mechanism:
         z = noise_multiplier if cls.private else 0.0
