@@ -30,9 +30,9 @@ from flwr.app import ConfigRecord
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from clients import update
 from clients.adapter import LoraSettings
 from clients.app import Host, client_app
+from clients.engine import EngineSettings
 from clients.model import LanguageModel
 from server.ledger import Ledger
 from server.optimizer import ServerOptimizer
@@ -144,7 +144,7 @@ def _private_round(
     """The whole of a round: coins, ledger, message, clipped sum, noise, step, checkpoint."""
     model = LanguageModel(base, LoraSettings(r=shape.rank, alpha=2 * shape.rank))
     population = Population.of({f"user {u}": list(records) for u, records in enumerate(tokens)})
-    host = Host(model, population, update.EngineSettings(max_tokens=shape.max_tokens))
+    host = Host(model, population, EngineSettings(max_tokens=shape.max_tokens))
     strategy = _strategy(shape, model, folder)
     grid = InProcessGrid(client_app(host), nodes=1)
     arrays = model.layout.to_arrays(model.initial.numpy())

@@ -26,8 +26,9 @@ from analysis.comparison import Job, Setup
 from analysis.ranking import Cell
 from clients import units
 from server import accounting, ledger
-from sim import estimate, prepare, run, terms, wire
+from sim import estimate, prepare, run, terms, wire, world
 from sim.errors import ConfigurationError
+from sim.planning import Plan
 from sim.settings import Settings
 from sim.world import World
 
@@ -59,7 +60,7 @@ def gradients_a_round(settings: Settings, here: World) -> float:
     """
     plan = prepare.plan(settings, here)
     mechanism = plan.mechanism
-    population = terms.train_population(settings, here)
+    population = terms.train_population(settings, here, world.engine(settings, here))
     positions = np.arange(len(population) * mechanism.group_size)
     assignment = wire.Assignment(users=positions, slots=np.empty(0, np.int64))
     if mechanism.unit == "record_slot":
@@ -153,12 +154,17 @@ def _print_jobs(setup: Setup, first: Sequence[Job]) -> None:
             job.label not in minutes
         ):  # every record counts at full length: selections take equally long
             plan = prepare.plan(settings, here)
-            minutes[job.label] = estimate.minutes(settings, plan, here.model) or 0.0
+            minutes[job.label] = _minutes(settings, plan, here)
         print(f"{job.name}: {gradients_a_round(settings, here):.1f} real gradients a round")
     later = len(asked.strategies) * len(asked.seeds) * (len(asked.epsilons) - 1)
     total = (len(first) + later) * sum(minutes.values()) / len(minutes)
     print(f"{len(first)} runs with all seeds, then {later} of the best selections")
     print(f"training: at most about {total:.0f} minutes; scoring comes on top")
+
+
+def _minutes(settings: Settings, plan: Plan, here: World) -> float:
+    size = world.engine(settings, here).max_tokens
+    return estimate.minutes(settings, plan, here.model, size) or 0.0
 
 
 def _report(setup: Setup, cells: Sequence[Cell], jobs: Sequence[Job]) -> None:

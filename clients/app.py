@@ -10,6 +10,7 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from clients import units, update
+from clients.engine import EngineSettings
 from clients.model import LanguageModel
 from sim import wire
 from sim.population import Population
@@ -21,7 +22,7 @@ class Host:
 
     model: LanguageModel
     population: Population
-    engine: update.EngineSettings
+    engine: EngineSettings
 
     def train(self, message: Message) -> Message:
         """Do what the contract in the message says, for the units it names."""
@@ -39,7 +40,7 @@ class Host:
             keep_rows=contract.keep_rows,
         )
         bits = result.unclipped_bits if contract.count_unclipped else None
-        rows = result.rows().cpu().numpy() if contract.keep_rows else None
+        rows = None if result.rows is None else result.rows.numpy()
         answer = wire.NodeSum(result.total.cpu().numpy(), simulation_only(result), bits, rows)
         return wire.train_reply(message, layout, answer)
 

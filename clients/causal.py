@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from clients import loss
-from clients.packing import Stack
+from clients.feed import Batch
 from sim.errors import ConfigurationError
 
 
 class NextToken:
     """What a causal model is asked for; ``losses`` sees the adapter that is attached, if any."""
+
+    padding = 0
 
     def __init__(self, base: Any) -> None:
         if not is_causal(lambda x: base(input_ids=x, use_cache=False).logits, probe(base)):
@@ -27,21 +29,17 @@ class NextToken:
         self._base = base
         self._head = _plain_head(base)
 
-    def losses(self, stack: Stack) -> tuple[Tensor, Tensor]:
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Weighted sum of the losses (scalar), and (predicted tokens,) NLL in nats."""
-        device = self._base.device
-        tokens = torch.from_numpy(stack.tokens).to(device, non_blocking=True)
-        positions = torch.from_numpy(stack.positions()).to(device, non_blocking=True)
-        weights = torch.from_numpy(stack.token_weights()).to(device, non_blocking=True)
-        inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].flatten()[positions]
         if self._head is None:
-            logits = self._base(input_ids=inputs, use_cache=False).logits.flatten(0, 1)
-            chosen = logits.index_select(0, positions).float()
-            nll = nn.functional.cross_entropy(chosen, targets, reduction="none")
-            return weights @ nll, nll
-        hidden = self._base.base_model(input_ids=inputs, use_cache=False).last_hidden_state
-        chosen = hidden.flatten(0, 1).index_select(0, positions)
-        return loss.head_loss(chosen, self._head.weight, self._head.bias, targets, weights)
+            logits = self._base(input_ids=batch.inputs, use_cache=False).logits.flatten(0, 1)
+            chosen = logits.index_select(0, batch.positions).float()
+            nll = nn.functional.cross_entropy(chosen, batch.targets, reduction="none")
+            return batch.weights @ nll, nll
+        hidden = self._base.base_model(input_ids=batch.inputs, use_cache=False).last_hidden_state
+        chosen = hidden.flatten(0, 1).index_select(0, batch.positions)
+        weight, bias = self._head.weight, self._head.bias
+        return loss.head_loss(chosen, weight, bias, batch.targets, batch.weights)
 
 
 @torch.no_grad()

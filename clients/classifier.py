@@ -11,12 +11,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from clients import causal
-from clients.packing import Stack
+from clients.feed import Batch
 from sim.errors import ConfigurationError
 
 
@@ -30,7 +29,7 @@ class Classification:
     def __init__(self, base: Any) -> None:
         self._base = base
         pad = base.config.pad_token_id
-        self._padding = 0 if pad is None else pad
+        self.padding = 0 if pad is None else pad
         self._decodes = hasattr(base, "score")  # as transformers names a decoder's head
         if not (self._head_reads_last() if self._decodes else self._mask_hides()):
             raise ConfigurationError(
@@ -38,28 +37,18 @@ class Classification:
                 "RoBERTa does; choose a model that does."
             )
 
-    def losses(self, stack: Stack) -> tuple[Tensor, Tensor]:
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Weighted sum of the losses (scalar), and (rows,) NLL of each row's class in nats."""
-        weights = torch.from_numpy(stack.token_weights()).to(self._base.device, non_blocking=True)
-        nll = nn.functional.cross_entropy(self.logits(stack), self.classes(stack), reduction="none")
-        return weights @ nll, nll
+        nll = nn.functional.cross_entropy(self.logits(batch), batch.targets, reduction="none")
+        return batch.weights @ nll, nll
 
-    def classes(self, stack: Stack) -> Tensor:
-        """(rows,) int64: the class of each row."""
-        true = stack.tokens[:, 1:].ravel()[stack.positions()]
-        return torch.from_numpy(true).to(self._base.device, non_blocking=True)
-
-    def logits(self, stack: Stack) -> Tensor:
+    def logits(self, batch: Batch) -> Tensor:
         """(rows, classes) float32."""
-        read = stack.lengths - 1  # tokens of the text
-        tokens, inside = stack.tokens[:, :-1], np.arange(stack.tokens.shape[1] - 1) < read[:, None]
-        inputs = torch.from_numpy(np.where(inside, tokens, self._padding)).to(self._base.device)
         if self._decodes:
-            last = torch.from_numpy(stack.positions()).to(self._base.device)
-            hidden = self._hidden(inputs).flatten(0, 1).index_select(0, last)
+            hidden = self._hidden(batch.inputs).flatten(0, 1).index_select(0, batch.positions)
             return self._base.score(hidden).float()
-        mask = torch.from_numpy(inside.astype(np.int64)).to(self._base.device)
-        return self._base(input_ids=inputs, attention_mask=mask).logits.float()
+        mask = batch.inside.long()
+        return self._base(input_ids=batch.inputs, attention_mask=mask).logits.float()
 
     def _hidden(self, inputs: Tensor) -> Tensor:
         return self._base.base_model(input_ids=inputs, use_cache=False).last_hidden_state
@@ -78,7 +67,7 @@ class Classification:
         """Whether masked tokens behind a text change nothing."""
         tokens = self._probe()
         padded, mask = tokens.clone(), torch.ones_like(tokens)
-        padded[:, 4:], mask[:, 4:] = self._padding, 0
+        padded[:, 4:], mask[:, 4:] = self.padding, 0
         alone = self._base(input_ids=tokens[:, :4]).logits
         return self._close(alone, self._base(input_ids=padded, attention_mask=mask).logits)
 
@@ -92,4 +81,4 @@ class Classification:
     def _probe(self) -> Tensor:
         """(1, 8) tokens, none of them the one that the model pads by."""
         tokens = causal.probe(self._base)
-        return torch.where(tokens == self._padding, 0, tokens)
+        return torch.where(tokens == self.padding, 0, tokens)

@@ -16,19 +16,29 @@ Formal guarantees, for rows of D numbers in float32 or narrower, of any value:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+# float64 numbers held at a time: what a CPU keeps in cache, and what keeps a GPU busy.
+_CHUNK = {"cpu": 1 << 18, "cuda": 1 << 26}
+
 
 @dataclass(frozen=True)
 class ClippedSum:
-    """What a stack adds to the round, and what only a simulation may look at."""
+    """What a block adds to the round, and what only a simulation may look at."""
 
-    total: Tensor  # (D,) float64: sum of ``rows``
-    rows: Tensor  # (finite lanes, D) float64, clipped; a row that is not finite is left out
+    total: Tensor  # (D,) float64: sum of ``rows()``
     norms: Tensor  # (lanes,) float64 before the clip, inf where not finite; simulation_only
+    unclipped: Tensor  # (lanes, D) as they came
+    factors: Tensor  # (lanes,) float64: what each lane is multiplied by, 0 where not finite
+
+    def rows(self) -> Tensor:
+        """(finite lanes, D) float64, clipped; a row that is not finite is left out."""
+        finite = torch.isfinite(self.norms)
+        return self.unclipped[finite].double() * self.factors[finite, None]
 
 
 def unclipped_bits(norms: Tensor, clip_norm: float) -> float:
@@ -43,21 +53,29 @@ def unclipped_bits(norms: Tensor, clip_norm: float) -> float:
 def clipped_sum(rows: Tensor, clip_norm: float) -> ClippedSum:
     """Clip each row of ``rows (lanes, D)`` to ``clip_norm`` and add them up.
 
+    Two passes over the rows, a few columns of all lanes at a time: no float64 copy of them is held.
+
     Raises:
         ValueError: if ``clip_norm`` is not positive.
     """
     if not clip_norm > 0:
         raise ValueError(f"Expected {clip_norm=} > 0.")
-    wide = rows.to(torch.float64, copy=True)
-    norms = torch.linalg.vector_norm(wide, dim=1)
+    parts = [torch.linalg.vector_norm(wide, dim=1) for _, wide in _columns(rows)]
+    norms = torch.linalg.vector_norm(torch.stack(parts), dim=0)
     finite = torch.isfinite(norms)
-    wide.masked_fill_(~finite[:, None], 0.0)
     # Adding D squares errs by at most D 2^-53 of their sum (Higham 2002, 4.2), scaling by a few
     # 2^-53 more: aiming so much below C keeps the true norm at or below C.
     limit = clip_norm * (1.0 - (rows.shape[1] + 8) * 2.0**-53)
-    wide *= torch.where(finite, (limit / norms).clamp(max=1.0), 0.0)[:, None]
-    return ClippedSum(
-        total=wide.sum(0),
-        rows=wide if finite.all() else wide[finite],
-        norms=norms.masked_fill(~finite, torch.inf),
-    )
+    factors = torch.where(finite, (limit / norms).clamp(max=1.0), 0.0)
+    total = torch.empty(rows.shape[1], dtype=torch.float64, device=rows.device)
+    for part, wide in _columns(rows):
+        total[part] = factors @ wide.masked_fill_(~finite[:, None], 0.0)
+    return ClippedSum(total, norms.masked_fill(~finite, torch.inf), rows, factors)
+
+
+def _columns(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """All columns of ``rows (lanes, D)``, some at a time, as a float64 copy."""
+    width = max(1, _CHUNK[rows.device.type] // max(1, len(rows)))
+    for start in range(0, rows.shape[1], width):
+        part = slice(start, start + width)
+        yield part, rows[:, part].to(torch.float64, copy=True)

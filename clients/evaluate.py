@@ -82,7 +82,7 @@ def evaluate(
         return _classified(model, adapter, stacks, np.array([record[-1] for record in records]))
     total = torch.zeros((), dtype=torch.float64, device=adapter.device)
     for stack in stacks:
-        total += model.token_losses(adapter, stack).double().sum()
+        total += model.token_losses(adapter, model.load(stack)).double().sum()
     tokens = sum(map(masking.predicted, records))
     return Evaluation(float(total) / tokens, tokens)
 
@@ -93,7 +93,7 @@ def _classified(
     """Loss and accuracy; ``classes`` (records,) are those of all the stacks."""
     loss, right = (torch.zeros((), dtype=torch.float64, device=adapter.device) for _ in range(2))
     for stack in stacks:
-        logits, true = model.class_logits(adapter, stack)
+        logits, true = model.class_logits(adapter, model.load(stack))
         loss += torch.nn.functional.cross_entropy(logits.double(), true, reduction="sum")
         right += (logits.argmax(1) == true).sum()
     return Evaluation(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import torch
 import transformers
 from torch import Tensor
 
-from clients import adapter, lora
+from clients import adapter, feed, lora, speed
 from clients.adapter import LoraSettings
 from clients.causal import NextToken
 from clients.classifier import Classification
+from clients.feed import Batch
 from clients.packing import Stack
 from sim.errors import ConfigurationError
 from sim.wire import Layout
@@ -35,7 +37,7 @@ class LanguageModel:
     """
 
     def __init__(self, base: Any, settings: LoraSettings, classes: int | None = None) -> None:
-        base.requires_grad_(False).eval()
+        speed.fuse_activations(base.requires_grad_(False).eval())
         self.config = base.config
         self.classes = classes
         built = adapter.build_in(base, settings, "CAUSAL_LM" if classes is None else "SEQ_CLS")
@@ -60,11 +62,15 @@ class LanguageModel:
             digest.update(content.numpy())
         return digest.hexdigest()
 
+    def load(self, stack: Stack) -> Batch:
+        """The stack's tensors on the device."""
+        return feed.load(stack, self.device, self._task.padding)
+
     def leaves(self, adapters: Tensor, lanes: int) -> list[Tensor]:
         """Stacked leaves (lanes, ...) of adapters, one for each tensor of the layout.
 
         Args:
-            adapters: (D,), shared by all lanes, or (lanes, D).
+            adapters: (D,), shared by all lanes and by their leaves' memory, or (lanes, D).
         """
         rows = adapters.expand(lanes, -1)
         return [
@@ -72,7 +78,7 @@ class LanguageModel:
             for part, shape in self.layout.parts()
         ]
 
-    def gradients(self, adapters: Tensor, stack: Stack) -> tuple[Tensor, Tensor]:
+    def gradients(self, adapters: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Per-lane gradient of a stack's weighted loss.
 
         Args:
@@ -81,25 +87,32 @@ class LanguageModel:
         Returns:
             (lanes of the stack, D) float32, and the sum of the weighted losses (scalar).
         """
-        leaves = self.leaves(adapters, len(stack.lanes))
+        leaves = self.leaves(adapters, len(batch.lanes))
         with self._adapted(leaves):
-            total, _ = self._task.losses(stack)
+            total, _ = self._task.losses(batch)
             grads = torch.autograd.grad(total, leaves)
-        return torch.cat([grad.flatten(1) for grad in grads], dim=1), total.detach()
+        return self._flat(grads), total.detach()
+
+    def _flat(self, grads: Sequence[Tensor]) -> Tensor:
+        """(lanes, D) of the leaves' gradients, whichever way these lie in memory."""
+        rows = torch.empty(len(grads[0]), self.layout.size, device=self.device)
+        for grad, (part, _) in zip(grads, self.layout.parts(), strict=True):
+            rows[:, part].view(grad.shape).copy_(grad)
+        return rows
 
     @torch.no_grad()
-    def token_losses(self, adapter: Tensor | None, stack: Stack) -> Tensor:
+    def token_losses(self, adapter: Tensor | None, batch: Batch) -> Tensor:
         """(predicted tokens,) NLL in nats, row after row, under one adapter (D,).
 
         None switches the adapter off: the losses are those of the public base model.
         """
         if adapter is None:
-            return self._task.losses(stack)[1]
+            return self._task.losses(batch)[1]
         with self._adapted(self.leaves(adapter, 1)):
-            return self._task.losses(stack)[1]
+            return self._task.losses(batch)[1]
 
     @torch.no_grad()
-    def class_logits(self, adapter: Tensor, stack: Stack) -> tuple[Tensor, Tensor]:
+    def class_logits(self, adapter: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """(rows, classes) float32 logits under one adapter (D,), and (rows,) the true classes.
 
         Raises:
@@ -108,7 +121,7 @@ class LanguageModel:
         if not isinstance(self._task, Classification):
             raise TypeError("A model of next tokens has no class logits.")
         with self._adapted(self.leaves(adapter, 1)):
-            return self._task.logits(stack), self._task.classes(stack)
+            return self._task.logits(batch), batch.targets
 
     @contextlib.contextmanager
     def _adapted(self, leaves: list[Tensor]):

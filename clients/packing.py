@@ -8,7 +8,8 @@ large. Knows no model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,8 @@ from sim import masking
 
 # The token sequences of one privacy unit, signed as in `sim.masking`, each with some to predict.
 Unit = list[np.ndarray]
+
+_SORTED_TOGETHER = 16  # blocks whose units are sorted by length together
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Stack:
     learned: np.ndarray  # (rows, positions) bool: where the next token is one the loss counts
     lanes: np.ndarray  # (lanes,) int64: which lane of the block each lane of the stack belongs to
     row_weights: np.ndarray  # (rows,) float32: 1 / records of the row's unit
+    records: Sequence[tuple[int, np.ndarray]]  # lane of the block and record of each row
 
     def positions(self) -> np.ndarray:
         """(predicted tokens,) int64 into flattened (rows, positions)."""
@@ -48,11 +52,16 @@ def known(record: np.ndarray, vocabulary: int) -> bool:
     return int(masking.tokens(record).max()) < vocabulary
 
 
-def blocks(units: Sequence[Unit], max_lanes: int) -> Iterator[list[Unit]]:
-    """Groups of at most ``max_lanes`` units of similar length; empty units are left out."""
-    filled = sorted((unit for unit in units if unit), key=lambda unit: -max(map(len, unit)))
-    for start in range(0, len(filled), max_lanes):
-        yield filled[start : start + max_lanes]
+def blocks(units: Iterable[Unit], max_lanes: int) -> Iterator[list[Unit]]:
+    """Groups of at most ``max_lanes`` units of similar length; empty units are left out.
+
+    Units are taken some blocks at a time, so that no more of a cohort is held.
+    """
+    filled = (unit for unit in units if unit)
+    while taken := list(itertools.islice(filled, _SORTED_TOGETHER * max_lanes)):
+        taken.sort(key=lambda unit: -max(map(len, unit)))
+        for start in range(0, len(taken), max_lanes):
+            yield taken[start : start + max_lanes]
 
 
 def stacks(block: Sequence[Unit], max_tokens: int) -> Iterator[Stack]:
@@ -85,4 +94,15 @@ def _stack(rows: list[tuple[int, np.ndarray]], weights: np.ndarray) -> Stack:
         learned=masking.learned(signed),
         lanes=lanes if even else owners,
         row_weights=weights[owners],
+        records=rows,
     )
+
+
+def halves(stack: Stack) -> list[Stack]:
+    """The rows of a stack of several in two stacks: what is left to do where memory ran out."""
+    weights = np.zeros(1 + max(lane for lane, _ in stack.records), np.float32)
+    weights[[lane for lane, _ in stack.records]] = stack.row_weights
+    middle = len(stack.records) // 2
+    return [
+        _stack(list(part), weights) for part in (stack.records[:middle], stack.records[middle:])
+    ]

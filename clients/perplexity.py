@@ -51,7 +51,7 @@ def _usable(record: np.ndarray, vocabulary: int) -> bool:
 
 def _mean_losses(model: LanguageModel, stack: Stack) -> np.ndarray:
     """(rows,) float64 nats a predicted token."""
-    losses = model.token_losses(None, stack).double().cpu().numpy()
+    losses = model.token_losses(None, model.load(stack)).double().cpu().numpy()
     counts = stack.predicted()
     rows = np.repeat(np.arange(len(counts)), counts)
     return np.bincount(rows, losses) / counts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from clients.packing import Unit
@@ -10,14 +12,16 @@ from sim.population import Population
 from sim.wire import Assignment, Contract
 
 
-def fetch(population: Population, contract: Contract, assignment: Assignment) -> list[Unit]:
+def fetch(population: Population, contract: Contract, assignment: Assignment) -> Iterator[Unit]:
     """One unit per assigned user, or per assigned record slot; empty positions give empty units.
+
+    Each is read and selected when it is asked for: no cohort is held in memory.
 
     Selection is keyed by the user's stable key (and the round, where the rule draws anew), so what
     one user contributes does not depend on who else exists.
     """
     if contract.unit == "user":
-        return [_selected(population, contract, user) for user in assignment.users.tolist()]
+        return (_selected(population, contract, user) for user in assignment.users.tolist())
     return _slot_units(population, contract, assignment)
 
 
@@ -35,8 +39,9 @@ def _selected(population: Population, contract: Contract, user: int) -> Unit:
     return rule(own, contract.records_per_user, contract.max_tokens, source)
 
 
-def _slot_units(population: Population, contract: Contract, assignment: Assignment) -> list[Unit]:
-    units: list[Unit] = []
+def _slot_units(
+    population: Population, contract: Contract, assignment: Assignment
+) -> Iterator[Unit]:
     owners, starts = np.unique(assignment.users, return_index=True)
     for user, slots in zip(owners.tolist(), np.split(assignment.slots, starts[1:]), strict=True):
         chosen = _selected(population, contract, user)
@@ -47,6 +52,6 @@ def _slot_units(population: Population, contract: Contract, assignment: Assignme
             resample=contract.resample,
             source=rng.generator(contract.seed, "resample", key),
         )
-        records = (filled[slot] for slot in slots.tolist())
-        units += [[] if record is None else [record] for record in records]
-    return units
+        for slot in slots.tolist():
+            record = filled[slot]
+            yield [] if record is None else [record]

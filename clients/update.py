@@ -1,6 +1,7 @@
 """From the units of a cohort to one sum of clipped updates: what a node does in a round.
 
 1. `packing.blocks` groups the units, `packing.stacks` cuts a block's records into forward passes.
+   Units are fetched as they are needed.
 2. Each unit has a lane: its gradient is the mean over its records of the record's mean token loss.
 3. A lane takes ``local_steps`` steps of plain gradient descent from the global adapter, and its
    update is the difference: with one step, ``-local_lr * gradient``. No state of a lane outlives
@@ -11,34 +12,23 @@
    the scaled updates.
 
 A failed unit (tokens the model does not know, an update that is not finite) contributes zero and is
-counted.
+counted. Nothing in a round waits for the device before its end: what is counted stays there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from clients import clip, packing
+from clients import clip, feed, packing
+from clients.engine import EngineSettings
+from clients.feed import Batch
 from clients.model import LanguageModel
 from clients.packing import Unit
-from sim.errors import ConfigurationError
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineSettings:
-    """Speed and memory only: no setting here changes the sum beyond float tolerance."""
-
-    max_tokens: int = 4096  # positions of one forward pass
-    max_lanes: int = 128  # units whose gradients are held at a time
-
-    def __post_init__(self) -> None:
-        for name, value in (("max_tokens", self.max_tokens), ("max_lanes", self.max_lanes)):
-            if value < 1:
-                raise ConfigurationError(f"engine.{name}={value}: must be at least 1.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,30 +39,34 @@ class LocalTraining:
     lr: float = 1.0
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class CohortSum:
-    """Running sum over units; all but total, bits and rows is simulation_only."""
+    """Sum over units; all but total, unclipped_bits and rows is simulation_only."""
 
     total: Tensor  # (D,) float64
-    unclipped_bits: float = 0.0  # of units with records; for the server where the clip adapts
-    parts: list[Tensor] = field(default_factory=list)  # each (units, D) of a block, if kept
-    units: int = 0
-    failed: int = 0
-    clipped: int = 0
-    norms: float = 0.0  # sum of finite update norms before the clip
-    losses: float = 0.0  # sum over units of the mean loss of their records
-    tokens: int = 0
-    records: int = 0
+    unclipped_bits: float  # of units with records; for the server where the clip adapts
+    rows: Tensor | None  # (units, D) float64 clipped updates in no particular order, if kept
+    units: int  # with records
+    failed: int
+    clipped: int
+    norms: float  # sum of finite update norms before the clip
+    losses: float  # sum over units of the mean loss of their records
+    tokens: int
+    records: int
 
-    def rows(self) -> Tensor:
-        """(units, D) float64 clipped updates that were kept, in no particular order."""
-        return torch.cat(self.parts) if self.parts else self.total.new_zeros(0, len(self.total))
+
+@dataclass(frozen=True)
+class Block:
+    """Units whose gradients are held together, and their stacks on the device."""
+
+    units: Sequence[Unit]
+    batches: Sequence[Batch]
 
 
 def cohort_sum(
     model: LanguageModel,
     adapter: Tensor,
-    units: Sequence[Unit],
+    units: Iterable[Unit],
     *,
     clip_norm: float,
     local: LocalTraining,
@@ -88,71 +82,109 @@ def cohort_sum(
         scale: (D,) float32 on the model's device, public; None multiplies nothing.
         keep_rows: keep every clipped update; that of a failed unit is none.
     """
-    result = CohortSum(torch.zeros(len(adapter), dtype=torch.float64, device=adapter.device))
-    known = [unit for unit in units if _known(unit, model.vocabulary)]
-    result.failed = len(units) - len(known)
-    for block in packing.blocks(known, engine.max_lanes):
-        updates, losses = block_updates(model, adapter, block, local, engine.max_tokens)
+    total = torch.zeros(len(adapter), dtype=torch.float64, device=adapter.device)
+    loss = torch.zeros((), dtype=torch.float64, device=adapter.device)
+    norms, rows = [total.new_zeros(0)], [total.new_zeros(0, len(total)).cpu()]
+    counted = _Counted()
+    for block in _blocks(model, counted.known(units, model.vocabulary), engine):
+        updates, losses = block_updates(model, adapter, block, local, engine)
         if scale is not None:
             updates *= scale
         clipped = clip.clipped_sum(updates, clip_norm)
-        result.total += clipped.total
+        total += clipped.total
+        loss += losses
+        norms.append(clipped.norms)
         if keep_rows:
-            result.parts.append(clipped.rows.cpu())
-        _count(result, block, clipped, losses, clip_norm)
-    return result
+            rows.append(clipped.rows().cpu())
+    before = torch.cat(norms).cpu()
+    finite = torch.isfinite(before)
+    return CohortSum(
+        total=total,
+        unclipped_bits=clip.unclipped_bits(before, clip_norm),
+        rows=torch.cat(rows) if keep_rows else None,
+        units=counted.units,
+        failed=counted.unknown + int((~finite).sum()),
+        clipped=int((before > clip_norm).sum()),
+        norms=float(before[finite].sum()),
+        losses=float(loss),
+        tokens=counted.tokens,
+        records=counted.records,
+    )
+
+
+def _blocks(model: LanguageModel, units: Iterable[Unit], engine: EngineSettings) -> Iterator[Block]:
+    def loaded(block: Sequence[Unit]) -> Block:
+        return load_block(model, block, engine.max_tokens)
+
+    return feed.ahead(packing.blocks(units, engine.max_lanes), loaded, model.device)
+
+
+def load_block(model: LanguageModel, units: Sequence[Unit], max_tokens: int) -> Block:
+    """Pack the records of some units, and start their way to the device."""
+    return Block(units, [model.load(stack) for stack in packing.stacks(units, max_tokens)])
 
 
 def block_updates(
     model: LanguageModel,
     adapter: Tensor,
-    block: Sequence[Unit],
+    block: Block,
     local: LocalTraining,
-    max_tokens: int,
+    engine: EngineSettings,
 ) -> tuple[Tensor, Tensor]:
     """Updates (units of the block, D) before the clip, and the block's summed loss at the start."""
-    gradient, loss = _block_gradient(model, adapter, block, max_tokens)
+    gradient, loss = _block_gradient(model, adapter, block, engine)
     updates = gradient.mul_(-local.lr)
     for _ in range(local.steps - 1):
-        gradient, _ = _block_gradient(model, adapter + updates, block, max_tokens)
+        gradient, _ = _block_gradient(model, adapter + updates, block, engine)
         updates -= local.lr * gradient
     return updates, loss
 
 
 def _block_gradient(
-    model: LanguageModel, adapters: Tensor, block: Sequence[Unit], max_tokens: int
+    model: LanguageModel, adapters: Tensor, block: Block, engine: EngineSettings
 ) -> tuple[Tensor, Tensor]:
     """Per-unit gradients at adapters (D,), shared, or (units, D), one each."""
-    size = adapters.shape[-1]
-    gradient = torch.zeros(len(block), size, device=adapters.device)
+    gradient = torch.zeros(len(block.units), adapters.shape[-1], device=adapters.device)
     loss = torch.zeros((), device=adapters.device)
-    for stack in packing.stacks(block, max_tokens):
-        lanes = torch.from_numpy(stack.lanes).to(adapters.device)
-        start = adapters if adapters.dim() == 1 else adapters[lanes]
-        part, part_loss = model.gradients(start, stack)
-        gradient.index_add_(0, lanes, part)
-        loss += part_loss
+    for batch in block.batches:
+        for lanes, part, part_loss in _gradients(model, adapters, batch, engine):
+            gradient.index_add_(0, lanes, part)
+            loss += part_loss
     return gradient, loss
 
 
-def _known(unit: Unit, vocabulary: int) -> bool:
-    """Checked before anything reaches the device, where an unknown token would end the process."""
-    return all(packing.known(record, vocabulary) for record in unit)
+def _gradients(
+    model: LanguageModel, adapters: Tensor, batch: Batch, engine: EngineSettings
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Lanes of a stack, their gradients, and the loss; in halves where memory runs out."""
+    pending = [batch]
+    while pending:
+        part = pending.pop()
+        start = adapters if adapters.dim() == 1 else adapters[part.lanes]
+        compute = functools.partial(model.gradients, start, part)
+        found = engine.attempt(compute, rows=len(part.inputs))
+        if found is None:
+            pending += [model.load(half) for half in packing.halves(part.stack)]
+        else:
+            yield part.lanes, *found
 
 
-def _count(
-    result: CohortSum,
-    block: Sequence[Unit],
-    clipped: clip.ClippedSum,
-    losses: Tensor,
-    clip_norm: float,
-) -> None:
-    finite = torch.isfinite(clipped.norms)
-    result.unclipped_bits += clip.unclipped_bits(clipped.norms, clip_norm)
-    result.units += len(block)
-    result.failed += int((~finite).sum())
-    result.clipped += int((clipped.norms > clip_norm).sum())
-    result.norms += float(clipped.norms[finite].sum())
-    result.losses += float(losses)
-    result.records += sum(map(len, block))
-    result.tokens += sum(len(record) for unit in block for record in unit)
+@dataclass
+class _Counted:
+    """Figures of the units that pass by."""
+
+    units: int = 0
+    unknown: int = 0
+    records: int = 0
+    tokens: int = 0
+
+    def known(self, units: Iterable[Unit], vocabulary: int) -> Iterator[Unit]:
+        """Units whose tokens the model has: on a device, an unknown one would end the process."""
+        for unit in units:
+            if not all(packing.known(record, vocabulary) for record in unit):
+                self.unknown += 1
+            elif unit:
+                self.units += 1
+                self.records += len(unit)
+                self.tokens += sum(map(len, unit))
+                yield unit

@@ -36,7 +36,7 @@ def score(ready: Prepared, adapter: np.ndarray) -> evaluate.Evaluation:
         torch.from_numpy(adapter.astype(np.float32)).to(model.device),
         ready.world.corpus.heldout,
         seq_len=ready.settings.model.seq_len,
-        max_tokens=ready.settings.engine.max_tokens,
+        max_tokens=ready.engine.max_tokens,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 
+from clients.engine import EngineSettings
 from server import ledger, optimizer
 from sim import header, planning, world
 from sim.errors import ConfigurationError
@@ -30,6 +31,7 @@ class Prepared:
     world: World
     plan: Plan
     optimizer: optimizer.ServerOptimizer
+    engine: EngineSettings
     facts: Mapping[str, Any]  # the ledger's header
 
 
@@ -49,6 +51,7 @@ def prepare(settings: Settings, load: LoadWorld = world.load) -> Prepared:
         world=here,
         plan=made,
         optimizer=stepped,
+        engine=world.engine(settings, here),
         facts=header.header(settings, made, layout=layout, base=base, rescaled=stepped.rescales),
     )
 

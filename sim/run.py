@@ -13,7 +13,7 @@ from typing import Any
 from flwr.app import ArrayRecord, Context, MetricRecord, RecordDict
 from omegaconf import OmegaConf
 
-from clients import evaluate, update
+from clients import evaluate
 from clients.app import Host, client_app
 from server import accounting, chain
 from server.app import server_app
@@ -51,7 +51,7 @@ def run(
         StoppedError: a node failed twice; the run can be resumed.
     """
     ready = prepare.prepare(settings, load)
-    minutes = estimate.minutes(settings, ready.plan, ready.world.model)
+    minutes = estimate.minutes(settings, ready.plan, ready.world.model, ready.engine.max_tokens)
     with _open_ledger(ready, config) as ledger:
         _print_start(ready, minutes)
         tracker = _tracker(settings)
@@ -79,7 +79,9 @@ def _train(
     before = outcome.score(ready, here.model.initial.numpy())
     tracker.log(0, before.metrics())
     left = max(0, plan.rounds - ledger.rounds_intended)
-    host = Host(here.model, terms.train_population(ready.settings, here), _engine(ready.settings))
+    host = Host(
+        here.model, terms.train_population(ready.settings, here, ready.engine), ready.engine
+    )
     scored: dict[int, evaluate.Evaluation] = {}  # by rounds spent
     with Progress(plan.rounds) as progress:
         progress.update(ledger.rounds_intended, score=before.headline)
@@ -217,12 +219,6 @@ def _tracker(settings: Settings) -> track.Tracker:
         simulation_only=keep,
     )
     return track.Fanout(lines, wandb)
-
-
-def _engine(settings: Settings) -> update.EngineSettings:
-    return update.EngineSettings(
-        max_tokens=settings.engine.max_tokens, max_lanes=settings.engine.max_lanes
-    )
 
 
 def _print_start(ready: Prepared, minutes: float | None) -> None:

@@ -115,13 +115,10 @@ class Privacy(Closed):
 
 @dataclass(frozen=True, kw_only=True)
 class Engine(Closed):
-    max_tokens: Whole
-    max_lanes: Whole
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 1:
-                raise ConfigurationError(f"engine.{name}={value}: must be at least 1.")
+    max_tokens: Count | Literal["auto"]
+    max_lanes: Count | Literal["auto"]
+    compile: bool
+    checkpointing: bool
 
 
 @dataclass(frozen=True, kw_only=True)

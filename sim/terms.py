@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from clients.engine import EngineSettings
 from sim import cache, scoring, selection, wire
 from sim.planning import Plan
 from sim.population import Population
@@ -27,7 +28,7 @@ def contract(settings: Settings, plan: Plan) -> wire.Contract:
     )
 
 
-def train_population(settings: Settings, here: World) -> Population:
+def train_population(settings: Settings, here: World, engine: EngineSettings) -> Population:
     """The training records, with their scores where the selection sorts by them."""
     if settings.selection.rule not in selection.BY_PERPLEXITY:
         return here.corpus.train
@@ -35,6 +36,6 @@ def train_population(settings: Settings, here: World) -> Population:
         here.corpus.train,
         here.model,
         seq_len=settings.model.seq_len,
-        max_tokens=settings.engine.max_tokens,
+        max_tokens=engine.max_tokens,
         cache_folder=cache.cache_root(),
     )

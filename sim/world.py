@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from clients import embedded, model
+from clients import embedded, model, speed
 from clients.adapter import LoraSettings
+from clients.engine import EngineSettings, fitted
 from clients.tokens import TokenizerEncode
 from sim import cache, datasets, form_letters, masking, quiet, synthetic
 from sim.corpus import Corpus
@@ -71,6 +72,20 @@ def load(data: Data, asked: Model, seed: int, device_name: str) -> World:
         base=path,
         base_name=names[asked.kind],
         revision=getattr(base.config, "_commit_hash", None),
+    )
+
+
+def engine(settings: Settings, here: World) -> EngineSettings:
+    """How much this machine computes at a time; switches on what the model was asked to do."""
+    asked = settings.engine
+    speed.checkpoint(here.model.module, asked.checkpointing)
+    if asked.compile:
+        speed.compile_layers(here.model.module)
+    return fitted(
+        here.model,
+        settings.model.seq_len,
+        None if asked.max_tokens == "auto" else asked.max_tokens,
+        None if asked.max_lanes == "auto" else asked.max_lanes,
     )
 
 

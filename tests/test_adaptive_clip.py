@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from clients import clip, update
+from clients.engine import EngineSettings
 from server.adaptive_clip import AdaptiveClip
 from server.group_privacy import GroupPrivacy
 from server.mechanism import CohortSum
@@ -179,7 +180,7 @@ def test_bits_count_units_within_the_clip_norm_and_not_failed_ones(norms, clip_n
 def test_units_without_records_and_failed_units_add_nothing_to_the_bits():
     model = tiny.language_model()
     units = [*tiny.ragged_units(3), [], [np.array([tiny.VOCABULARY, 1])], []]
-    options = {"local": update.LocalTraining(), "engine": update.EngineSettings()}
+    options = {"local": update.LocalTraining(), "engine": EngineSettings()}
     for clip_norm, wanted in ((1e9, 1.5), (1e-9, -1.5)):
         result = update.cohort_sum(model, model.initial, units, clip_norm=clip_norm, **options)
         assert result.unclipped_bits == wanted

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from clients import update
+from clients.engine import EngineSettings
 from server import accounting, sampling, schema
 from server.accounting import truncated
 from server.group_privacy import GroupPrivacy
@@ -95,7 +96,7 @@ def test_smaller_stacks_drop_nobody():
     model = tiny.language_model()
     units, sums = tiny.ragged_units(12), []
     for size in (16, 4096):
-        engine = update.EngineSettings(max_tokens=size, max_lanes=size)
+        engine = EngineSettings(max_tokens=size, max_lanes=size)
         sums.append(
             update.cohort_sum(
                 model, model.initial, units, clip_norm=0.02, local=update.LocalTraining(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lanes
 import numpy as np
 import peft
 import pytest
@@ -15,6 +16,7 @@ from tiny_classes import CLASSES, DECODERS, ENCODERS, FAMILIES
 from clients import clip, export, packing, update
 from clients import model as models
 from clients.adapter import LoraSettings
+from clients.engine import EngineSettings
 from clients.evaluate import evaluate
 from clients.model import LanguageModel
 from sim.errors import ConfigurationError
@@ -52,7 +54,7 @@ def head_mask(model):
 def test_a_units_update_equals_plain_peft_alone(family, max_tokens):
     model = tiny_classes.classifier(family)
     adapter, units, head = tiny_classes.moved(model), tiny_classes.units(5), head_mask(model)
-    got, _ = update.block_updates(model, adapter, units, update.LocalTraining(), max_tokens)
+    got, _ = lanes.block_updates(model, adapter, units, update.LocalTraining(), max_tokens)
     for row, unit in zip(got, units, strict=True):
         wanted = peft_update(model, family, adapter, unit)
         assert relative_error(row[head], wanted[head]) < 1e-5
@@ -64,7 +66,7 @@ def test_local_steps_equal_plain_sgd_alone(family):
     model = tiny_classes.classifier(family)
     adapter, units = tiny_classes.moved(model), tiny_classes.units(4)
     local = update.LocalTraining(steps=3, lr=0.3)
-    got, _ = update.block_updates(model, adapter, units, local, max_tokens=64)
+    got, _ = lanes.block_updates(model, adapter, units, local, max_tokens=64)
     for row, unit in zip(got, units, strict=True):
         assert relative_error(row, peft_update(model, family, adapter, unit, 3, 0.3)) < 1e-4
 
@@ -99,10 +101,10 @@ def test_the_whole_head_is_trained_from_its_first_values_and_no_lora_is_in_it(fa
 def test_the_sum_does_not_depend_on_stacks_lanes_or_order(family, clip_norm):
     model, units = tiny_classes.classifier(family), tiny_classes.units(12)
     adapter, local = tiny_classes.moved(model), update.LocalTraining()
-    alone = [update.block_updates(model, adapter, [u], local, 10**6)[0] for u in units]
+    alone = [lanes.block_updates(model, adapter, [u], local, 10**6)[0] for u in units]
     wanted = clip.clipped_sum(torch.cat(alone), clip_norm).total
     for max_tokens, max_lanes, order in [(1, 1, 1), (40, 3, -1), (97, 5, 1), (10**6, 100, -1)]:
-        engine = update.EngineSettings(max_tokens=max_tokens, max_lanes=max_lanes)
+        engine = EngineSettings(max_tokens=max_tokens, max_lanes=max_lanes)
         got = update.cohort_sum(
             model, adapter, units[::order], clip_norm=clip_norm, local=local, engine=engine
         )
@@ -116,8 +118,8 @@ def test_a_units_update_does_not_depend_on_its_neighbours_or_their_padding(famil
     adapter, local = tiny_classes.moved(model), update.LocalTraining()
     unit, *others = tiny_classes.units(7)
     strangers = tiny_classes.units(6, seed=9, longest=40)
-    first, _ = update.block_updates(model, adapter, [unit, *others], local, 10**6)
-    second, _ = update.block_updates(model, adapter, [unit, *strangers], local, 10**6)
+    first, _ = lanes.block_updates(model, adapter, [unit, *others], local, 10**6)
+    second, _ = lanes.block_updates(model, adapter, [unit, *strangers], local, 10**6)
     assert relative_error(first[0], second[0]) < 1e-5
 
 
@@ -131,7 +133,7 @@ def test_the_class_is_never_read(family):
     for label in range(CLASSES):
         short[0][-1] = label
         [stack] = packing.stacks([[short[0]], [long]], 10**6)
-        logits.append(model.class_logits(adapter, stack)[0])
+        logits.append(model.class_logits(adapter, model.load(stack))[0])
     assert torch.equal(logits[0], logits[1])
     assert torch.equal(logits[0], logits[2])
 
@@ -143,7 +145,7 @@ def test_the_logits_are_those_of_plain_peft(family):
     oracle = tiny_classes.plain(model, family, adapter)
     records = [record for unit in units for record in unit]
     [stack] = packing.stacks([[record] for record in records], 10**6)
-    got, classes = model.class_logits(adapter, stack)
+    got, classes = model.class_logits(adapter, model.load(stack))
     assert classes.tolist() == [int(records[lane][-1]) for lane in stack.lanes]
     for row, lane in zip(got, stack.lanes, strict=True):
         with torch.no_grad():
@@ -157,10 +159,10 @@ def test_one_clip_covers_head_and_adapter_together(family):
     model, head = tiny_classes.classifier(family), head_mask(tiny_classes.classifier(family))
     adapter, local = tiny_classes.moved(model), update.LocalTraining()
     [unit] = tiny_classes.units(1)
-    [row] = update.block_updates(model, adapter, [unit], local, 10**6)[0]
+    [row] = lanes.block_updates(model, adapter, [unit], local, 10**6)[0]
     clip_norm = float(max(row[head].norm(), row[~head].norm())) * 1.001
     assert row.norm() > clip_norm
-    options = {"local": local, "engine": update.EngineSettings()}
+    options = {"local": local, "engine": EngineSettings()}
     got = update.cohort_sum(model, adapter, [unit], clip_norm=clip_norm, **options).total
     assert float(got.norm()) == pytest.approx(clip_norm, rel=1e-6)
     torch.testing.assert_close(got, row.double() * clip_norm / row.double().norm())
@@ -178,7 +180,7 @@ def test_plain_peft_loads_the_exported_folder_with_its_head(family, tmp_path):
     loaded = peft.PeftModel.from_pretrained(base, str(tmp_path)).eval()
     records = [record for unit in tiny_classes.units(4) for record in unit]
     [stack] = packing.stacks([[record] for record in records], 10**6)
-    got, _ = model.class_logits(adapter, stack)
+    got, _ = model.class_logits(adapter, model.load(stack))
     texts = [tiny_classes.parts(records[lane])[0][0] for lane in stack.lanes]
     padded = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=1)
     with torch.no_grad():

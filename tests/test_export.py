@@ -39,10 +39,10 @@ def test_plain_peft_loads_the_folder_and_gives_the_same_token_losses(family, tmp
     export.save(model, adapter.numpy(), tmp_path, base="some/base")
     record = np.arange(2, 16)
     [stack] = stacks([[record]], 100)
-    got = model.token_losses(adapter, stack)
+    got = model.token_losses(adapter, model.load(stack))
     wanted = plain_losses(tmp_path, family, record)
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
-    untrained = model.token_losses(model.initial, stack)
+    untrained = model.token_losses(model.initial, model.load(stack))
     assert (got - untrained).abs().max() > 0.01  # the adapter matters
 
 

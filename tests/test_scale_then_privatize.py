@@ -7,6 +7,7 @@ import functools
 import itertools
 import math
 
+import lanes
 import numpy as np
 import pytest
 import tiny
@@ -14,6 +15,7 @@ import torch
 from scipy import stats
 
 from clients import clip, units, update
+from clients.engine import EngineSettings
 from server.adaptive_clip import AdaptiveClip
 from server.group_privacy import GroupPrivacy
 from server.mechanism import Release
@@ -137,10 +139,10 @@ def test_a_node_clips_what_it_scaled_and_adds_up_nothing_else(scaled):
     model, five = tiny.language_model(), tiny.ragged_units(5)
     adapter, local = model.initial, update.LocalTraining(steps=2, lr=0.3)
     scale = torch.from_numpy(bent(len(adapter))) if scaled else torch.ones(len(adapter))
-    rows = update.block_updates(model, adapter, five, local, 10**6)[0].double() * scale
+    rows = lanes.block_updates(model, adapter, five, local, 10**6)[0].double() * scale
     norms = rows.norm(dim=1, keepdim=True)
     wanted = (rows * (CLIP / norms).clamp(max=1.0)).sum(dim=0)
-    options = {"clip_norm": CLIP, "local": local, "engine": update.EngineSettings()}
+    options = {"clip_norm": CLIP, "local": local, "engine": EngineSettings()}
     got = update.cohort_sum(model, adapter, five, scale=scale, **options)
     np.testing.assert_allclose(got.total, wanted, rtol=1e-3, atol=1e-6 * CLIP)
     assert got.norms == pytest.approx(float(norms.sum()), rel=1e-5)
@@ -151,8 +153,8 @@ def test_a_node_clips_what_it_scaled_and_adds_up_nothing_else(scaled):
 
 def test_a_product_that_overflows_costs_its_unit_and_no_other():
     model, five = tiny.language_model(), tiny.ragged_units(5)
-    local, engine = update.LocalTraining(lr=1e6), update.EngineSettings()
-    rows = update.block_updates(model, model.initial, five, local, 10**6)[0]
+    local, engine = update.LocalTraining(lr=1e6), EngineSettings()
+    rows = lanes.block_updates(model, model.initial, five, local, 10**6)[0]
     second, largest = rows.abs().amax(dim=1).double().sort().values[-2:].tolist()
     limit = torch.finfo(torch.float32).max / math.sqrt(second * largest)
     scale = torch.full_like(model.initial, limit)
@@ -220,7 +222,7 @@ def test_an_adaptive_clip_counts_the_units_that_are_unclipped_in_scaled_space(tm
     people, model = tiny.people(USERS), tiny.language_model()
     asked = tiny.contract(USER, round=1)
     chosen = units.fetch(people, asked, tiny.everyone(USERS))
-    rows, _ = update.block_updates(model, model.initial, chosen, update.LocalTraining(), 10**6)
+    rows, _ = lanes.block_updates(model, model.initial, chosen, update.LocalTraining(), 10**6)
     norms = (rows * torch.from_numpy(bent(rows.shape[1]))).norm(dim=1).sort().values
     between = float(norms[1:3].mean())  # two units lie under it, and none without the scale
     assert (rows.norm(dim=1) > between).all()

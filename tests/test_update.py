@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 
+import lanes
 import numpy as np
 import peft
 import pytest
@@ -13,6 +14,7 @@ import torch
 
 from clients import clip, update
 from clients.adapter import LoraSettings
+from clients.engine import EngineSettings
 from clients.model import LanguageModel
 from server.user_wise import UserWise
 from sim import wire
@@ -55,7 +57,7 @@ def relative_error(got, wanted):
 def test_a_units_update_equals_plain_peft_alone(family):
     base, model, adapter = setting(family)
     units = tiny.ragged_units(5)
-    got, _ = update.block_updates(model, adapter, units, update.LocalTraining(), max_tokens=50)
+    got, _ = lanes.block_updates(model, adapter, units, update.LocalTraining(), max_tokens=50)
     wanted = torch.stack([peft_update(base, model, adapter, unit) for unit in units])
     for row, oracle in zip(got, wanted, strict=True):
         assert relative_error(row, oracle) < 1e-5
@@ -65,7 +67,7 @@ def test_a_units_update_equals_plain_peft_alone(family):
 def test_an_update_with_prompts_equals_plain_peft_with_labels_left_out(family):
     base, model, adapter = setting(family)
     units = tiny.masked_units(5, seed=3)
-    got, _ = update.block_updates(model, adapter, units, update.LocalTraining(), max_tokens=50)
+    got, _ = lanes.block_updates(model, adapter, units, update.LocalTraining(), max_tokens=50)
     for row, unit in zip(got, units, strict=True):
         assert relative_error(row, peft_update(base, model, adapter, unit)) < 1e-5
         if any((record < 0).sum() > 1 for record in unit):  # a first token is never predicted
@@ -78,7 +80,7 @@ def test_local_steps_equal_plain_sgd_alone(steps):
     base, model, adapter = setting("gpt2")
     units = tiny.ragged_units(4)
     local = update.LocalTraining(steps=steps, lr=0.3)
-    got, _ = update.block_updates(model, adapter, units, local, max_tokens=64)
+    got, _ = lanes.block_updates(model, adapter, units, local, max_tokens=64)
     for row, unit in zip(got, units, strict=True):
         assert relative_error(row, peft_update(base, model, adapter, unit, steps, 0.3)) < 1e-4
 
@@ -99,7 +101,7 @@ def test_the_difference_of_all_local_steps_is_clipped_once():
     moved = torch.stack([peft_update(base, model, adapter, u, steps, lr) for u in units]).double()
     clip_norm = 0.6 * float(moved.norm(dim=1).min())
     wanted = (moved * (clip_norm / moved.norm(dim=1, keepdim=True))).sum(dim=0)
-    local, engine = update.LocalTraining(steps=steps, lr=lr), update.EngineSettings()
+    local, engine = update.LocalTraining(steps=steps, lr=lr), EngineSettings()
     got = update.cohort_sum(
         model, adapter, units, clip_norm=clip_norm, local=local, engine=engine
     ).total
@@ -114,7 +116,7 @@ def test_no_lane_takes_over_where_another_ended(max_lanes):
     base, model, adapter = setting("gpt2")
     units, local = tiny.ragged_units(5), update.LocalTraining(steps=3, lr=0.3)
     wanted = sum(peft_update(base, model, adapter, unit, 3, 0.3) for unit in units)
-    engine = update.EngineSettings(max_tokens=64, max_lanes=max_lanes)
+    engine = EngineSettings(max_tokens=64, max_lanes=max_lanes)
     for _ in range(2):  # nor in the next round
         got = update.cohort_sum(
             model, adapter, units, clip_norm=math.inf, local=local, engine=engine
@@ -159,10 +161,10 @@ def test_the_sum_does_not_depend_on_stacks_lanes_or_order(family, clip_norm):
     _, model, adapter = setting(family)
     units = tiny.ragged_units(12)
     local = update.LocalTraining()
-    alone = [update.block_updates(model, adapter, [u], local, 10**6)[0] for u in units]
+    alone = [lanes.block_updates(model, adapter, [u], local, 10**6)[0] for u in units]
     wanted = clip.clipped_sum(torch.cat(alone), clip_norm).total
     for max_tokens, max_lanes, order in [(1, 1, 1), (40, 3, -1), (97, 5, 1), (10**6, 100, -1)]:
-        engine = update.EngineSettings(max_tokens=max_tokens, max_lanes=max_lanes)
+        engine = EngineSettings(max_tokens=max_tokens, max_lanes=max_lanes)
         got = update.cohort_sum(
             model, adapter, units[::order], clip_norm=clip_norm, local=local, engine=engine
         )
@@ -176,8 +178,8 @@ def test_a_units_update_does_not_depend_on_its_neighbours():
     unit, *others = tiny.ragged_units(7)
     strangers = tiny.ragged_units(6, seed=9, longest=40)
     local = update.LocalTraining()
-    first, _ = update.block_updates(model, adapter, [unit, *others], local, 200)
-    second, _ = update.block_updates(model, adapter, [unit, *strangers], local, 200)
+    first, _ = lanes.block_updates(model, adapter, [unit, *others], local, 200)
+    second, _ = lanes.block_updates(model, adapter, [unit, *strangers], local, 200)
     assert relative_error(first[0], second[0]) < 1e-5
 
 
@@ -185,28 +187,28 @@ def test_alone_in_its_block_a_units_row_is_the_same_to_the_last_bit_whoever_else
     """What engine.max_lanes=1 is for, where the last bits could matter (concentration)."""
     _, model, adapter = setting("gpt2")
     units = tiny.ragged_units(5)
-    engine = update.EngineSettings(max_lanes=1)
+    engine = EngineSettings(max_lanes=1)
     run = {"clip_norm": 0.1, "local": update.LocalTraining(), "engine": engine, "keep_rows": True}
-    whole = update.cohort_sum(model, adapter, units, **run).rows()
+    whole = update.cohort_sum(model, adapter, units, **run).rows
     for left_out in range(5):
         rest = [unit for number, unit in enumerate(units) if number != left_out]
-        rows = update.cohort_sum(model, adapter, rest, **run).rows()
+        rows = update.cohort_sum(model, adapter, rest, **run).rows
         assert all((whole == row).all(1).any() for row in rows)
 
 
 def test_kept_rows_are_those_summed_and_none_of_a_unit_that_failed_or_is_empty():
     _, model, adapter = setting("gpt2")
     units = [*tiny.ragged_units(4), [], [np.array([1, tiny.VOCABULARY])]]
-    engine = update.EngineSettings(max_lanes=3)
+    engine = EngineSettings(max_lanes=3)
     run = {"clip_norm": 0.1, "local": update.LocalTraining(), "engine": engine}
     kept = update.cohort_sum(model, adapter, units, keep_rows=True, **run)
-    rows = kept.rows()
+    rows = kept.rows
     assert rows.shape == (4, len(adapter))
     assert rows.dtype == torch.float64
     torch.testing.assert_close(rows.sum(0), kept.total, rtol=0, atol=1e-15)
     assert torch.equal(kept.total, update.cohort_sum(model, adapter, units, **run).total)
-    assert update.cohort_sum(model, adapter, units, **run).parts == []
-    assert update.cohort_sum(model, adapter, [], keep_rows=True, **run).rows().shape == (
+    assert update.cohort_sum(model, adapter, units, **run).rows is None
+    assert update.cohort_sum(model, adapter, [], keep_rows=True, **run).rows.shape == (
         0,
         len(adapter),
     )
@@ -217,7 +219,7 @@ def test_a_failed_unit_contributes_zero_and_is_counted(unknown):
     _, model, adapter = setting("gpt2")
     units = tiny.ragged_units(4)
     poisoned = [*units[:3], [np.array([1, unknown, 2])]]
-    run = {"clip_norm": 0.1, "local": update.LocalTraining(), "engine": update.EngineSettings()}
+    run = {"clip_norm": 0.1, "local": update.LocalTraining(), "engine": EngineSettings()}
     got = update.cohort_sum(model, adapter, poisoned, **run)
     wanted = update.cohort_sum(model, adapter, units[:3], **run)
     assert torch.equal(got.total, wanted.total)
@@ -232,7 +234,7 @@ def test_an_empty_cohort_sums_to_zero():
         [],
         clip_norm=1.0,
         local=update.LocalTraining(),
-        engine=update.EngineSettings(),
+        engine=EngineSettings(),
     )
     assert got.total.abs().max() == 0
     assert got.total.shape == (model.layout.size,)
@@ -247,7 +249,7 @@ def test_the_base_model_takes_no_gradient_and_no_state():
         tiny.ragged_units(3),
         clip_norm=1.0,
         local=update.LocalTraining(),
-        engine=update.EngineSettings(),
+        engine=EngineSettings(),
     )
     assert all(torch.equal(before[n], p) for n, p in model.module.named_parameters())
     assert all(p.grad is None for p in model.module.parameters())

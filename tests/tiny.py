@@ -15,9 +15,10 @@ import transformers
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients import perplexity, update
+from clients import perplexity
 from clients.adapter import LoraSettings
 from clients.app import Host
+from clients.engine import EngineSettings
 from clients.model import LanguageModel
 from server.app import server_app
 from server.checkpoint import Checkpoint
@@ -212,7 +213,7 @@ def federation(
         cohort: who takes part in every round, instead of the mechanism's coins.
         train: what a node does with a message.
     """
-    host = Host(model or language_model(), population, update.EngineSettings(max_tokens=128))
+    host = Host(model or language_model(), population, EngineSettings(max_tokens=128))
     layout, path = host.model.layout, folder / "ledger.jsonl"
     factor = learning_rate_factor("constant", 0, 10)
     rounds_optimizer = ServerOptimizer(

@@ -1,0 +1,108 @@
+"""How much a node computes at a time: as the memory allows, and less once it ran out."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from clients import packing
+from clients.model import LanguageModel
+from sim import rng
+from sim.errors import ConfigurationError
+
+_LOG = logging.getLogger("userdp")
+_Result = TypeVar("_Result")
+
+CPU_TOKENS = 1024  # activations of a stack that a core's cache still holds
+MOST_TOKENS = 1 << 15  # a GPU is busy with fewer
+MOST_LANES = 128
+_LANE_COPIES = 4  # of a lane's D float32: its gradients, a stack's, the leaves' and one to spare
+_SHARE = 0.8  # of free memory
+
+
+@dataclass(kw_only=True)
+class EngineSettings:
+    """Speed and memory only: no setting here changes the sum beyond float tolerance."""
+
+    max_tokens: int = CPU_TOKENS  # positions of one forward pass
+    max_lanes: int = MOST_LANES  # units whose gradients are held at a time
+
+    def __post_init__(self) -> None:
+        for name, value in (("max_tokens", self.max_tokens), ("max_lanes", self.max_lanes)):
+            if value < 1:
+                raise ConfigurationError(f"engine.{name}={value}: must be at least 1.")
+
+    def attempt(self, compute: Callable[[], _Result], rows: int) -> _Result | None:
+        """What ``compute`` returns; None if memory ran out: stacks are half as large from now on.
+
+        Raises:
+            MemoryError: it ran out with a single row.
+        """
+        try:
+            return compute()
+        except torch.OutOfMemoryError:
+            pass  # outside, where the traceback no longer holds what the attempt had in memory
+        if rows == 1:
+            raise MemoryError(
+                "One record alone does not fit into the device's memory: take "
+                "engine.checkpointing=true, or a smaller model.seq_len."
+            )
+        torch.cuda.empty_cache()
+        self.max_tokens = max(1, self.max_tokens // 2)
+        _LOG.warning("The device's memory ran out: engine.max_tokens=%s now.", self.max_tokens)
+        return None
+
+
+def fitted(
+    model: LanguageModel, seq_len: int, max_tokens: int | None, max_lanes: int | None
+) -> EngineSettings:
+    """As asked for; None is chosen from the device's free memory, of which two stacks are tried.
+
+    Args:
+        seq_len: tokens of a record, at most.
+    """
+    free = _free_bytes(model.device)
+    lanes = max_lanes or max(1, min(MOST_LANES, int(free / 4 / _lane_bytes(model))))
+    if max_tokens is None and model.device.type == "cuda":
+        room = _SHARE * (free - lanes * _lane_bytes(model))
+        fit = int(room / _position_bytes(model, seq_len))
+        max_tokens = max(seq_len - 1, min(MOST_TOKENS, fit))
+    return EngineSettings(max_tokens=max_tokens or CPU_TOKENS, max_lanes=lanes)
+
+
+def _lane_bytes(model: LanguageModel) -> int:
+    return 4 * model.layout.size * _LANE_COPIES
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _position_bytes(model: LanguageModel, seq_len: int) -> float:
+    """Memory that one more position of a stack takes: from two stacks of invented tokens."""
+    rows = max(1, 1024 // seq_len)
+    few, many = (_peak_bytes(model, seq_len, count) for count in (rows, 3 * rows))
+    return max(1.0, (many - few) / (2 * rows * (seq_len - 1)))
+
+
+def _peak_bytes(model: LanguageModel, seq_len: int, rows: int) -> int:
+    torch.cuda.reset_peak_memory_stats(model.device)
+    model.gradients(model.initial.to(model.device), model.load(invented(model, seq_len, rows)))
+    return torch.cuda.max_memory_allocated(model.device)
+
+
+def invented(model: LanguageModel, seq_len: int, rows: int) -> packing.Stack:
+    """A full stack of random tokens, one lane a row: no user's data is read."""
+    tokens = rng.generator(0, "probe").integers(0, model.vocabulary, (rows, seq_len))
+    if model.classes is not None:
+        tokens[:, :-1], tokens[:, -1] = ~tokens[:, :-1], 0
+    [stack] = packing.stacks([[row] for row in tokens], rows * seq_len)
+    return stack
