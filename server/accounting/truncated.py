@@ -50,8 +50,7 @@ def _more_than(heads: int, coins: int, rate: float) -> float:
 
 def bracket(parts: Parts, delta: float, relative_gap: float) -> tuple[float, float]:
     """Certified (lower, upper) epsilon of rounds of which some are capped."""
-    plain = [(event.uncapped(), count) for event, count in parts]
-    step = COARSEST * pld.coarse_step(plain, delta)
+    step = _first_step(parts, delta)
     value = upper(parts, delta, step)
     for _ in range(MOST_HALVINGS):
         step, before = step / 2, value
@@ -61,6 +60,15 @@ def bracket(parts: Parts, delta: float, relative_gap: float) -> tuple[float, flo
         ):
             break
     return lower(parts, delta), value
+
+
+def quick_upper(parts: Parts, delta: float) -> float:
+    """Upper epsilon on the first grid: for bounds that take many of them."""
+    return upper(parts, delta, _first_step(parts, delta))
+
+
+def _first_step(parts: Parts, delta: float) -> float:
+    return COARSEST * pld.coarse_step([(event.uncapped(), count) for event, count in parts], delta)
 
 
 def upper(parts: Parts, delta: float, step: float) -> float:
