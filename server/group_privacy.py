@@ -18,8 +18,8 @@ from typing import ClassVar
 
 from server.mechanism import Mechanism
 from sim import rng
+from sim.contract import Assignment
 from sim.errors import ConfigurationError
-from sim.wire import Assignment
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,8 +48,8 @@ from server.ledger import Query
 from server.mechanism import CohortSum, Mechanism, Release
 from server.noise_window import NoiseWindow
 from sim import rng
+from sim.contract import Assignment
 from sim.errors import ConfigurationError
-from sim.wire import Assignment
 
 _INDEPENDENT = "independent"  # M = I, for comparison: the same groups under plain noise
 _OBJECTIVES = (*banded.OBJECTIVES, _INDEPENDENT)

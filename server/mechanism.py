@@ -30,8 +30,8 @@ from server.accounting import RoundEvent
 from server.adaptive_clip import BIT_SENSITIVITY, AdaptiveClip
 from server.ledger import Query
 from sim import rng
+from sim.contract import Assignment
 from sim.errors import ConfigurationError
-from sim.wire import Assignment
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from server import sampling
 from server.accounting import RoundEvent
 from server.mechanism import Mechanism
 from sim import rng
+from sim.contract import Assignment
 from sim.errors import ConfigurationError
-from sim.wire import Assignment
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,17 +74,20 @@ class Example(NamedTuple):
 class Corpus:
     """The records to train on and the records to score, each grouped by user.
 
-    ``dropped`` counts bad data by reason; it depends on private records: simulation_only.
+    ``name`` tells its contents: source, settings and tokenizer. ``dropped`` counts bad data by
+    reason; it depends on private records: simulation_only.
     """
 
+    name: str
     train: Population
     heldout: Population
     dropped: Mapping[str, int]
 
     @classmethod
     def load(cls, folder: Path) -> Corpus:
-        """Map what ``write`` wrote."""
+        """Map what ``write`` wrote; the folder is called by the corpus's cache key."""
         return cls(
+            name=folder.name,
             train=Population.load(folder / "train"),
             heldout=Population.load(folder / "heldout"),
             dropped=json.loads((folder / "dropped.json").read_text()),

@@ -18,7 +18,8 @@ from sim import cache, corpus, records, sources, splits
 from sim.corpus import Corpus, Encode, Example
 from sim.errors import ConfigurationError
 from sim.records import BadRecord, Columns
-from sim.sources import Opened, Row
+from sim.rows import Row
+from sim.sources import Opened
 
 _SIDES = {"train": False, "test": True, "validation": True}
 _SHOWN = 20  # characters of a wrong split value that a message may quote
@@ -83,7 +84,7 @@ def load(source: Source, encode: Encode, cache_folder: Path) -> Corpus:
         ConfigurationError: the source is missing, lacks a column or holds no training record.
         ValueError: bad data under ``source.strict``; names the place, quotes nothing.
     """
-    opened = _open(source)
+    opened = _open(source, cache_folder)
     settings = [value for name, value in vars(source).items() if name != "path"]
     key = cache.fingerprint(corpus.FORMAT, opened.fingerprint, settings, encode.name)
 
@@ -100,7 +101,7 @@ def load(source: Source, encode: Encode, cache_folder: Path) -> Corpus:
     return Corpus.load(cache.published(cache_folder / "corpora" / key, build))
 
 
-def _open(source: Source) -> Opened:
+def _open(source: Source, cache_folder: Path) -> Opened:
     columns = source.columns
     named = {
         "data.user": columns.user,
@@ -114,7 +115,7 @@ def _open(source: Source) -> Opened:
     wanted = {field: column for field, column in named.items() if column is not None}
     if source.format == "hub":
         return sources.open_hub(source.path, source.name, source.hub_split, wanted)
-    return sources.open_files(source.format, source.path, wanted)
+    return sources.open_files(source.format, source.path, wanted, cache_folder)
 
 
 def _batch_encoder(source: Source, encode: Encode) -> Callable[[list[Any]], list[list[int]]]:

@@ -11,6 +11,8 @@ _VARIABLES = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "WANDB_SILENT": "true",
+    "DATASETS_VERBOSITY": "error",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
 }
 
 
@@ -30,12 +32,10 @@ def accountants() -> None:
 
 def libraries() -> None:
     """Progress bars of steps that take no time, round logs of Flower, notices about old names."""
-    import datasets
     import transformers
 
     accountants()
-    datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
-    for name in ("flwr", "transformers", "datasets"):
+    for name in ("flwr", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

@@ -13,7 +13,7 @@ from typing import Any
 from sim import cache
 from sim.corpus import Encode, Labelled, Message
 from sim.errors import ConfigurationError
-from sim.sources import Row
+from sim.rows import Row
 
 Content = str | tuple[str, str] | list[int] | Labelled
 

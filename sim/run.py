@@ -27,7 +27,7 @@ from server.strategy import (
     NodeFailedError,
     PrivateStrategy,
 )
-from sim import estimate, header, outcome, prepare, rng, screen, terms, track, world
+from sim import baseline, estimate, header, outcome, prepare, rng, screen, terms, track, world
 from sim.errors import ConfigurationError, StoppedError
 from sim.grid import InProcessGrid
 from sim.outcome import Result
@@ -76,7 +76,7 @@ def _train(
 ) -> tuple[evaluate.Evaluation, evaluate.Evaluation]:
     """All the rounds that are left; scores of the base model and of the last adapter."""
     plan, here, ledger = ready.plan, ready.world, strategy.ledger
-    before = outcome.score(ready, here.model.initial.numpy())
+    before = baseline.score(ready)
     tracker.log(0, before.metrics())
     left = max(0, plan.rounds - ledger.rounds_intended)
     host = Host(

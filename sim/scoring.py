@@ -18,24 +18,24 @@ from clients.model import LanguageModel
 from sim import cache
 from sim.population import Population
 
-VERSION = 1  # of the procedure; part of the cache key
+VERSION = 2  # of the procedure; part of the cache key
 
 
 def with_perplexity(
     population: Population,
     model: LanguageModel,
     *,
+    content: str,
     seq_len: int,
     max_tokens: int,
     cache_folder: Path,
 ) -> Population:
     """The population with its records' perplexities, mapped from disk.
 
-    The key covers the population, the base model's configuration and weights, and ``seq_len``.
+    The key covers ``content`` (which must change with the population), the base model's
+    configuration and weights, and ``seq_len``.
     """
-    key = cache.fingerprint(
-        "perplexity", VERSION, population.content_digest(), model.base_digest(), seq_len
-    )
+    key = cache.fingerprint("perplexity", VERSION, content, model.base_digest(), seq_len)
 
     def build(folder: Path) -> None:
         figures = perplexity.scores(

@@ -35,6 +35,7 @@ def train_population(settings: Settings, here: World, engine: EngineSettings) ->
     return scoring.with_perplexity(
         here.corpus.train,
         here.model,
+        content=f"{here.corpus.name}/train",
         seq_len=settings.model.seq_len,
         max_tokens=engine.max_tokens,
         cache_folder=cache.cache_root(),

@@ -1,11 +1,14 @@
 """Target epsilon to noise multiplier: private, tight, and equal to the published table."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from server import accounting
-from server.accounting.calibrate import private_root
+from server.accounting import certify, compose, truncated
+from server.accounting.root import TOLERANCE, private_root
 
 RATE, ROUNDS, DELTA = 0.032, 500, 1e-5  # 64 of 2,000 users a step
 TABLE = {  # (epsilon, group size): noise multiplier by the mixture; group size 1 is user-wise
@@ -85,6 +88,81 @@ def test_far_corners_are_private_and_tight(rate, group_size, rounds, target, del
 
     noise = accounting.calibrate(event(1.0, group_size, rate), rounds, target, delta)
     assert bounds(noise).upper <= target < bounds(noise * 0.985).lower
+
+
+CHEAP = [  # rate, group size, rounds, target, delta, group bound
+    (0.001, 1, 10_000, 1.0, 1e-6, "mixture"),
+    (0.01, 1, 100, 0.5, 1e-5, "mixture"),
+    (0.1, 2, 10_000, 8.0, 1e-5, "mixture"),
+    (0.001, 64, 10_000, 8.0, 1e-6, "mixture"),
+    (0.1, 10, 1000, 0.5, 1e-6, "mixture"),
+    (0.01, 32, 10_000, 1.0, 1e-5, "lemma"),
+]
+
+
+@pytest.mark.parametrize(("rate", "group_size", "rounds", "target", "delta", "bound"), CHEAP)
+def test_the_noise_is_that_of_a_search_by_full_evaluations(
+    rate, group_size, rounds, target, delta, bound
+):
+    def upper(noise: float, gap: float = 0.01) -> float:
+        parts = [(event(noise, group_size, rate), rounds)]
+        return accounting.epsilon(parts, delta, group_bound=bound, relative_gap=gap).upper
+
+    noise = accounting.calibrate(
+        event(1.0, group_size, rate), rounds, target, delta, group_bound=bound
+    )
+    assert target * (1 - TOLERANCE) <= upper(noise) <= target
+    assert upper(noise, gap=1e-4) <= target  # the finest grids agree
+    assert noise == pytest.approx(private_root(upper, target, 1.0), rel=0.004)
+
+
+@pytest.mark.parametrize(("rate", "group_size", "rounds", "target", "delta", "bound"), CHEAP)
+def test_a_calibration_takes_few_evaluations(
+    monkeypatch, rate, group_size, rounds, target, delta, bound
+):
+    calls = {"full": 0, "composed": 0}
+    whole, composed = certify.epsilon, compose.epsilon
+
+    def counted(name, function):
+        def called(*arguments, **options):
+            calls[name] += 1
+            return function(*arguments, **options)
+
+        return called
+
+    monkeypatch.setattr(certify, "epsilon", counted("full", whole))
+    monkeypatch.setattr(compose, "epsilon", counted("composed", composed))
+    accounting.calibrate(event(1.0, group_size, rate), rounds, target, delta, group_bound=bound)
+    assert calls["full"] <= 2
+    assert calls["composed"] <= (20 if bound == "mixture" else 100)  # two directions each
+
+
+def test_a_capped_calibration_takes_few_evaluations(monkeypatch):
+    calls, upper = [], truncated.upper
+
+    def counted(parts, delta, step):
+        calls.append(step)
+        return upper(parts, delta, step)
+
+    monkeypatch.setattr(truncated, "upper", counted)
+    capped = accounting.RoundEvent(
+        sampling_rate=0.02, noise_multiplier=1.0, population=5000, cohort_cap=110
+    )
+    noise = accounting.calibrate(capped, 1000, 2.0, 1e-6)
+    assert len(calls) <= 12
+    spent = accounting.epsilon([(replace(capped, noise_multiplier=noise), 1000)], 1e-6)
+    assert 2.0 * (1 - TOLERANCE) <= spent.upper <= 2.0
+
+
+def test_the_table_of_a_run_is_above_the_truth_and_prices_few_rounds_more():
+    rounds, one = 3000, event(1.5, 1, 0.02)
+    table = accounting.epsilon_curve(one, rounds, DELTA)
+    for count in np.random.default_rng(0).integers(rounds // 4, rounds, 6).tolist():
+        truth = accounting.epsilon([(one, count)], DELTA)
+        more = min(rounds, math.ceil(1.13 * count) + 1)
+        assert truth.lower <= table(count)
+        assert table(count) <= 1.002 * accounting.epsilon([(one, more)], DELTA).upper
+    assert table(rounds) == accounting.epsilon([(one, rounds)], DELTA).upper
 
 
 def test_the_events_own_noise_does_not_matter():

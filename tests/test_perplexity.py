@@ -88,9 +88,8 @@ def test_scores_do_not_change_with_training(tmp_path):
 
 
 def scored(folder, population, model=None, **changes):
-    return scoring.with_perplexity(
-        population, model or tiny.language_model(), **{**SHAPE, "cache_folder": folder, **changes}
-    )
+    options = {**SHAPE, "content": population.content_digest(), "cache_folder": folder, **changes}
+    return scoring.with_perplexity(population, model or tiny.language_model(), **options)
 
 
 def test_a_second_run_reads_the_scores_from_disk(tmp_path, monkeypatch, capsys):

@@ -1,17 +1,19 @@
-"""Target epsilon to noise multiplier, always ending on the private side."""
+"""Target epsilon to noise multiplier: estimated, found on a coarse grid, then certified.
+
+Only the last search decides. It asks for the certified upper epsilon, once if the searches before
+it, each started where a cheaper one ended, came close enough.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
-from server.accounting import certify
+from server.accounting import certify, edgeworth
 from server.accounting.events import RoundEvent
+from server.accounting.root import private_root
 
-TOLERANCE = 0.002  # the epsilon reached is at most this share below the target
-CLOSE_ENOUGH = 1.0005  # ratio of a private noise multiplier to one that is not
-SMALLEST, LARGEST = 1e-3, 1e7
+ESTIMATE_ORDER = 1  # of the expansion that guesses: higher ones go astray where rounds are few
 
 
 def calibrate(
@@ -41,53 +43,22 @@ def calibrate(
     if reason := certify.available(accountant, group_bound, event):
         raise ValueError(reason)
 
-    def upper(noise_multiplier: float, by: str) -> float:
+    def rough(noise_multiplier: float) -> float:
         noised = replace(event, noise_multiplier=noise_multiplier)
-        parts = [(noised, rounds)]
-        return certify.epsilon(parts, delta, accountant=by, group_bound=group_bound).upper
+        return certify.quick_upper([(noised, rounds)], delta, group_bound=group_bound)
 
-    guess = max(1.0, event.group_size * event.sampling_rate * math.sqrt(rounds) / epsilon)
-    if accountant != "pld":  # slow: start where the quick accountant ends
-        guess = private_root(lambda z: upper(z, "pld"), epsilon, guess)
-    return private_root(lambda z: upper(z, accountant), epsilon, guess)
+    def certified(noise_multiplier: float) -> float:
+        parts = [(replace(event, noise_multiplier=noise_multiplier), rounds)]
+        return certify.epsilon(parts, delta, accountant=accountant, group_bound=group_bound).upper
 
-
-def private_root(upper: Callable[[float], float], target: float, guess: float) -> float:
-    """A noise multiplier whose epsilon is at most ``target``, and by little.
-
-    Secant steps in logarithms, kept between the largest value known not to be private and the
-    smallest known to be.
-
-    Raises:
-        ValueError: none was found between 1e-3 and 1e7.
-    """
-    aim = math.log(target * (1 - TOLERANCE / 2))
-    open_end, private_end, slope = SMALLEST, LARGEST, -1.2
-    place, before = math.log(guess), None
-    for _ in range(80):
-        value = upper(math.exp(place))
-        if value <= target:
-            private_end = min(private_end, math.exp(place))
-            if value >= target * (1 - TOLERANCE):
-                return math.exp(place)
-        else:
-            open_end = max(open_end, math.exp(place))
-        if private_end / open_end < CLOSE_ENOUGH:
-            break
-        height = math.log(value) - aim if 0 < value < math.inf else None
-        if height is not None and before is not None and before[1] is not None:
-            slope = min((height - before[1]) / (place - before[0]), -0.2)
-        before = (place, height)
-        place = _next(place, height, slope, math.log(open_end), math.log(private_end))
-    if private_end < LARGEST:
-        return private_end
-    raise ValueError(f"Found no noise multiplier with epsilon <= {target!r} up to {LARGEST}.")
+    guess = private_root(rough, epsilon, _estimate(event, rounds, epsilon, delta))
+    return private_root(certified, epsilon, guess)
 
 
-def _next(place: float, height: float | None, slope: float, lowest: float, highest: float) -> float:
-    """Secant step if epsilon is a positive number and the bracket is kept, else bisection."""
-    if height is not None:
-        step = max(-1.5, min(1.5, -height / slope))
-        if lowest < place + step < highest:
-            return place + step
-    return (lowest + highest) / 2
+def _estimate(event: RoundEvent, rounds: int, epsilon: float, delta: float) -> float:
+    """A noise multiplier to start from, of the event without cap and failure."""
+    plain = event.uncapped().unfailing()
+    try:
+        return edgeworth.calibrate(plain, rounds, epsilon, delta, order=ESTIMATE_ORDER)
+    except (ValueError, OverflowError):  # beyond what the estimate can do
+        return max(1.0, event.group_size * event.sampling_rate * math.sqrt(rounds) / epsilon)

@@ -19,6 +19,7 @@ every loss. Rounding of the arithmetic is bounded and counted on the safe side.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -43,9 +44,16 @@ class LossGrid:
     step: float
     infinite: float = 0.0
 
+    @functools.cached_property
     def losses(self) -> np.ndarray:
         """(cells,) the losses, increasing."""
         return self.origin + self.step * np.arange(len(self.masses))
+
+    @functools.cached_property
+    def log_masses(self) -> np.ndarray:
+        """(cells,) logarithms of the masses; -inf where there is none."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.masses)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import bisect
+import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from server.accounting.events import Composition, RoundEvent, merged
 ACCOUNTANTS = ("pld", "prv", "rdp")
 GROUP_BOUNDS = ("mixture", "lemma")
 LEAST_DELTA = 1e-11
-CURVE_POINTS = 24
+CURVE_POINTS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +95,34 @@ def epsilon(
     return Epsilon(lower=low, upper=high)
 
 
+def quick_upper(composition: Composition, delta: float, *, group_bound: str = "mixture") -> float:
+    """The PLD's upper epsilon on a first grid: as valid as :func:`epsilon`'s, at times larger.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    _check(delta, 1)
+    parts = merged(composition)
+    if not parts:
+        return 0.0
+    slack = _slack(parts)
+    plain = [(event.unfailing(), count) for event, count in parts]
+    group_size = max(event.group_size for event, _ in parts)
+
+    def without_failure(left: float) -> float:
+        if any(event.cohort_cap is not None for event, _ in plain):
+            return truncated.quick_upper(plain, left)
+        if group_size > 1 and group_bound == "lemma":
+            return _lemma_upper(_single_slots(plain), group_size, left, "pld")
+        return pld.quick_upper(plain, left)
+
+    return (
+        failing.upper(without_failure, delta, slack, LEAST_DELTA)
+        if slack
+        else without_failure(delta)
+    )
+
+
 def epsilon_at_deltas(
     composition: Composition, deltas: Sequence[float], **options
 ) -> dict[float, Epsilon]:
@@ -130,16 +160,19 @@ def epsilon_curve(
     """A certified upper epsilon for every number of rounds up to ``rounds``, exact at ``rounds``.
 
     A count gets the value of the next count in a table, which is valid since epsilon grows with the
-    rounds. Table entries before the last are the PLD's (mixture or lemma), whatever the accountant.
+    rounds. Counts of the table are the ceilings of ``rounds * (i / CURVE_POINTS)^2``: from a
+    quarter of the rounds on, a count is priced as at most 13 % more. Entries before the last are
+    :func:`quick_upper`'s (mixture or lemma), whatever the accountant.
 
     Raises:
         ValueError: an argument is out of range, or the accountant refuses the event.
     """
     last = _upper(event, rounds, delta, **options)
-    between = {**options, "accountant": "pld"}
+    bound = options.get("group_bound", "mixture")
     fractions = [i / CURVE_POINTS for i in range(CURVE_POINTS)]
     counts = sorted({math.ceil(rounds * fraction**2) for fraction in fractions} - {rounds})
-    values = [min(last, _upper(event, n, delta, **between)) for n in counts]
+    rising = (quick_upper([(event, n)], delta, group_bound=bound) for n in counts)
+    values = [min(last, value) for value in itertools.accumulate(rising, max)]
     counts, values = [*counts, rounds], [*values, last]
 
     def upper_after(count: int) -> float:
@@ -156,13 +189,18 @@ def _upper(event: RoundEvent, rounds: int, delta: float, **options) -> float:
 
 def _failing(parts: Composition, delta: float, **options) -> Epsilon:
     """Epsilon of events some of whose guarantees may fail."""
-    slack = math.fsum(event.failure_probability * count for event, count in parts)
     plain = [(event.unfailing(), count) for event, count in parts]
 
     def without_failure(left: float) -> float:
         return epsilon(plain, left, **options).upper
 
-    return Epsilon(lower=0.0, upper=failing.upper(without_failure, delta, slack, LEAST_DELTA))
+    high = failing.upper(without_failure, delta, _slack(parts), LEAST_DELTA)
+    return Epsilon(lower=0.0, upper=high)
+
+
+def _slack(parts: Composition) -> float:
+    """Total variation that the failures of all rounds may cost."""
+    return math.fsum(event.failure_probability * count for event, count in parts)
 
 
 def _check(delta: float, relative_gap: float) -> None:
@@ -179,7 +217,7 @@ def _single_slots(composition: Composition) -> list[tuple[RoundEvent, int]]:
 def _slot_curve(parts: pld.Parts, accountant: str) -> Callable[[float], float]:
     """Upper epsilon of single-slot events as a function of delta."""
     if accountant == "pld":
-        return lambda delta: pld.quick_upper(parts, delta)
+        return functools.cache(functools.partial(pld.quick_upper, parts))
     if accountant == "rdp":
         return rdp.curve(parts)
     return lambda delta: prv.upper(parts, delta, about=pld.quick_upper(parts, delta))

@@ -10,78 +10,29 @@ is: an error ``e`` of the tilted sum moves ``delta(eps)`` by at most
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from scipy import fft
 
+from server.accounting import tilts
 from server.accounting.cells import LossGrid
+from server.accounting.tilts import Losses, Tilt
 
 Side = Literal["lower", "upper"]
-Losses = Sequence[tuple[LossGrid, int]]  # grids of one step, and how often each is drawn
 
 NEGLIGIBLE_SHARE = 1e-6  # of delta: what cropping the losses' ends may move it
 SLACK_SHARE = 1e-4  # of delta: numerical error that is not worth a second transform
 OUTSIDE = 1e-10  # tilted mass allowed on either side of the window
 ROUND_OFF = 2.0**-43  # a round: transforms, and the relative error of the masses put in
+VANISHING = 1e-30  # modulus of a Fourier coefficient that is left out
 LARGEST_EXPONENT = 600.0
 WORK_LIMIT = 2**22  # points of one transform
 
 
 class TooFineError(ArithmeticError):
     """The step is too small for the summed loss to fit into one transform."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tilt:
-    """``log E exp(theta * sum of losses)``, and mean and variance of the sum so tilted."""
-
-    theta: float
-    log_moment: float
-    mean: float
-    variance: float
-
-
-def tilted_masses(grid: LossGrid, theta: float) -> tuple[np.ndarray, float]:
-    """(cells,) probabilities proportional to ``mass * exp(theta * loss)``, and log of their sum."""
-    with np.errstate(divide="ignore"):
-        logs = np.log(grid.masses) + theta * grid.losses()
-    top = logs.max()
-    weights = np.exp(logs - top)
-    total = weights.sum()
-    return weights / total, top + math.log(total)
-
-
-def tilt(losses: Losses, theta: float) -> Tilt:
-    """Moments of the sum of all losses under the tilt ``theta``."""
-    log_moment = mean = variance = 0.0
-    for grid, count in losses:
-        masses, log_total = tilted_masses(grid, theta)
-        values = grid.losses()
-        centre = float(masses @ values)
-        log_moment += count * log_total
-        mean += count * centre
-        variance += count * float(masses @ (values - centre) ** 2)
-    return Tilt(theta=theta, log_moment=log_moment, mean=mean, variance=variance)
-
-
-def tilt_to(losses: Losses, below: Callable[[Tilt], bool]) -> Tilt:
-    """The strongest tilt that is ``below`` (within the grid's resolution); any tilt is valid."""
-    low, high = math.log(1e-8), math.log(8 / losses[0][0].step)
-    for _ in range(30):
-        middle = (low + high) / 2
-        if below(tilt(losses, math.exp(middle))):
-            low = middle
-        else:
-            high = middle
-    return tilt(losses, math.exp(low))
-
-
-def saddle(losses: Losses, delta: float) -> Tilt:
-    """The tilt at whose mean Chernoff's bound on delta equals ``delta``."""
-    return tilt_to(losses, lambda at: at.log_moment - at.theta * at.mean > math.log(delta))
 
 
 def window(losses: Losses, at: Tilt) -> tuple[float, float]:
@@ -91,8 +42,8 @@ def window(losses: Losses, at: Tilt) -> tuple[float, float]:
     low, high = -math.inf, math.inf
     for steps in (1, 2, 4, 6, 8, 12):
         more = steps / deviation
-        rise = tilt(losses, at.theta + more).log_moment - at.log_moment
-        fall = tilt(losses, at.theta - more).log_moment - at.log_moment
+        rise = tilts.log_moment(losses, at.theta + more) - at.log_moment
+        fall = tilts.log_moment(losses, at.theta - more) - at.log_moment
         high = min(high, (rise + needed) / more)
         low = max(low, -(fall + needed) / more)
     return min(low, 0.0), max(high, 0.0)  # no loss: the smallest epsilon there is
@@ -112,9 +63,10 @@ def epsilon(losses: Losses, delta: float, side: Side) -> float:
     delta = delta - infinite if side == "upper" else delta
     if delta <= 0:
         return math.inf
-    value, slack = bound_at(losses, saddle(losses, delta), delta, side)
+    at = tilts.saddle(losses, delta)
+    value, slack = bound_at(losses, at, delta, side)
     if slack > SLACK_SHARE * delta:  # a lopsided sum: tilt towards the epsilon just found
-        retilted = tilt_to(losses, lambda at: at.mean < value)
+        retilted = tilts.with_mean(losses, value, at.theta)
         again, _ = bound_at(losses, retilted, delta, side)
         value = max(value, again) if side == "lower" else min(value, again)
     return value
@@ -157,13 +109,24 @@ def convolution(losses: Losses, at: Tilt) -> tuple[np.ndarray, np.ndarray, float
         raise TooFineError(f"Expected at most {WORK_LIMIT} points of the summed loss, got {size}.")
     spectrum = np.ones(size // 2 + 1, complex)
     for grid, count in losses:
-        masses, _ = tilted_masses(grid, at.theta)
+        masses, _ = tilts.tilted_masses(grid, at.theta)
         folded = np.bincount(np.arange(len(masses)) % size, weights=masses, minlength=size)
-        spectrum *= fft.rfft(folded) ** count
+        spectrum *= power(fft.rfft(folded), count)
     masses = np.roll(fft.irfft(spectrum, size), -(first % size))
     rounds = sum(count for _, count in losses)
     round_off = ROUND_OFF * (rounds + 16) * math.sqrt(size) * float(np.linalg.norm(masses))
     return origin + step * (first + np.arange(size)), masses, round_off + 2 * OUTSIDE
+
+
+def power(spectrum: np.ndarray, count: int) -> np.ndarray:
+    """The coefficients to this power; those that end below ``VANISHING`` are set to 0.
+
+    The window's masses then move by at most ``VANISHING`` each: nothing beside ``ROUND_OFF``.
+    """
+    result = np.zeros_like(spectrum)
+    kept = spectrum.real**2 + spectrum.imag**2 > VANISHING ** (2 / count)
+    result[kept] = spectrum[kept] ** count
+    return result
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,8 @@ import numpy as np
 from scipy import optimize, special
 
 from server.accounting import finite_sample, moments
-from server.accounting.calibrate import private_root
 from server.accounting.events import Composition, RoundEvent, merged
+from server.accounting.root import private_root
 
 ORDERS = (0, 1, 2, 3)
 SEARCH_POINTS = 2**13 + 1

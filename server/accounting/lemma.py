@@ -36,25 +36,48 @@ def slot_delta(slot_epsilon: Callable[[float], float], group_size: int, delta: f
     """Largest slot delta found whose epsilon gives the user ``delta``; 0 if there is none.
 
     The condition need not be monotone in the slot's delta: it is scanned downwards from ``delta``
-    in growing strides, then bisected, always ending on a valid value.
+    in growing strides, then secant steps and halvings close in, always ending on a valid value.
     """
     if group_size == 1:
         return delta
     start = math.log(delta)
 
-    def valid(depth: float) -> bool:
+    def missing(depth: float) -> float:
+        """Nats by which the group's delta exceeds ``delta``; not above 0 where it is valid."""
         log_slot = start - depth
-        return is_valid(slot_epsilon(math.exp(log_slot)), log_slot, group_size, delta)
+        slot = slot_epsilon(math.exp(log_slot))
+        if is_valid(slot, log_slot, group_size, delta):
+            return min(0.0, log_growth(slot, group_size) - depth)
+        return log_growth(slot, group_size) - depth if math.isfinite(slot) else math.inf
 
-    shallow, deep = 0.0, math.log(group_size)
-    while not valid(deep):
-        if deep > DEEPEST:
+    shallow, above, deep = 0.0, math.inf, math.log(group_size)
+    while not (below := missing(deep)) <= 0:
+        if deep >= DEEPEST:
             return 0.0
-        shallow, deep = deep, deep * 1.1
+        stride = 1.5 * below if math.isfinite(below) else 0.0
+        further = min(max(1.1 * deep, deep + stride), 2 * deep, DEEPEST)
+        shallow, above, deep = deep, below, further
+    return math.exp(start - _closed_in(missing, shallow, above, deep, below))
+
+
+def _closed_in(
+    missing: Callable[[float], float], shallow: float, above: float, deep: float, below: float
+) -> float:
+    """A valid depth within ``PRECISION`` below one that is not, by turns secant and halving."""
+    turn = 0
     while deep - shallow > PRECISION:
         middle = (shallow + deep) / 2
-        shallow, deep = (shallow, middle) if valid(middle) else (middle, deep)
-    return math.exp(start - deep)
+        if turn % 3 < 2 and math.isfinite(above):
+            aim = shallow + (deep - shallow) * above / (above - below)
+            aim += PRECISION / 3 if turn % 3 == 0 else -PRECISION / 3
+            middle = min(max(aim, shallow + PRECISION / 3), deep - PRECISION / 3)
+        left = missing(middle)
+        if left <= 0:
+            deep, below = middle, left
+        else:
+            shallow, above = middle, left
+        turn += 1
+    return deep
 
 
 def first_valid(

@@ -19,7 +19,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from scipy import stats
+from scipy import special
 
 from server.accounting import compose, pld
 from server.accounting.events import RoundEvent
@@ -36,15 +36,21 @@ def inclusion_rate(event: RoundEvent) -> float:
     if event.cohort_cap is None or event.population is None:
         return event.sampling_rate
     users, cap, rate = event.population, event.cohort_cap, event.sampling_rate
-    within = rate * stats.binom.cdf(cap - 2, users - 1, rate)  # E[B; B < cap] / N
-    full = cap / users * stats.binom.sf(cap - 1, users, rate)
+    within = rate * (1 - _more_than(cap - 2, users - 1, rate))  # E[B; B < cap] / N
+    full = cap / users * _more_than(cap - 1, users, rate)
     return min(rate, float(within + full)) * (1 - RATE_ERROR)
+
+
+def _more_than(heads: int, coins: int, rate: float) -> float:
+    """Probability that more than so many of the coins come up (the binomial's upper tail)."""
+    if heads < 0 or heads >= coins:
+        return float(heads < 0)
+    return float(special.betainc(heads + 1, coins - heads, rate))
 
 
 def bracket(parts: Parts, delta: float, relative_gap: float) -> tuple[float, float]:
     """Certified (lower, upper) epsilon of rounds of which some are capped."""
-    plain = [(event.uncapped(), count) for event, count in parts]
-    step = COARSEST * pld.coarse_step(plain, delta)
+    step = _first_step(parts, delta)
     value = upper(parts, delta, step)
     for _ in range(MOST_HALVINGS):
         step, before = step / 2, value
@@ -54,6 +60,15 @@ def bracket(parts: Parts, delta: float, relative_gap: float) -> tuple[float, flo
         ):
             break
     return lower(parts, delta), value
+
+
+def quick_upper(parts: Parts, delta: float) -> float:
+    """Upper epsilon on the first grid: for bounds that take many of them."""
+    return upper(parts, delta, _first_step(parts, delta))
+
+
+def _first_step(parts: Parts, delta: float) -> float:
+    return COARSEST * pld.coarse_step([(event.uncapped(), count) for event, count in parts], delta)
 
 
 def upper(parts: Parts, delta: float, step: float) -> float:
