@@ -14,7 +14,7 @@ import torch
 from clients import evaluate, export
 from server import statement
 from server.ledger import Ledger
-from sim import header, screen, track
+from sim import groups, header, screen, track
 from sim.prepare import Prepared
 
 
@@ -63,10 +63,26 @@ def finish(
             **released,
         }
     )
-    tracker.artifact(folder / "adapter", "adapter", "model")
-    tracker.artifact(path, "privacy_statement", "statement")
+    for kept, name, kind in (
+        (folder / "adapter", "adapter", "model"),
+        (folder / "adapter" / "README.md", "model_card", "card"),
+        (path, "privacy_statement", "statement"),
+        (folder / "ledger.jsonl", "ledger", "ledger"),
+    ):
+        tracker.artifact(kept, name, kind)
+    if ready.settings.track.simulation_only:
+        _group(ready, tracker, {0: before, ledger.rounds_intended: after})
     screen.print_end(folder, _shown(before, after), told)
     return Result(folder=folder, before=before, after=after, statement=told)
+
+
+def _group(
+    ready: Prepared, tracker: track.Tracker, scores: Mapping[int, evaluate.Evaluation]
+) -> None:
+    """Held-out scores by groups of users, by rounds spent."""
+    path = ready.settings.folder / "groups.csv"
+    groups.write(path, ready.world.corpus.heldout, scores)
+    tracker.artifact(path, "groups", "simulation_only")
 
 
 def _shown(before: evaluate.Evaluation, after: evaluate.Evaluation) -> dict[str, str]:
