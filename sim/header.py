@@ -70,6 +70,7 @@ def header(
         "classes": list(settings.data.class_names) or None,
         "base_model": base,
         "adapter_layout": layout,
+        **({"canaries": settings.data.canaries} if settings.data.canaries else {}),
     }
 
 

@@ -14,7 +14,7 @@ import torch
 from clients import evaluate, export
 from server import statement
 from server.ledger import Ledger
-from sim import groups, header, screen, track
+from sim import header, screen, simulated, track
 from sim.prepare import Prepared
 
 
@@ -49,6 +49,7 @@ def finish(
     released: Mapping[str, float],
 ) -> Result:
     """Statement from the ledger, adapter with its card, summary with further released figures."""
+    seen = simulated.measure(ready, {0: before, ledger.rounds_intended: after})
     folder, told = ready.settings.folder, _statement(ready, ledger)
     path = folder / "privacy_statement.json"
     path.write_text(json.dumps(told, indent=2) + "\n")
@@ -61,7 +62,8 @@ def finish(
             **({} if after.majority is None else {"heldout_majority": after.majority}),
             **claim,
             **released,
-        }
+        },
+        simulation_only=seen.figures,
     )
     for kept, name, kind in (
         (folder / "adapter", "adapter", "model"),
@@ -70,19 +72,10 @@ def finish(
         (folder / "ledger.jsonl", "ledger", "ledger"),
     ):
         tracker.artifact(kept, name, kind)
-    if ready.settings.track.simulation_only:
-        _group(ready, tracker, {0: before, ledger.rounds_intended: after})
-    screen.print_end(folder, _shown(before, after), told)
+    for file in seen.files:
+        tracker.artifact(file, file.stem, "simulation_only")
+    screen.print_end(folder, {**_shown(before, after), **seen.shown}, told)
     return Result(folder=folder, before=before, after=after, statement=told)
-
-
-def _group(
-    ready: Prepared, tracker: track.Tracker, scores: Mapping[int, evaluate.Evaluation]
-) -> None:
-    """Held-out scores by groups of users, by rounds spent."""
-    path = ready.settings.folder / "groups.csv"
-    groups.write(path, ready.world.corpus.heldout, scores)
-    tracker.artifact(path, "groups", "simulation_only")
 
 
 def _shown(before: evaluate.Evaluation, after: evaluate.Evaluation) -> dict[str, str]:
