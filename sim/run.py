@@ -27,7 +27,7 @@ from server.strategy import (
     NodeFailedError,
     PrivateStrategy,
 )
-from sim import estimate, header, outcome, prepare, rng, screen, terms, track, world
+from sim import estimate, header, outcome, prepare, rng, screen, terms, track, tracking, world
 from sim.errors import ConfigurationError, StoppedError
 from sim.grid import InProcessGrid
 from sim.outcome import Result
@@ -54,7 +54,7 @@ def run(
     minutes = estimate.minutes(settings, ready.plan, ready.world.model)
     with _open_ledger(ready, config) as ledger:
         _print_start(ready, minutes)
-        tracker = _tracker(settings)
+        tracker = tracking.of(settings)
         tracker.start(config)
         try:
             strategy = _strategy(ready, ledger, tracker)
@@ -203,22 +203,6 @@ def _load_secrets(ready: Prepared, account: Account, stored: Checkpoint | None) 
     )
 
 
-def _tracker(settings: Settings) -> track.Tracker:
-    keep, folder = settings.track.simulation_only, settings.folder
-    lines = track.JsonlTracker(folder / "metrics.jsonl", simulation_only=keep)
-    if settings.track.sink == "jsonl":
-        return lines
-    wandb = track.WandbTracker(
-        folder,
-        project=settings.track.project,
-        group=settings.track.group or settings.sweep,
-        job_type=settings.strategy.name,
-        name=folder.name,
-        simulation_only=keep,
-    )
-    return track.Fanout(lines, wandb)
-
-
 def _engine(settings: Settings) -> update.EngineSettings:
     return update.EngineSettings(
         max_tokens=settings.engine.max_tokens, max_lanes=settings.engine.max_lanes
@@ -234,6 +218,7 @@ def _print_start(ready: Prepared, minutes: float | None) -> None:
             "users": len(train),
             "records": len(train.user_records),
             "records dropped": dropped,
+            **({"canaries": here.canaries.count} if here.canaries else {}),
         }
     screen.print_start(
         ready.plan,

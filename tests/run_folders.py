@@ -28,7 +28,13 @@ def folder(
         changes: of the configuration, by group.
     """
     config: dict[str, Any] = {
-        "data": {"format": "jsonl", "path": "mail.jsonl", "seed": 0, "canaries": 0},
+        "data": {
+            "format": "jsonl",
+            "path": "mail.jsonl",
+            "seed": 0,
+            "canaries": 0,
+            "canary_references": 1024,
+        },
         "model": {"kind": "local", "path": "base", "seq_len": 64, "lora": {"r": 4}},
         "strategy": {"name": strategy, "records_per_user": 2},
         "selection": {"rule": "random"},
