@@ -7,6 +7,7 @@ is seen by ranking its loss among those of reference numbers that nobody holds: 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -61,7 +62,10 @@ def planted(corpus: Corpus, canaries: Canaries | None, records: int) -> Corpus:
     """
     if canaries is None:
         return corpus
-    own = {_id(i): canaries.secrets.records(i) * records for i in range(canaries.count)}
+    own: dict[str, Sequence[Sequence[int]]] = {
+        _id(i): [record.tolist() for record in canaries.secrets.records(i)] * records
+        for i in range(canaries.count)
+    }
     return replace(corpus, train=_joined(corpus.train, Population.of(own)))
 
 

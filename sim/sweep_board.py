@@ -56,7 +56,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Any:
     """Every row has the columns of all; a wandb column has one type, so mixed ones are text."""
     import wandb
 
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    columns: list[Any] = list(dict.fromkeys(name for row in rows for name in row))
     cast = {name: _cast([row.get(name) for row in rows]) for name in columns}
     data = [[cast[name](row.get(name)) for name in columns] for row in rows]
     return wandb.Table(columns=columns, data=data)
