@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from clients import packing
+from clients import feed, packing
 from clients.model import LanguageModel
 from clients.packing import Stack
 from sim import masking
 from sim.population import Population
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RecordScores:
+    """What the figures of an evaluation are sums of, record by record."""
+
+    users: np.ndarray  # (records,) int64: slot of the record's user
+    losses: np.ndarray  # (records,) float64: NLL in nats, sum over the record's predicted tokens
+    tokens: np.ndarray  # (records,) int64: predicted tokens, at least one
+    right: np.ndarray | None = None  # (records,) bool: whether the class is the likeliest
 
 
 @dataclass(frozen=True)
@@ -28,6 +38,7 @@ class Evaluation:
     tokens: int
     accuracy: float | None = None  # share of records whose class is the likeliest
     majority: float | None = None  # what answering the commonest of these classes would reach
+    records: RecordScores | None = field(default=None, compare=False, repr=False)
 
     @property
     def perplexity(self) -> float:
@@ -69,36 +80,58 @@ def evaluate(
     Raises:
         ValueError: if no record has a token to predict.
     """
-    records = [
-        cut
+    scored = [
+        (user, cut)
         for user in range(len(population))
         for record in population.records(user)
         if masking.predicted(cut := record[:seq_len])
     ][:max_records]
-    if not records:
+    if not scored:
         raise ValueError("The held-out population has no token to predict.")
-    stacks = packing.stacks([records], max_tokens)
+    users = np.array([user for user, _ in scored])
+    records = [record for _, record in scored]
+    # Every record is a unit of its own, so a row's lane says which record it is.
+    stacks = packing.stacks([[record] for record in records], max_tokens)
     if model.classes is not None:
-        return _classified(model, adapter, stacks, np.array([record[-1] for record in records]))
-    total = torch.zeros((), dtype=torch.float64, device=adapter.device)
-    for stack in stacks:
-        total += model.token_losses(adapter, model.load(stack)).double().sum()
-    tokens = sum(map(masking.predicted, records))
-    return Evaluation(float(total) / tokens, tokens)
+        return _classified(model, adapter, stacks, users, records)
+    losses = np.zeros(len(records))
+    batches = feed.ahead(stacks, model.load, model.device)
+    # All stacks are on their way before the first answer is waited for.
+    for stack, nll in [(batch.stack, model.token_losses(adapter, batch)) for batch in batches]:
+        losses[stack.lanes] = row_losses(stack, nll)
+    tokens = np.array([masking.predicted(record) for record in records])
+    own = RecordScores(users=users, losses=losses, tokens=tokens)
+    return Evaluation(float(losses.sum() / tokens.sum()), int(tokens.sum()), records=own)
+
+
+def row_losses(stack: Stack, losses: Tensor) -> np.ndarray:
+    """(rows,) float64: sums of a stack's (predicted tokens,) losses."""
+    counts = stack.predicted()
+    rows = np.repeat(np.arange(len(counts)), counts)
+    return np.bincount(rows, losses.double().cpu().numpy())
 
 
 def _classified(
-    model: LanguageModel, adapter: Tensor, stacks: Iterator[Stack], classes: np.ndarray
+    model: LanguageModel,
+    adapter: Tensor,
+    stacks: Iterable[Stack],
+    users: np.ndarray,
+    records: list[np.ndarray],
 ) -> Evaluation:
-    """Loss and accuracy; ``classes`` (records,) are those of all the stacks."""
-    loss, right = (torch.zeros((), dtype=torch.float64, device=adapter.device) for _ in range(2))
+    """Loss and accuracy; a record's class is its last token."""
+    count = len(records)
+    losses, right = np.zeros(count), np.zeros(count, bool)
     for stack in stacks:
         logits, true = model.class_logits(adapter, model.load(stack))
-        loss += torch.nn.functional.cross_entropy(logits.double(), true, reduction="sum")
-        right += (logits.argmax(1) == true).sum()
+        nll = torch.nn.functional.cross_entropy(logits.double(), true, reduction="none")
+        losses[stack.lanes] = nll.cpu().numpy()
+        right[stack.lanes] = (logits.argmax(1) == true).cpu().numpy()
+    classes = np.array([record[-1] for record in records])
+    tokens = np.ones(count, np.int64)
     return Evaluation(
-        loss=float(loss) / len(classes),
-        tokens=len(classes),
-        accuracy=float(right) / len(classes),
-        majority=int(np.bincount(classes).max()) / len(classes),
+        loss=float(losses.mean()),
+        tokens=count,
+        accuracy=float(right.mean()),
+        majority=int(np.bincount(classes).max()) / count,
+        records=RecordScores(users=users, losses=losses, tokens=tokens, right=right),
     )

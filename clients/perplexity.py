@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from clients import packing
+from clients import evaluate, packing
 from clients.model import LanguageModel
 from clients.packing import Stack
 from sim import masking
@@ -51,7 +51,6 @@ def _usable(record: np.ndarray, vocabulary: int) -> bool:
 
 def _mean_losses(model: LanguageModel, stack: Stack) -> np.ndarray:
     """(rows,) float64 nats a predicted token."""
-    losses = model.token_losses(None, model.load(stack)).double().cpu().numpy()
-    counts = stack.predicted()
-    rows = np.repeat(np.arange(len(counts)), counts)
-    return np.bincount(rows, losses) / counts
+    return (
+        evaluate.row_losses(stack, model.token_losses(None, model.load(stack))) / stack.predicted()
+    )

@@ -71,8 +71,9 @@ def build(
     """The statement of a run, ready for ``privacy_statement.json``.
 
     Args:
-        header: the ledger's, with every name of ``HEADER_FIELDS``; ``simulated_cohort`` beside them
-            where noise was scaled for a cohort that was not run.
+        header: the ledger's, with every name of ``HEADER_FIELDS``; beside them ``simulated_cohort``
+            where noise was scaled for a cohort that was not run, and ``canaries`` where users were
+            planted.
         spent: the ledger's composition; the number of rounds is taken from here.
         claim: the account of that same composition.
         codes: hashes of the code that started the run, and of that which resumed it if it changed.
@@ -180,6 +181,11 @@ def _assumptions(header: Mapping[str, Any]) -> list[str]:
         assumptions.append(
             f"the number of users, {header['declared_users']}, was counted from the training data "
             "once and is treated as public"
+        )
+    if planted := header.get("canaries"):
+        assumptions.append(
+            f"{planted} of the declared users are canaries: invented, and planted to measure what "
+            "training remembers (data.canaries); a run with them is a simulation"
         )
     if "factor_sha256" in header["mechanism_details"]:
         assumptions += [

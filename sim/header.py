@@ -31,10 +31,10 @@ def header(
         layout: digest of the adapter's names and shapes. base: name of the base model.
         rescaled: whether updates are multiplied by a scale, made of releases, before the clip.
     """
-    mechanism, strategy = plan.mechanism, settings.strategy
+    mechanism, strategy, data = plan.mechanism, settings.strategy, settings.data
     return {
         "strategy": strategy.name,
-        "unit": "user" if settings.data.user is not None else "record",
+        "unit": "user" if data.user is not None else "record",
         "clipped_unit": mechanism.unit,
         "adjacency": mechanism.adjacency,
         "declared_users": mechanism.users,
@@ -64,12 +64,12 @@ def header(
         "optimizer": dict(settings.optimizer),
         "schedule": vars(settings.schedule),
         "seed": settings.seed,
-        "data_seed": settings.data.seed,
+        "data_seed": data.seed,
         "seeds_policy": "reproducible" if settings.privacy.reproducible else "secret",
         "drop_failed_nodes": settings.runtime.drop_failed_nodes,
-        "classes": list(settings.data.class_names) or None,
-        "base_model": base,
-        "adapter_layout": layout,
+        "classes": list(data.class_names) or None,
+        **{"base_model": base, "adapter_layout": layout},
+        **({"canaries": data.canaries} if data.canaries else {}),
     }
 
 

@@ -59,6 +59,8 @@ KINDS: Mapping[str, Kind] = {
     "true_test_passed": Kind.SIMULATION_ONLY,  # whether that reaches min_weight
     "concentrated_weight": Kind.SIMULATION_ONLY,  # W
     "kept_fraction": Kind.SIMULATION_ONLY,  # share of the cohort that has weight
+    "canary_exposure": Kind.SIMULATION_ONLY,  # bits, mean over the canaries
+    "canary_exposure_before": Kind.SIMULATION_ONLY,
     "users_real": Kind.SIMULATION_ONLY,
     "records_real": Kind.SIMULATION_ONLY,
     "records_dropped": Kind.SIMULATION_ONLY,

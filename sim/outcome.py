@@ -14,7 +14,7 @@ import torch
 from clients import evaluate, export
 from server import statement
 from server.ledger import Ledger
-from sim import header, screen, track
+from sim import header, screen, simulated, track
 from sim.prepare import Prepared
 
 
@@ -49,6 +49,7 @@ def finish(
     released: Mapping[str, float],
 ) -> Result:
     """Statement from the ledger, adapter with its card, summary with further released figures."""
+    seen = simulated.measure(ready, {0: before, ledger.rounds_intended: after})
     folder, told = ready.settings.folder, _statement(ready, ledger)
     path = folder / "privacy_statement.json"
     path.write_text(json.dumps(told, indent=2) + "\n")
@@ -61,11 +62,19 @@ def finish(
             **({} if after.majority is None else {"heldout_majority": after.majority}),
             **claim,
             **released,
-        }
+        },
+        simulation_only=seen.figures,
     )
-    tracker.artifact(folder / "adapter", "adapter", "model")
-    tracker.artifact(path, "privacy_statement", "statement")
-    screen.print_end(folder, _shown(before, after), told)
+    for kept, name, kind in (
+        (folder / "adapter", "adapter", "model"),
+        (folder / "adapter" / "README.md", "model_card", "card"),
+        (path, "privacy_statement", "statement"),
+        (folder / "ledger.jsonl", "ledger", "ledger"),
+    ):
+        tracker.artifact(kept, name, kind)
+    for file in seen.files:
+        tracker.artifact(file, file.stem, "simulation_only")
+    screen.print_end(folder, {**_shown(before, after), **seen.shown}, told)
     return Result(folder=folder, before=before, after=after, statement=told)
 
 

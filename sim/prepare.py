@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 
 from clients.engine import EngineSettings
 from server import ledger, optimizer
-from sim import header, planning, world
+from sim import header, planning, tracking, world
 from sim.errors import ConfigurationError
 from sim.planning import Plan
 from sim.settings import Data, Model, Settings
@@ -42,6 +42,7 @@ def prepare(settings: Settings, load: LoadWorld = world.load) -> Prepared:
         ConfigurationError: whatever is wrong.
     """
     _check_folder(settings)
+    tracking.check(settings)
     here = load(settings.data, settings.model, settings.seed, settings.device)
     made = plan(settings, here)
     stepped = _optimizer(settings, made, here)

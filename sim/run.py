@@ -27,7 +27,19 @@ from server.strategy import (
     NodeFailedError,
     PrivateStrategy,
 )
-from sim import baseline, estimate, header, outcome, prepare, rng, screen, terms, track, world
+from sim import (
+    baseline,
+    estimate,
+    header,
+    outcome,
+    prepare,
+    rng,
+    screen,
+    terms,
+    track,
+    tracking,
+    world,
+)
 from sim.errors import ConfigurationError, StoppedError
 from sim.grid import InProcessGrid
 from sim.outcome import Result
@@ -54,7 +66,7 @@ def run(
     minutes = estimate.minutes(settings, ready.plan, ready.world.model, ready.engine.max_tokens)
     with _open_ledger(ready, config) as ledger:
         _print_start(ready, minutes)
-        tracker = _tracker(settings)
+        tracker = tracking.of(settings)
         tracker.start(config)
         try:
             strategy = _strategy(ready, ledger, tracker)
@@ -205,22 +217,6 @@ def _load_secrets(ready: Prepared, account: Account, stored: Checkpoint | None) 
     )
 
 
-def _tracker(settings: Settings) -> track.Tracker:
-    keep, folder = settings.track.simulation_only, settings.folder
-    lines = track.JsonlTracker(folder / "metrics.jsonl", simulation_only=keep)
-    if settings.track.sink == "jsonl":
-        return lines
-    wandb = track.WandbTracker(
-        folder,
-        project=settings.track.project,
-        group=settings.track.group or settings.sweep,
-        job_type=settings.strategy.name,
-        name=folder.name,
-        simulation_only=keep,
-    )
-    return track.Fanout(lines, wandb)
-
-
 def _print_start(ready: Prepared, minutes: float | None) -> None:
     here = ready.world
     train, real = here.corpus.train, {}
@@ -230,6 +226,7 @@ def _print_start(ready: Prepared, minutes: float | None) -> None:
             "users": len(train),
             "records": len(train.user_records),
             "records dropped": dropped,
+            **({"canaries": here.canaries.count} if here.canaries else {}),
         }
     screen.print_start(
         ready.plan,

@@ -15,6 +15,8 @@ from sim.errors import ConfigurationError
 from sim.fields import Closed, Count, Number, Quantity, Text, Whole
 from sim.strategy_settings import Strategy
 
+_LEAST = {"users": 1, "canaries": 0, "canary_records": 1, "canary_references": 1}  # of data
+
 
 @dataclass(frozen=True, kw_only=True)
 class Data(Closed):
@@ -35,13 +37,25 @@ class Data(Closed):
     holdout: Number = 0.1
     seed: Whole = 0
     strict: bool = False
+    canaries: Whole = 0  # invented users, planted to measure memorisation
+    canary_records: Whole = 1  # of each, all the same
+    canary_references: Whole = 1024  # secrets that nobody holds, to rank theirs among
 
     def __post_init__(self) -> None:
-        if self.users < 1:
-            raise ConfigurationError(f"data.users={self.users}: must be at least 1.")
+        for name, least in _LEAST.items():
+            if (value := getattr(self, name)) < least:
+                raise ConfigurationError(f"data.{name}={value}: must be at least {least}.")
+        self._check_canaries()
         if self.format in ("synthetic", "form_letters") and self.label is not None:
             raise ConfigurationError(
                 f"data.label={self.label}: invented users have no classes; choose other data."
+            )
+
+    def _check_canaries(self) -> None:
+        if self.canaries and self.label is not None:
+            raise ConfigurationError(
+                f"data.canaries={self.canaries}: a classification learns no text to remember; "
+                "leave out data.label, or the canaries."
             )
 
     @property
@@ -133,7 +147,7 @@ class Runtime(Closed):
 
 @dataclass(frozen=True, kw_only=True)
 class Track(Closed):
-    sink: Literal["jsonl", "wandb"]
+    sink: Literal["jsonl", "wandb", "tensorboard"]
     simulation_only: bool
     project: str = "userdp"
     group: str | None = None
@@ -191,6 +205,11 @@ class Settings(Closed):
         if not 0 < self.cohort < math.inf:
             raise ConfigurationError(f"cohort={self.cohort:g}: must be positive and finite.")
         self._check_noise()
+        if self.data.canaries and not self.track.simulation_only:
+            raise ConfigurationError(
+                f"data.canaries={self.data.canaries}: invented users are for simulations; set "
+                "track.simulation_only=true."
+            )
         rule, label = self.selection.rule, self.data.label
         if label is not None and rule not in selection.OF_RECORDS:
             raise ConfigurationError(

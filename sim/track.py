@@ -1,4 +1,4 @@
-"""Where a run's metrics go: a file of JSON lines always, Weights & Biases beside it, or nowhere.
+"""Where a run's metrics go: a file of JSON lines always, another sink beside it, or nowhere.
 
 Only metrics of a declared type pass (``sim.metrics``); what sees private data passes only when it
 was switched on, under the prefix ``simulation_only/``.
@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Protocol, cast
+from typing import IO, Any, Protocol
 
 from sim import metrics
 
 Values = Mapping[str, metrics.Value]
-_NONE: Values = {}
+NONE: Values = {}
 
 
 class Tracker(Protocol):
@@ -26,7 +25,7 @@ class Tracker(Protocol):
         """Open for a run with this public configuration."""
         ...
 
-    def log(self, number: int, values: Values, simulation_only: Values = _NONE) -> None:
+    def log(self, number: int, values: Values, simulation_only: Values = NONE) -> None:
         """Write the metrics of round ``number``.
 
         Raises:
@@ -34,7 +33,7 @@ class Tracker(Protocol):
         """
         ...
 
-    def summary(self, values: Values, simulation_only: Values = _NONE) -> None:
+    def summary(self, values: Values, simulation_only: Values = NONE) -> None:
         """Write the figures of the whole run; raises as ``log`` does."""
         ...
 
@@ -51,10 +50,10 @@ class NullTracker:
     def start(self, config: Mapping[str, Any]) -> None:
         pass
 
-    def log(self, number: int, values: Values, simulation_only: Values = _NONE) -> None:
+    def log(self, number: int, values: Values, simulation_only: Values = NONE) -> None:
         metrics.typed(values, simulation_only, keep=False)
 
-    def summary(self, values: Values, simulation_only: Values = _NONE) -> None:
+    def summary(self, values: Values, simulation_only: Values = NONE) -> None:
         metrics.typed(values, simulation_only, keep=False)
 
     def artifact(self, path: Path, name: str, kind: str) -> None:
@@ -80,12 +79,12 @@ class JsonlTracker:
         _cut_torn_line(self._path)
         self._file = self._path.open("a", buffering=1, encoding="utf-8")
 
-    def log(self, number: int, values: Values, simulation_only: Values = _NONE) -> None:
+    def log(self, number: int, values: Values, simulation_only: Values = NONE) -> None:
         row = metrics.typed(values, simulation_only, keep=self._keep)
         self._round = number
         self._write({"round": number, **row})
 
-    def summary(self, values: Values, simulation_only: Values = _NONE) -> None:
+    def summary(self, values: Values, simulation_only: Values = NONE) -> None:
         row = metrics.typed(values, simulation_only, keep=self._keep)
         self._write({"round": self._round} | {f"summary/{key}": row[key] for key in row})
 
@@ -109,103 +108,6 @@ def _cut_torn_line(path: Path) -> None:
         os.truncate(path, content.rfind(b"\n") + 1)
 
 
-class WandbTracker:
-    """One Weights & Biases run, offline unless the environment's WANDB_MODE says otherwise.
-
-    Offline it needs no account, key or network; ``wandb sync`` uploads the folder later. Nothing
-    is collected but what is passed: no console, code, git, host or system statistics. Rows carry
-    the time at which the run started unless ``simulation_only`` is on, since the length of a round
-    depends on who took part. Online, the service still sees when a row arrives.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        project: str = "userdp",
-        group: str | None = None,
-        job_type: str | None = None,
-        name: str | None = None,
-        tags: Sequence[str] = (),
-        simulation_only: bool = False,
-    ) -> None:
-        self._keep = simulation_only
-        self._options: dict[str, Any] = {
-            **{"project": project, "group": group, "job_type": job_type, "name": name},
-            **{"dir": folder, "tags": list(tags)},
-        }
-        self._run: Any = None
-        self._clock: dict[str, float] = {}
-
-    def start(self, config: Mapping[str, Any]) -> None:
-        import wandb  # slow to import, and needed by nobody else
-
-        self._run = wandb.init(
-            **self._options,
-            config=dict(config),
-            mode=cast(Any, os.environ.get("WANDB_MODE") or "offline"),
-            reinit="finish_previous",  # a sweep's jobs share a process, and are runs of their own
-            settings=_quiet_settings(),
-        )
-        self._run.define_metric("*", step_metric="round")
-        if not self._keep:
-            self._stop_clocks()
-
-    def log(self, number: int, values: Values, simulation_only: Values = _NONE) -> None:
-        row = metrics.typed(values, simulation_only, keep=self._keep)
-        self._run.log({"round": number, **_present(row), **self._clock})
-
-    def summary(self, values: Values, simulation_only: Values = _NONE) -> None:
-        row = metrics.typed(values, simulation_only, keep=self._keep)
-        self._run.summary.update(_present(row))
-
-    def artifact(self, path: Path, name: str, kind: str) -> None:
-        import wandb
-
-        artifact = wandb.Artifact(name, type=kind)
-        folder, files = (path, sorted(path.rglob("*"))) if path.is_dir() else (path.parent, [path])
-        for file in filter(Path.is_file, files):
-            inside = file.relative_to(folder).as_posix()
-            # Immutable and uncached: no copy is made outside the run folder.
-            artifact.add_file(str(file), name=inside, skip_cache=True, policy="immutable")
-        self._run.log_artifact(artifact)
-
-    def close(self) -> None:
-        if self._run is not None:
-            self._run.finish()
-
-    def _stop_clocks(self) -> None:
-        """Give every row one time: the stamp is ours to pass, the running time is the library's.
-
-        It has no public switch for the latter; pausing is what it does between notebook cells.
-        """
-        self._clock = {"_timestamp": time.time()}
-        if self._run._interface is not None:  # None when WANDB_MODE=disabled
-            self._run._interface.publish_pause()
-
-
-def _quiet_settings() -> Any:
-    import wandb
-
-    return wandb.Settings(
-        console="off",
-        silent=True,
-        host="",
-        disable_code=True,
-        disable_git=True,
-        disable_job_creation=True,
-        save_code=False,
-        x_disable_meta=True,
-        x_disable_machine_info=True,
-        x_disable_stats=True,
-        x_save_requirements=False,
-    )
-
-
-def _present(row: Values) -> dict[str, metrics.Value]:
-    return {key: value for key, value in row.items() if value is not None}
-
-
 class Fanout:
     """Passes everything to several trackers, in order."""
 
@@ -216,11 +118,11 @@ class Fanout:
         for tracker in self._trackers:
             tracker.start(config)
 
-    def log(self, number: int, values: Values, simulation_only: Values = _NONE) -> None:
+    def log(self, number: int, values: Values, simulation_only: Values = NONE) -> None:
         for tracker in self._trackers:
             tracker.log(number, values, simulation_only)
 
-    def summary(self, values: Values, simulation_only: Values = _NONE) -> None:
+    def summary(self, values: Values, simulation_only: Values = NONE) -> None:
         for tracker in self._trackers:
             tracker.summary(values, simulation_only)
 

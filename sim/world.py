@@ -14,7 +14,8 @@ from clients import embedded, model, speed
 from clients.adapter import LoraSettings
 from clients.engine import EngineSettings, fitted
 from clients.tokens import TokenizerEncode
-from sim import cache, datasets, form_letters, masking, quiet, synthetic
+from sim import cache, canaries, datasets, form_letters, masking, quiet, synthetic
+from sim.canaries import Canaries
 from sim.corpus import Corpus
 from sim.errors import ConfigurationError
 from sim.population import Population
@@ -33,6 +34,7 @@ class World:
     base: str  # where the base model was loaded from
     base_name: str  # how the model card names it; becomes public
     revision: str | None
+    canaries: Canaries | None = None  # who of the training users is planted
 
 
 def build(settings: Settings) -> World:
@@ -65,13 +67,17 @@ def load(data: Data, asked: Model, seed: int, device_name: str) -> World:
         seed=seed,
         freeze_a=asked.lora.freeze_a,
     )
+    encode = TokenizerEncode(tokenizer)
+    planted = canaries.drawn(data, encode, asked.seq_len)
+    corpus = _corpus(data, source, encode, asked.seq_len)
     names = {"embedded": EMBEDDED, "local": Path(path).resolve().name, "hub": path}
     return World(
         model=model.LanguageModel(base, lora, classes),
-        corpus=_corpus(data, source, TokenizerEncode(tokenizer), asked.seq_len),
+        corpus=canaries.planted(corpus, planted, data.canary_records),
         base=path,
         base_name=names[asked.kind],
         revision=getattr(base.config, "_commit_hash", None),
+        canaries=planted,
     )
 
 

@@ -30,7 +30,8 @@ DRIVERS = ROOT_FILES | MAY_DRIVE_A_RUN
 # Where a third party may be known: a module, or a package with all its modules.
 THIRD_PARTIES = {
     "flwr": {"sim.wire", GRID, "clients.app", "server.app", "server.strategy", *DRIVERS},
-    "wandb": {"sim.track"},
+    "wandb": {"sim.track_wandb", "sim.sweep_board"},
+    "tensorboard": {"sim.track_tensorboard"},
     "hydra": DRIVERS,
     "omegaconf": DRIVERS,
     "pydantic": ROOT_FILES,

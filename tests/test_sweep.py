@@ -75,7 +75,8 @@ def test_each_job_is_one_offline_wandb_run(capsys):
         assert record["run"].display_name == str(number)
         config = {item.key: json.loads(item.value_json) for item in record["run"].config.update}
         assert config["cohort"] == [4, 6][number]
-        assert {"adapter", "privacy_statement"} <= record["artifacts"]
+        kept = {"adapter", "model_card", "privacy_statement", "ledger"}
+        assert kept <= record["artifacts"]
     err = capsys.readouterr().err
     assert all(line.startswith("round ") for line in err.splitlines()), err
 

@@ -3,24 +3,12 @@
 import io
 import json
 import math
-import time
 
 import pytest
 
 from sim import metrics, progress, track
 
 PRIVATE = {"train_loss": 3.25, "cohort_size": 17}
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch, tmp_path):
-    """No account, no settings of the person who runs the tests, and no server to reach."""
-    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
 
 
 def rows(path):
@@ -127,124 +115,6 @@ def test_fanout_gives_each_tracker_the_same(tmp_path):
     tracker.artifact(tmp_path, "adapter", "model")
     tracker.close()
     assert paths[0].read_text() == paths[1].read_text() != ""
-
-
-def records(folder):
-    """What wandb wrote for the one run in ``folder``; the file is a LevelDB log."""
-    internal = pytest.importorskip("wandb.proto.wandb_internal_pb2")
-    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
-    data, position, part = path.read_bytes(), 7, b""
-    while position + 7 <= len(data):
-        left = 32768 - position % 32768
-        if left < 7:
-            position += left
-            continue
-        length = int.from_bytes(data[position + 4 : position + 6], "little")
-        kind = data[position + 6]
-        part += data[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # a whole record, or the last piece of one
-            yield internal.Record.FromString(part)
-            part = b""
-
-
-def wait_for_files():
-    """A finished run's file is written by wandb's own process; stopping that completes it."""
-    pytest.importorskip("wandb").teardown()
-
-
-def history(folder):
-    return [
-        {item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
-        for record in records(folder)
-        if record.WhichOneof("record_type") == "history"
-    ]
-
-
-def run_offline(folder, *, simulation_only=False, close=True, **options):
-    (folder / "adapter" / "inner").mkdir(parents=True)
-    (folder / "adapter" / "inner" / "weights.bin").write_bytes(b"weights")
-    (folder / "statement.json").write_text("{}")
-    tracker = track.WandbTracker(
-        folder, group="sweep", job_type="run", simulation_only=simulation_only, **options
-    )
-    tracker.start({"clip_norm": 0.5, "folder": "x"})
-    for number in (1, 2, 3):
-        time.sleep(0.05 * number)
-        tracker.log(number, {"epsilon": number / 10}, simulation_only=PRIVATE)
-    tracker.summary({"heldout_perplexity": 99.0})
-    tracker.artifact(folder / "adapter", "adapter", "model")
-    tracker.artifact(folder / "statement.json", "statement", "privacy")
-    if close:
-        tracker.close()
-    return tracker
-
-
-def test_two_offline_runs_of_one_process_are_two_runs_of_one_group(tmp_path):
-    run_offline(tmp_path / "first", name="first", tags=["t"], close=False)
-    run_offline(tmp_path / "second", name="second")
-    wait_for_files()
-    runs = {}
-    for name in ("first", "second"):
-        run = next(r.run for r in records(tmp_path / name) if r.WhichOneof("record_type") == "run")
-        runs[run.run_id] = run.display_name
-        assert (run.run_group, run.job_type, run.host) == ("sweep", "run", "")
-        config = {item.key: item.value_json for item in run.config.update}
-        assert config["clip_norm"] == "0.5"
-        written = [(row["round"], row["epsilon"]) for row in history(tmp_path / name)]
-        assert written == [(1, 0.1), (2, 0.2), (3, 0.3)]
-        steps = [r.metric for r in records(tmp_path / name) if r.HasField("metric")]
-        assert [(step.glob_name, step.step_metric) for step in steps] == [("*", "round")]
-        kept = [r.request.log_artifact.artifact for r in records(tmp_path / name)]
-        kept += [r.artifact for r in records(tmp_path / name)]
-        files = {
-            (one.type, entry.path) for one in kept for entry in one.manifest.contents if one.type
-        }
-        assert files == {("model", "inner/weights.bin"), ("privacy", "statement.json")}
-    assert sorted(runs.values()) == ["first", "second"]
-
-
-def test_nothing_private_reaches_wandb_unless_switched_on(tmp_path, capfd):
-    run_offline(tmp_path / "strict")
-    run_offline(tmp_path / "open", simulation_only=True)
-    wait_for_files()
-    private = {f"simulation_only/{key}": value for key, value in PRIVATE.items()}
-    assert all(private.items() <= row.items() for row in history(tmp_path / "open"))
-    strict = history(tmp_path / "strict")
-    assert {key for row in strict for key in row if not key.startswith("_")} == {"round", "epsilon"}
-    # How long a round took depends on who was in it: every row carries the same times.
-    assert {len({row[key] for row in strict}) for key in ("_timestamp", "_runtime")} == {1}
-    assert len({row["_runtime"] for row in history(tmp_path / "open")}) == 3
-    names = [path.name for path in tmp_path.glob("strict/wandb/offline-run-*/**/*")]
-    assert not {"output.log", "requirements.txt", "wandb-metadata.json", "diff.patch"} & {*names}
-    kinds = {record.WhichOneof("record_type") for record in records(tmp_path / "strict")}
-    assert not {"stats", "output", "output_raw"} & kinds
-    assert list((tmp_path / "data").rglob("*.bin")) == []
-    assert capfd.readouterr().out == ""
-
-
-def test_wandb_is_told_online_only_by_the_environment(tmp_path, monkeypatch):
-    wandb = pytest.importorskip("wandb")
-    asked = {}
-
-    class Stopped(Exception):
-        pass
-
-    def init(**options):
-        asked.update(options)
-        raise Stopped
-
-    monkeypatch.setattr(wandb, "init", init)
-    for mode, expected in ((None, "offline"), ("", "offline"), ("online", "online")):
-        if mode is not None:
-            monkeypatch.setenv("WANDB_MODE", mode)
-        with pytest.raises(Stopped):
-            track.WandbTracker(tmp_path).start({})
-        assert asked["mode"] == expected
-    settings = asked["settings"]
-    assert (settings.console, settings.disable_git, settings.disable_code) == ("off", True, True)
-    assert (settings.x_disable_stats, settings.x_disable_meta) == (True, True)
-    assert asked["reinit"] == "finish_previous"
 
 
 class Terminal(io.StringIO):

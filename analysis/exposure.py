@@ -1,0 +1,84 @@
+"""What training remembers: exposure of canaries by mechanism and epsilon, over the runs of a sweep.
+
+    userdp run -m data.canaries=10 track.simulation_only=true privacy.epsilon=1,8 output=SWEEP ...
+    python -m analysis.exposure SWEEP/*
+
+Reads the ``exposure.csv`` that runs with canaries leave (`docs/memorisation.md`).
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from analysis import folders as run_folders
+
+
+def table(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """One row a mechanism and epsilon, the canaries of all its runs together.
+
+    Args:
+        folders: of runs; those that did not end or had no canaries are passed over.
+
+    Returns:
+        By strategy and epsilon (None, not private, last). Columns strategy, epsilon (the target),
+        runs, canaries (figures, of all runs), bits_before (mean under the base model), bits_mean,
+        bits_least, bits_most (after the last round), bits_limit (the most that any could show, of
+        the run with the fewest references).
+    """
+    cells: dict[tuple[str, float], list[_Exposures]] = defaultdict(list)
+    for run in run_folders.ended(folders):
+        if found := run.table("exposure.csv"):
+            key = run.strategy, math.inf if run.epsilon is None else run.epsilon
+            references = run.config["data"]["canary_references"]
+            cells[key].append(_Exposures(found, math.log2(references + 1)))
+    return [_row(*key, runs) for key, runs in sorted(cells.items(), key=lambda item: item[0])]
+
+
+class _Exposures:
+    """The bits of one run's canaries, before round 1 and after the last."""
+
+    def __init__(self, rows: Sequence[dict[str, str]], limit: float) -> None:
+        last = max(int(row["round"]) for row in rows)
+        self.before, self.after = (
+            [float(row["exposure_bits"]) for row in rows if int(row["round"]) == number]
+            for number in (0, last)
+        )
+        self.limit = limit
+
+
+def _row(strategy: str, epsilon: float, runs: Sequence[_Exposures]) -> dict[str, Any]:
+    after = [bits for run in runs for bits in run.after]
+    return {
+        "strategy": strategy,
+        "epsilon": epsilon if math.isfinite(epsilon) else None,
+        "runs": len(runs),
+        "canaries": len(after),
+        "bits_before": fmean(bits for run in runs for bits in run.before),
+        "bits_mean": fmean(after),
+        "bits_least": min(after),
+        "bits_most": max(after),
+        "bits_limit": min(run.limit for run in runs),
+    }
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the table of the runs named, as csv."""
+    rows = table([Path(name) for name in arguments])
+    if not rows:
+        print("exposure: name folders of runs with data.canaries.", file=sys.stderr)
+        return 2
+    writer = csv.DictWriter(sys.stdout, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
