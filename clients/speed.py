@@ -50,11 +50,11 @@ def _again(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     )
 
 
-def compile_layers(base: nn.Module) -> None:
+def compile_layers(base: nn.Module, backend: str = "inductor") -> None:
     """`torch.compile` each layer, for stacks of any shape; all layers share what was compiled."""
     for layer in _layers(base):
         if layer._compiled_call_impl is None:
-            layer.compile(dynamic=True)
+            layer.compile(dynamic=True, backend=backend)
 
 
 def _layers(base: nn.Module) -> list[GradientCheckpointingLayer]:

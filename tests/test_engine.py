@@ -1,0 +1,234 @@
+"""What speed and memory may change: the order of sums. Everything else stays."""
+
+from __future__ import annotations
+
+import copy
+import threading
+
+import lanes
+import numpy as np
+import pytest
+import tiny
+import torch
+import transformers
+
+from clients import engine, feed, packing, speed, update
+from clients.adapter import LoraSettings
+from clients.engine import EngineSettings
+from clients.model import LanguageModel
+
+
+def setting(family="gpt2", dtype=torch.float32):
+    base = tiny.base_model(family).to(dtype)
+    model = LanguageModel(base, LoraSettings(r=3, alpha=6))
+    noise = torch.randn(model.layout.size, generator=torch.Generator().manual_seed(1))
+    return model, model.initial + 0.1 * noise
+
+
+def clipped(model, adapter, units, clip_norm=0.5, steps=1, **sizes):
+    local = update.LocalTraining(steps=steps, lr=0.3)
+    asked = EngineSettings(**sizes)
+    return update.cohort_sum(model, adapter, units, clip_norm=clip_norm, local=local, engine=asked)
+
+
+def relative_error(got, wanted):
+    return float((got - wanted).norm() / wanted.norm())
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_stack_size_block_size_and_order_change_the_sum_by_float32_rounding(family, steps):
+    model, adapter = setting(family)
+    units = tiny.ragged_units(9)
+    wanted = clipped(model, adapter, units, steps=steps).total
+    for sizes in ({"max_tokens": 7}, {"max_lanes": 2}, {"max_tokens": 40, "max_lanes": 4}):
+        for order in (units, units[::-1]):
+            got = clipped(model, adapter, order, steps=steps, **sizes).total
+            assert relative_error(got, wanted) < 1e-6
+    assert relative_error(clipped(model, adapter, units[1:], steps=steps).total, wanted) > 1e-3
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_bfloat16_base_changes_a_units_update_by_its_rounding(family):
+    """8 bits of mantissa, some dozen layers: a percent or two, nowhere near another unit's."""
+    (exact, adapter), (rounded, _) = setting(family), setting(family, torch.bfloat16)
+    units = tiny.ragged_units(6)
+    wanted = clipped(exact, adapter, units, clip_norm=1e9).total
+    got = clipped(rounded, adapter, units, clip_norm=1e9)
+    assert got.total.dtype == torch.float64
+    assert 1e-6 < relative_error(got.total, wanted) < 3e-2
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "opt"])
+def test_checkpointing_changes_nothing_and_can_be_switched_off(family):
+    model, adapter = setting(family)
+    units = tiny.ragged_units(4)
+    wanted = clipped(model, adapter, units).total
+    kept = saved_bytes(model, adapter, units)
+    speed.checkpoint(model.module, True)
+    assert relative_error(clipped(model, adapter, units).total, wanted) < 1e-6
+    assert saved_bytes(model, adapter, units) < 0.6 * kept
+    speed.checkpoint(model.module, False)
+    assert saved_bytes(model, adapter, units) == kept
+
+
+def saved_bytes(model, adapter, units):
+    """What the forward pass keeps for the backward one."""
+    [stack] = packing.stacks(units, 10**6)
+    sizes = []
+
+    def pack(tensor):
+        sizes.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model.gradients(adapter, model.load(stack))
+    return sum(sizes)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_captured_layers_change_the_sum_by_float32_rounding(family):
+    """Captured and differentiated ahead of time, as by inductor, which takes minutes longer."""
+    model, adapter = setting(family)
+    units = tiny.ragged_units(4)
+    wanted = clipped(model, adapter, units).total
+    speed.compile_layers(model.module, backend="aot_eager")
+    assert relative_error(clipped(model, adapter, units).total, wanted) < 1e-5
+    assert any(layer._compiled_call_impl for layer in model.module.modules())
+
+
+class Small:
+    """A device whose memory holds so many rows; says what was tried."""
+
+    def __init__(self, model, rows):
+        self.real, self.rows, self.tried = model.gradients, rows, []
+
+    def __call__(self, adapters, batch):
+        self.tried.append(len(batch.inputs))
+        if len(batch.inputs) > self.rows:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return self.real(adapters, batch)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_where_memory_runs_out_the_stack_is_halved_and_nothing_is_lost(steps, monkeypatch):
+    model, adapter = setting()
+    units = tiny.ragged_units(9)
+    wanted = clipped(model, adapter, units, steps=steps).total
+    small = Small(model, rows=2)
+    monkeypatch.setattr(model, "gradients", small)
+    asked = EngineSettings(max_tokens=200, max_lanes=3)
+    local = update.LocalTraining(steps=steps, lr=0.3)
+    got = update.cohort_sum(model, adapter, units, clip_norm=0.5, local=local, engine=asked)
+    assert relative_error(got.total, wanted) < 1e-6
+    assert max(small.tried) > 2
+    assert asked.max_tokens < 200  # and later stacks are smaller from the start
+    assert max(small.tried[-3:]) <= 2
+
+
+def test_a_record_that_alone_does_not_fit_says_what_to_do(monkeypatch):
+    model, adapter = setting()
+    monkeypatch.setattr(model, "gradients", Small(model, rows=0))
+    with pytest.raises(MemoryError, match=r"engine\.checkpointing=true"):
+        clipped(model, adapter, tiny.ragged_units(2))
+
+
+def test_halves_hold_every_row_once_with_its_lane_and_weight():
+    block = tiny.ragged_units(5)
+    for stack in packing.stacks(block, 60):
+        if len(stack.records) < 2:
+            continue
+        parts = packing.halves(stack)
+        assert sum(len(part.records) for part in parts) == len(stack.records)
+        told = [(lane, record.tobytes()) for part in parts for lane, record in part.records]
+        assert told == [(lane, record.tobytes()) for lane, record in stack.records]
+        weights = np.concatenate([part.row_weights for part in parts])
+        np.testing.assert_array_equal(weights, stack.row_weights)
+
+
+def test_lanes_that_share_an_adapter_have_the_gradients_of_lanes_with_copies_of_it():
+    model, adapter = setting()
+    [stack] = packing.stacks(tiny.ragged_units(4), 10**6)
+    batch = model.load(stack)
+    shared, _ = model.gradients(adapter, batch)
+    copies, _ = model.gradients(adapter.repeat(len(batch.lanes), 1), batch)
+    assert relative_error(shared, copies) < 1e-6
+    assert all(leaf.stride(0) == 0 for leaf in model.leaves(adapter, 3))
+
+
+def test_units_are_fetched_as_blocks_need_them():
+    asked, most = 0, 0
+
+    def fetched():
+        nonlocal asked
+        for unit in tiny.ragged_units(2) * 40:
+            asked += 1
+            yield unit
+
+    for number, block in enumerate(packing.blocks(fetched(), 1), start=1):
+        assert len(block) == 1
+        most = max(most, asked - number)
+    assert most <= 16
+    assert asked == 80
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_what_is_made_ahead_comes_in_order_and_errors_come_through(kind):
+    device, threads = torch.device(kind), set()
+
+    def make(item):
+        threads.add(threading.get_ident())
+        if item == 7:
+            raise ValueError("seven")
+        return 10 * item
+
+    assert list(feed.ahead(range(5), make, device)) == [0, 10, 20, 30, 40]
+    assert (threading.get_ident() in threads) == (kind == "cpu")
+    with pytest.raises(ValueError, match="seven"):
+        list(feed.ahead(range(9), make, device))
+
+
+def test_torchs_gelu_takes_the_place_of_its_spellings_and_of_nothing_else():
+    for written in (
+        transformers.activations.NewGELUActivation(),
+        transformers.activations.FastGELUActivation(),
+    ):
+        holder = torch.nn.Sequential(copy.deepcopy(written), torch.nn.GELU(), torch.nn.SiLU())
+        others = list(holder)[1:]
+        speed.fuse_activations(holder)
+        x = torch.linspace(-6, 6, 501)
+        torch.testing.assert_close(holder[0](x), written(x), rtol=1e-5, atol=1e-6)
+        assert type(holder[0]) is torch.nn.GELU
+        assert list(holder)[1:] == others
+
+
+def test_sizes_follow_the_free_memory_and_what_was_asked_for(monkeypatch):
+    model, _ = setting()
+    lane = 4 * model.layout.size * 4  # bytes
+    monkeypatch.setattr(engine, "_free_bytes", lambda device: 4 * 10.5 * lane)
+    assert engine.fitted(model, 32, None, None).max_lanes == 10
+    assert engine.fitted(model, 32, None, 3).max_lanes == 3
+    assert engine.fitted(model, 32, 77, None).max_tokens == 77
+    monkeypatch.setattr(engine, "_free_bytes", lambda device: 1 << 50)
+    assert vars(engine.fitted(model, 32, None, None)) == vars(EngineSettings())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_the_chosen_stack_fits_and_the_sum_is_the_cpus():
+    cpu, adapter = setting()
+    units = tiny.ragged_units(9)
+    wanted = clipped(cpu, adapter, units).total
+    gpu = LanguageModel(tiny.base_model("gpt2").cuda(), LoraSettings(r=3, alpha=6))
+    asked = engine.fitted(gpu, 32, None, None)
+    local = update.LocalTraining(lr=0.3)
+    got = update.cohort_sum(gpu, adapter.cuda(), units, clip_norm=0.5, local=local, engine=asked)
+    assert relative_error(got.total.cpu(), wanted) < 1e-4
+    assert asked.max_tokens >= 31
+
+
+def test_a_blocks_loss_does_not_depend_on_how_it_is_cut():
+    model, adapter = setting()
+    units = tiny.ragged_units(5)
+    whole = lanes.block_updates(model, adapter, units, update.LocalTraining(), 10**6)[1]
+    cut = lanes.block_updates(model, adapter, units, update.LocalTraining(), 9)[1]
+    assert float(cut) == pytest.approx(float(whole), rel=1e-5)
