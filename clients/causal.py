@@ -27,7 +27,7 @@ class NextToken:
                 "model.path: a position of this model sees later ones: not a causal model."
             )
         self._base = base
-        self._head = _plain_head(base)
+        self._head = _known_head(base)
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Weighted sum of the losses (scalar), and (predicted tokens,) NLL in nats."""
@@ -38,27 +38,29 @@ class NextToken:
             return batch.weights @ nll, nll
         hidden = self._base.base_model(input_ids=batch.inputs, use_cache=False).last_hidden_state
         chosen = hidden.flatten(0, 1).index_select(0, batch.positions)
-        weight, bias = self._head.weight, self._head.bias
-        return loss.head_loss(chosen, weight, bias, batch.targets, batch.weights)
+        return loss.head_loss(chosen, self._head, batch.targets, batch.weights)
 
 
 @torch.no_grad()
-def _plain_head(base: Any) -> nn.Linear | None:
-    """The output head, if the logits are its product with the last hidden states, to the last bit.
+def _known_head(base: Any) -> loss.Head | None:
+    """The output head, if it gives the model's logits of its last hidden states, to the last bit.
 
-    Some families scale or softly cap their logits (which near zero looks like the product); they,
-    and adapted heads, take the path over whole logits.
+    Some families scale or softly cap their logits, by keys of their configuration; a family that
+    does it in a way not known here, or an adapted head, takes the path over whole logits.
     """
-    head = base.get_output_embeddings()
+    head, config = base.get_output_embeddings(), base.config
     if type(head) is not nn.Linear:
         return None
     tokens = probe(base)
     hidden = base.base_model(input_ids=tokens, use_cache=False).last_hidden_state
     if hidden.shape[-1] != head.in_features:
         return None
-    return (
-        head if torch.equal(head(hidden), base(input_ids=tokens, use_cache=False).logits) else None
-    )
+    factor = getattr(config, "logit_scale", None) or 1.0  # Cohere
+    factor /= getattr(config, "logits_scaling", None) or 1.0  # Granite
+    cap = getattr(config, "final_logit_softcapping", None)  # Gemma
+    known = loss.Head(head.weight, head.bias, factor, cap)
+    wanted = base(input_ids=tokens, use_cache=False).logits
+    return known if torch.equal(known.logits(hidden), wanted) else None
 
 
 @torch.no_grad()

@@ -8,52 +8,75 @@ once.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-_CHUNK_LOGITS = 1 << 17  # float32 logits held at a time: 16 MiB
+# Logits held at a time, float32: what costs a CPU little memory, and what keeps a GPU busy.
+_CHUNK_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 27}
+
+
+class Head(NamedTuple):
+    """``factor * (hidden weight^T + bias)``, with a cap ``cap * tanh(logits / cap)``."""
+
+    weight: Tensor  # (vocabulary, width)
+    bias: Tensor | None = None  # (vocabulary,)
+    factor: float = 1.0
+    cap: float | None = None
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(n, width) -> (n, vocabulary), in the precision of the model."""
+        logits = torch.nn.functional.linear(hidden, self.weight, self.bias)
+        if self.factor != 1.0:
+            logits = logits * self.factor
+        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+
+    def slope(self, logits: Tensor) -> Tensor | float:
+        """Derivative of the logits with respect to the product with the weights."""
+        return self.factor if self.cap is None else self.factor * (1 - (logits / self.cap) ** 2)
 
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor,
+    def forward(ctx: Any, hidden: Tensor, head: Head, targets: Tensor,
                 weights: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
         nll = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-        gradient = torch.empty_like(hidden)
-        step = max(1, _CHUNK_LOGITS // len(weight))
+        gradient = torch.empty_like(hidden) if hidden.requires_grad else None
+        step = max(1, _CHUNK_LOGITS[hidden.device.type] // len(head.weight))
         for start in range(0, len(hidden), step):
             part = slice(start, start + step)
-            logits = torch.nn.functional.linear(hidden[part], weight, bias).float()
+            logits = head.logits(hidden[part]).float()
             index = targets[part, None]
             # The likeliest token's share is 1 / sum(exp(logits - top)): one pass of exponentials.
             share = torch.softmax(logits, dim=1)
             normaliser = logits.amax(1) - share.amax(1).log()
             nll[part] = normaliser - logits.gather(1, index).squeeze(1)
-            if hidden.requires_grad:
+            if gradient is not None:
                 share.scatter_add_(1, index, share.new_full(index.shape, -1.0))
-                torch.mm(share.to(weight.dtype), weight, out=gradient[part])
-        ctx.save_for_backward(gradient.mul_(weights[:, None]))
+                if head.factor != 1.0 or head.cap is not None:
+                    share *= head.slope(logits)
+                torch.mm(share.to(head.weight.dtype), head.weight, out=gradient[part])
+        if gradient is not None:
+            ctx.save_for_backward(gradient.mul_(weights[:, None]))
         ctx.mark_non_differentiable(nll)
         return weights @ nll, nll
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grads[0].to(gradient.dtype), None, None, None, None
+        return gradient * grads[0].to(gradient.dtype), None, None, None
 
 
-def head_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor,
+def head_loss(hidden: Tensor, head: Head, targets: Tensor,
               weights: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Weighted sum of token losses.
 
     Args:
         hidden: (n, width) hidden states at the predicting positions.
-        weight: (vocabulary, width) of the frozen head; bias (vocabulary,) or None.
         targets: (n,) int64 tokens to predict. weights: (n,) float32.
 
     Returns:
         The scalar ``weights @ nll``, differentiable in ``hidden``, and ``nll`` (n,) in nats.
     """
-    return _HeadLoss.apply(hidden, weight, bias, targets, weights)
+    return _HeadLoss.apply(hidden, head, targets, weights)
