@@ -26,6 +26,9 @@ LEAVES = {
 GRID = "sim.grid"
 ROOT_FILES = {name for name in NAMES if name.startswith("sim.")} - LEAVES - {GRID, "sim.__init__"}
 MAY_DRIVE_A_RUN = {"analysis.audit", "analysis.bench", "analysis.compare", "analysis.comparison"}
+# What a page takes from beside the run folders: the words of a claim, figures, one-line errors.
+REPORTS = {"analysis.report", "analysis.reporting"}
+MAY_REPORT = {"analysis", "server.accounting", "server.wording", "sim.errors"}
 DRIVERS = ROOT_FILES | MAY_DRIVE_A_RUN
 # Where a third party may be known: a module, or a package with all its modules.
 THIRD_PARTIES = {
@@ -41,6 +44,8 @@ THIRD_PARTIES = {
     "dp_accounting": {"server.accounting"},
     "datasets": {"sim"},
     "rich": {"sim", "clients.embedded", "analysis"},
+    "matplotlib": {"analysis.reporting"},
+    "jinja2": {"analysis.reporting"},
 }
 MAX_FILE, MAX_BODY = 250, 40
 
@@ -79,6 +84,8 @@ def allowed_imports(name: str) -> set[str]:
         return {"sim.wire"}
     if package in ("clients", "server"):
         return LEAVES | {package}
+    if covers(REPORTS, name):
+        return MAY_REPORT
     if package == "analysis" and name not in MAY_DRIVE_A_RUN:
         return {"analysis"}
     return set(PACKAGES)
