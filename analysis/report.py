@@ -70,7 +70,7 @@ def write(folder: Path, output: Path) -> Path:
     table.write(output / "runs.csv", [table.values(run) for run in runs])
     text = page.html(
         page.Page(
-            title=folder.resolve().name,
+            title=_title(folder, single=len(runs) == 1),
             single=len(runs) == 1,
             first_lines=claim.first_lines(folder, runs),
             facts=page.facts(runs, _scores(runs)),
@@ -82,6 +82,12 @@ def write(folder: Path, output: Path) -> Path:
     path = output / "report.html"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def _title(folder: Path, *, single: bool) -> str:
+    """A sweep's folder; of a run, which is often only numbered, the folder above it too."""
+    path = folder.resolve()
+    return f"{path.parent.name}/{path.name}" if single else path.name
 
 
 def sections(runs: Sequence[Run]) -> list[Section]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -43,21 +44,25 @@ def curve(
     event: RoundEvent, rounds: Sequence[int], statement: Mapping[str, Any], line: str
 ) -> list[tuple[float, float]]:
     """(rounds, upper epsilon), as far as the accountant has finite answers."""
+    together = statement.get("rounds_per_event", 1)
+    found = [
+        (float(count), _upper(event, -(-count // together), statement["delta"], *_LINES[line]))
+        for count in rounds
+    ]
+    return [(count, upper) for count, upper in found if math.isfinite(upper)]
+
+
+@functools.lru_cache(maxsize=512)
+def _upper(event: RoundEvent, events: int, delta: float, accountant: str, bound: str) -> float:
+    """Infinite where the accountant has no answer."""
     from server import accounting
 
-    accountant, bound = _LINES[line]
-    found = []
-    for count in rounds:
-        events = -(-count // statement.get("rounds_per_event", 1))
-        try:
-            upper = accounting.epsilon(
-                [(event, events)], statement["delta"], accountant=accountant, group_bound=bound
-            ).upper
-        except (ValueError, ArithmeticError):
-            continue
-        if math.isfinite(upper):
-            found.append((float(count), upper))
-    return found
+    try:
+        return accounting.epsilon(
+            [(event, events)], delta, accountant=accountant, group_bound=bound
+        ).upper
+    except (ValueError, ArithmeticError):
+        return math.inf
 
 
 def event_of(statement: Mapping[str, Any]) -> RoundEvent:
@@ -80,8 +85,8 @@ def event_of(statement: Mapping[str, Any]) -> RoundEvent:
 def _chosen(tasks: Sequence[Task]) -> list[Cell]:
     """Of each strategy the cell in the middle of its epsilons; the first of equals."""
     groups: dict[str, list[Cell]] = {}
-    for task in tasks:
-        for cell in task.private:
+    for cell in (cell for task in tasks for cell in task.private):
+        if cell.first.statement["rounds"] > 1:
             groups.setdefault(cell.strategy, []).append(cell)
     middle = [sorted(cells, key=lambda c: c.epsilon or 0) for cells in groups.values()]
     return [cells[(len(cells) - 1) // 2] for cells in middle]
@@ -122,12 +127,24 @@ def _plot(run: Run) -> Plot | None:
     return Plot(
         name=f"epsilon_rounds_{run.strategy}",
         title=f"Epsilon by round: {run.strategy}",
-        note=_note(run, event),
+        note=_note(run, event) + _remarks(lines, told["rounds"]),
         alt=f"Epsilon after {told['rounds']} rounds by {', '.join(ends)}.",
         columns=columns("round", "epsilon"),
         rows=rows(*lines),
         draw=draw,
     )
+
+
+def _remarks(lines: Sequence[Line], rounds: int) -> str:
+    """Which curves lie on each other, and which end early for want of a finite answer."""
+    ends = {line.label: line.points[-1] for line in lines}
+    pld, prv = ends.get("PLD"), ends.get("PRV")
+    same = pld and prv and pld[0] == prv[0] and prv[1].median < 1.02 * pld[1].median
+    text = " PLD and PRV nearly coincide." if same else ""
+    short = [line.label for line in lines if line.points[-1][0] < rounds]
+    if short:
+        text += f" {' and '.join(short)} cannot certify more rounds than are shown."
+    return text
 
 
 def _note(run: Run, event: RoundEvent) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from analysis.reporting import axes as scales
 from analysis.reporting import style
 from analysis.reporting.cells import Cell, Task, chosen_among, series
-from analysis.reporting.plot import Plot
+from analysis.reporting.plot import Dots, Plot, draw_dots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,23 +33,17 @@ def _plot(task: Task, level: float, cells: Sequence[Cell]) -> Plot:
     strategies = sorted({strategy for strategy, _ in found})
     rules = _ranked(found)
     metric = task.metric
+    dots = [
+        Dots(
+            label=strategy,
+            look=style.of(strategy, "random"),
+            spreads={rule: cell.score for (own, rule), cell in found.items() if own == strategy},
+        )
+        for strategy in strategies
+    ]
 
     def draw(axes: Axes) -> None:
-        for number, strategy in enumerate(strategies):
-            shift = 0.22 * (number - (len(strategies) - 1) / 2)
-            known = [(i, found[strategy, r]) for i, r in enumerate(rules) if (strategy, r) in found]
-            places = [i + shift for i, _ in known]
-            scores = [cell.score for _, cell in known]
-            colour = style.of(strategy, "random").colour
-            axes.hlines(
-                places, [s.low for s in scores], [s.high for s in scores], color=colour, alpha=0.6
-            )
-            marker = style.numbered(number).marker
-            axes.plot(
-                [s.median for s in scores], places, marker, color=colour, label=strategy, ms=6
-            )
-        axes.set_yticks(range(len(rules)), rules)
-        axes.set_ylim(len(rules) - 0.4, -0.6)
+        draw_dots(axes, dots, rules)
         axes.set_xlabel(f"{metric.label} ({metric.unit})")
         if not metric.lower_is_better:
             scales.percent(axes, "x")

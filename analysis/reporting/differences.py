@@ -9,7 +9,7 @@ from typing import Any
 from analysis.runs import Run
 
 _PLACE = ("output", "sweep", "resume")  # where a run is kept, no part of what it is
-ABSENT = "(no such key)"
+ABSENT = "not set"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,12 +21,25 @@ class Difference:
 
 
 def differing(runs: Sequence[Run]) -> list[Difference]:
-    """Keys with more than one value, by name."""
+    """Keys with more than one value, by name; of keys that tell the same runs apart, all."""
+    return [found for found in _differing(runs) if not _is_partial(found)]
+
+
+def _is_partial(found: Difference) -> bool:
+    return len(set(found.values) - {ABSENT}) < 2
+
+
+def _differing(runs: Sequence[Run]) -> list[Difference]:
     return [
         Difference(key=key, values={v: tuple(n) for v, n in values.items()})
         for key, values in _values(runs).items()
         if len(values) > 1
     ]
+
+
+def partial(runs: Sequence[Run]) -> list[Difference]:
+    """Keys that some runs have, with one value, and the others do not know."""
+    return [found for found in _differing(runs) if _is_partial(found)]
 
 
 def common(runs: Sequence[Run]) -> dict[str, str]:

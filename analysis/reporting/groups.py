@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from analysis.reporting import files, frontier, style
 from analysis.reporting.cells import Cell, Spread, Task, series
-from analysis.reporting.plot import Plot, Section
+from analysis.reporting.plot import Dots, Plot, Section, draw_dots
 from analysis.runs import Run
 
 if TYPE_CHECKING:
@@ -90,16 +90,19 @@ def _plot(
     spreads: Mapping[str, Mapping[Group, Spread]],
 ) -> Plot:
     groups = _of(grouping, spreads.values())
+    dots = [
+        Dots(
+            label=name,
+            look=_look(number, cells[name]),
+            spreads={group: s for (own, group), s in known.items() if own == grouping},
+        )
+        for number, (name, known) in enumerate(spreads.items())
+    ]
 
     def draw(axes: Axes) -> None:
-        for number, (name, known) in enumerate(spreads.items()):
-            shift = 0.16 * (number - (len(spreads) - 1) / 2)
-            places = [i + shift for i, group in enumerate(groups) if (grouping, group) in known]
-            values = [known[grouping, g] for g in groups if (grouping, g) in known]
-            _marks(axes, name, _look(number, cells[name]), places, values)
+        draw_dots(axes, dots, groups)
         axes.axvline(0, color=style.MUTED, linewidth=1)
-        axes.set_yticks(range(len(groups)), groups)
-        axes.set_ylim(len(groups) - 0.4, -0.6)
+        axes.set_ylabel(grouping.replace("_", " "))
         axes.set_xlabel("change of held-out loss (nats a token)")
 
     told = [
@@ -111,7 +114,7 @@ def _plot(
     return Plot(
         name=task.file(f"groups {grouping}"),
         title=task.title(f"Loss change by {grouping.replace('_', ' ')}"),
-        note="Mark: median over seeds; bar: their range.",
+        note="Groups of held-out users, by this trait. Mark: median over seeds; bar: their range.",
         alt=f"Change of held-out loss. {'; '.join(told)}.",
         columns=("series", "group", "change (median)", "change (min)", "change (max)", "runs"),
         rows=[
@@ -133,11 +136,3 @@ def _look(number: int, cell: Cell) -> style.Look:
     """The strategy's colour; a marker of its own for each series."""
     own = style.of(cell.strategy, cell.selection)
     return style.Look(colour=own.colour, marker=style.numbered(number).marker)
-
-
-def _marks(
-    axes: Axes, name: str, look: style.Look, places: Sequence[float], values: Sequence[Spread]
-) -> None:
-    low, middle, high = ([getattr(s, n) for s in values] for n in ("low", "median", "high"))
-    axes.hlines(places, low, high, color=look.colour, alpha=0.6, linewidth=1.6)
-    axes.plot(middle, places, look.marker, color=look.colour, markersize=5.5, label=name)

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING
 from analysis.reporting import axes as scales
 from analysis.reporting import style
 from analysis.reporting.cells import Cell, Spread, Task
-from analysis.reporting.plot import Level, Line, Plot, Section, columns, draw_level, draw_line, rows
+from analysis.reporting.plot import (
+    Dots,
+    Level,
+    Line,
+    Plot,
+    Section,
+    columns,
+    draw_dots,
+    draw_level,
+    draw_line,
+    rows,
+)
 from analysis.runs import Run
 
 if TYPE_CHECKING:
@@ -54,14 +65,14 @@ def _rates(cells: Sequence[Cell]) -> Plot:
     spreads = [Spread.of([sum(p) / len(p) for run in c.runs if (p := passes(run))]) for c in cells]
     stops = [sum(map(halted, cell.runs)) for cell in cells]
     labels = [_label(cell) for cell in cells]
+    dots = Dots(
+        label="",
+        look=style.of("concentrated", "random"),
+        spreads=dict(zip(labels, spreads, strict=True)),
+    )
 
     def draw(axes: Axes) -> None:
-        look = style.of("concentrated", "random")
-        for place, spread in enumerate(spreads):
-            axes.hlines(place, spread.low, spread.high, color=look.colour, alpha=0.6, linewidth=2)
-            axes.plot(spread.median, place, look.marker, color=look.colour, markersize=7)
-        axes.set_yticks(range(len(labels)), labels)
-        axes.set_ylim(len(labels) - 0.5, -0.5)
+        draw_dots(axes, [dots], labels)
         axes.set_xlim(-0.03, 1.03)
         scales.percent(axes, "x")
         axes.set_xlabel("rounds whose test passed")

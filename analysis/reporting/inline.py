@@ -7,6 +7,9 @@ from html import escape
 
 from analysis.reporting.style import VARIABLES
 
+# Of the file, not of the drawing; its style would be the whole page's.
+_PROLOGUE = r"<metadata>.*?</metadata>|<title>.*?</title>|<style[^>]*>.*?</style>"
+
 
 def svg(text: str, *, name: str, alt: str) -> str:
     """Markup to put into HTML.
@@ -17,7 +20,7 @@ def svg(text: str, *, name: str, alt: str) -> str:
         alt: the text alternative, put in escaped.
     """
     body = text[text.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>|<title>.*?</title>", "", body, flags=re.DOTALL)
+    body = re.sub(_PROLOGUE, "", body, flags=re.DOTALL)
     body = _own_ids(body, name)
     for colour, variable in VARIABLES.items():
         body = re.sub(rf"(?<=: ){colour}\b", f"var({variable})", body)

@@ -47,20 +47,28 @@ def _plots(task: Task) -> list[Plot]:
         return _known(task, "non-private", plain, [])
     return [
         plot
-        for level in noised[:_MOST]
+        for level in _spread_out(noised)
         for plot in _known(task, f"epsilon {level:g}", groups[level], plain)
     ]
+
+
+def _spread_out(levels: Sequence[float]) -> list[float]:
+    """At most so many, the smallest and the largest among them."""
+    if len(levels) <= _MOST:
+        return list(levels)
+    return [levels[round(i * (len(levels) - 1) / (_MOST - 1))] for i in range(_MOST)]
 
 
 def _known(task: Task, at: str, cells: Sequence[Cell], plain: Sequence[Cell]) -> list[Plot]:
     """The figure, if any of its lines has more than two scores."""
     found = series(cells, lambda cell: cell.level or 0.0)
     names = frontier.named(task, found)
-    lines = [_line(names[key], key, line[0]) for key, line in found.items()]
+    drawn = [_line(names[key], key, line[0]) for key, line in found.items()]
+    lines = [line for line in drawn if len(line.points) > 2]
+    if not lines:
+        return []
     if task.plain is not None and plain:
         lines.append(_line("non-private", ("non_private", ""), task.plain))
-    if not any(len(line.points) > 2 for line in lines):
-        return []
     return [_plot(task, at, lines, chosen_among(cells, found))]
 
 

@@ -93,7 +93,7 @@ def _rounds(run: Run) -> Plot:
             draw_line(axes, line)
         axes.set_ylim(bottom=0)
         scales.whole(axes)
-        axes.set(xlabel="round", ylabel="L2 norm (units of the clip norm C = 1 at C = 1)")
+        axes.set_xlabel("round")
         axes.set_ylabel("L2 norm of the adapter's update")
 
     return Plot(
@@ -134,7 +134,7 @@ def _points(task: Task) -> list[Plot]:
             name=task.file("noise signal"),
             title=task.title("Signal against noise"),
             note="Above the diagonal a round's signal is longer than its noise; a point far below "
-            "it learns only by many rounds. A signal of 0 was hidden by the noise in all rounds.",
+            "it learns only by many rounds. The table has the ratio of every run.",
             alt="; ".join(_told(*point) for point in found),
             columns=("strategy", "selection", "k", "epsilon", "noise", "signal (median)", "runs"),
             rows=[

@@ -50,6 +50,7 @@ def html(page: Page) -> str:
         shown=table.shown,
         unfinished=[run for run in page.runs if not run.complete],
         differing=differences.differing(page.runs),
+        partial=differences.partial(page.runs),
         common=differences.common(page.runs),
         some=_some,
     )
@@ -73,7 +74,7 @@ def facts(runs: Sequence[Run], best: Mapping[str, Any]) -> list[tuple[str, str]]
     for label, keys in _FACTS.items():
         values = {_first(run, keys) for run in runs if run.config}
         if values:
-            found.append((label, _some(sorted(values))))
+            found.append((label, ", ".join(sorted(values))))
     return [*found, *((label, str(value)) for label, value in best.items())]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH, HEIGHT, LEGEND_ROW = 400, 258, 15  # points; on a phone a point is a little under a pixel
+WIDTH, HEIGHT, LEGEND_ROW = 400, 262, 16  # points; on a phone a point is a little under a pixel
 _DOTS = 200  # an inch, of the PNG
 _RC = {
-    "font.size": 10.5,
-    "axes.labelsize": 10.5,
-    "legend.fontsize": 9.5,
+    "font.size": 11.5,
+    "axes.labelsize": 11.5,
+    "legend.fontsize": 10,
     "svg.fonttype": "none",
     "svg.hashsalt": "userdp",
     "text.color": INK,
@@ -37,6 +37,8 @@ _RC = {
     "grid.color": GRID,
     "grid.linewidth": 0.7,
     "legend.frameon": False,
+    "legend.handlelength": 1.8,
+    "legend.columnspacing": 1.0,
 }
 
 
@@ -132,6 +134,37 @@ def draw_level(axes: Axes, level: Level) -> None:
     axes.axhline(spread.median, label=level.label, **look)  # type: ignore[arg-type]
     if spread.high > spread.low:
         axes.axhspan(spread.low, spread.high, color=level.colour, alpha=0.12, linewidth=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dots:
+    """Marks of one series in a figure whose rows are names."""
+
+    label: str
+    look: Look
+    spreads: Mapping[str, Spread]  # by row
+
+
+def draw_dots(axes: Axes, series: Sequence[Dots], names: Sequence[str]) -> None:
+    """A row for each name from the top, the series' marks one below the other in it."""
+    for number, dots in enumerate(series):
+        shift = 0.7 * ((number + 0.5) / len(series) - 0.5)
+        known = [(i + shift, dots.spreads[n]) for i, n in enumerate(names) if n in dots.spreads]
+        places, colour = [place for place, _ in known], dots.look.colour
+        low, middle, high = ([getattr(s, n) for _, s in known] for n in ("low", "median", "high"))
+        axes.hlines(places, low, high, color=colour, alpha=0.6, linewidth=1.6)
+        axes.plot(middle, places, dots.look.marker, color=colour, markersize=6, label=dots.label)
+    axes.grid(visible=False, axis="y")
+    axes.hlines(
+        [i + 0.5 for i in range(len(names) - 1)],
+        *(0, 1),
+        transform=axes.get_yaxis_transform(),
+        color=GRID,
+        linewidth=0.7,
+    )
+    axes.tick_params(axis="y", length=0)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
 
 
 def figure(plot: Plot) -> Figure:

@@ -25,14 +25,13 @@ VARIABLES = {
     SKY: "--sky",
 }
 _STRATEGIES = {
-    "user_wise": BLUE,
-    "group_privacy": VERMILLION,
-    "concentrated": GREEN,
-    "matrix_factorization": PURPLE,
-    "non_private": MUTED,
+    "user_wise": (BLUE, "o"),
+    "group_privacy": (VERMILLION, "s"),
+    "concentrated": (GREEN, "^"),
+    "matrix_factorization": (PURPLE, "D"),
+    "non_private": (MUTED, "X"),
 }
-_SELECTIONS = {
-    "random": ("o", "solid"),
+_SELECTIONS = {  # random: the strategy's own marker, in a solid line
     "longest": ("^", (0, (5, 2))),
     "shortest": ("v", (0, (2, 2))),
     "high_perplexity": ("D", (0, (7, 2, 2, 2))),
@@ -55,9 +54,10 @@ class Look:
 
 def of(strategy: str, selection: str) -> Look:
     """The same in every figure; an unknown strategy is orange."""
-    marker, dashes = _SELECTIONS.get(selection, ("X", (0, (3, 3))))
-    name = strategy.partition(" ")[0]
-    return Look(colour=_STRATEGIES.get(name, ORANGE), marker=marker, dashes=dashes)
+    colour, own = _STRATEGIES.get(strategy.partition(" ")[0], (ORANGE, "p"))
+    usual = "dashed" if strategy == "non_private" else "solid"
+    marker, dashes = _SELECTIONS.get(selection, (own, usual))
+    return Look(colour=colour, marker=marker, dashes=dashes)
 
 
 def numbered(number: int) -> Look:
