@@ -17,7 +17,8 @@ import yaml
 
 State = Literal["complete", "incomplete", "failed"]
 Row = Mapping[str, Any]
-_MARKS = ("ledger.jsonl", "privacy_statement.json", "metrics.jsonl")
+_FAILED = "failed.txt"  # a sweep leaves it where a job ended in an error; its first line says which
+_MARKS = ("ledger.jsonl", "privacy_statement.json", "metrics.jsonl", _FAILED)
 _SUMMARY = "summary/"
 SIMULATION_ONLY = "simulation_only/"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a sweep has many files
@@ -93,6 +94,7 @@ def _run(place: Path, name: str) -> Run:
         config = flat(_yaml(place / "config.yaml"))
         lines = _lines(place / "metrics.jsonl")
         statement = _json(place / "privacy_statement.json")
+        failed = (place / _FAILED).read_text() if (place / _FAILED).is_file() else ""
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         told = " ".join(str(error).split())
         return Run(name=name, folder=place, state="failed", why=f"a file cannot be read: {told}")
@@ -104,6 +106,8 @@ def _run(place: Path, name: str) -> Run:
         if key.startswith(_SUMMARY)
     }
     state, why = _state(config, rows, summary, statement)
+    if state == "incomplete" and failed:
+        state, why = "failed", failed.splitlines()[0]
     return Run(
         name=name,
         folder=place,

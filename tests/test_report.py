@@ -165,6 +165,14 @@ def test_only_keys_that_differ_are_differences(found):
     assert differences.common(found)["optimizer.lr"] == "0.01"
 
 
+def test_a_job_that_ended_in_an_error_is_listed_with_it(tmp_path):
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "failed.txt").write_text("strategy.tau=9: too large.\nTraceback ...\n")
+    [run] = runs.read(tmp_path)
+    assert (run.state, run.why) == ("failed", "strategy.tau=9: too large.")
+    assert table.values(run)["run"] == "0"
+
+
 @pytest.mark.parametrize(
     ("name", "text", "state"),
     [

@@ -103,6 +103,17 @@ def test_the_first_line_is_what_the_whole_sweep_spent(parsed):
     assert SPENT in parsed.texts
 
 
+def test_a_sweep_whose_spending_is_not_known_claims_nothing(tmp_path, monkeypatch):
+    def damaged(folder):
+        raise ValueError("ledger.jsonl, line 3: broken")
+
+    monkeypatch.setattr(sys.modules["analysis.spending"], "of_sweep", damaged)
+    report_folders.write(tmp_path / "a")
+    report_folders.write(tmp_path / "b", seed=2)
+    text = "".join(Parsed(report.write(tmp_path, tmp_path / "out").read_text()).texts)
+    assert "nothing is claimed: ledger.jsonl, line 3: broken" in text
+
+
 def test_the_first_line_of_a_run_is_its_statements_claim(tmp_path):
     folder = report_folders.write(tmp_path / "run", epsilon=3.0)
     text = Parsed(report.write(folder, tmp_path / "out").read_text()).texts

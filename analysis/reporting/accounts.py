@@ -55,12 +55,10 @@ def curve(
 @functools.lru_cache(maxsize=512)
 def _upper(event: RoundEvent, events: int, delta: float, accountant: str, bound: str) -> float:
     """Infinite where the accountant has no answer."""
-    from server import accounting
+    from server.accounting import epsilon
 
     try:
-        return accounting.epsilon(
-            [(event, events)], delta, accountant=accountant, group_bound=bound
-        ).upper
+        return epsilon([(event, events)], delta, accountant=accountant, group_bound=bound).upper
     except (ValueError, ArithmeticError):
         return math.inf
 

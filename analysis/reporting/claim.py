@@ -20,10 +20,17 @@ def of_run(run: Run) -> list[str]:
 
 
 def of_sweep(folder: Path) -> list[str]:
-    """What all runs spent together on the same users, composed, and repeat-and-select's figure."""
+    """What all runs spent together on the same users, composed, and repeat-and-select's figure.
+
+    Where it cannot be told, because a ledger is missing, old or damaged, this is said instead.
+    """
     from analysis.spending import of_sweep as spent
 
-    return list(spent(folder).sentences)
+    try:
+        return list(spent(folder).sentences)
+    except (OSError, ValueError, KeyError, ArithmeticError) as error:
+        told = " ".join(str(error).split())
+        return [f"What these runs spent together is not known, so nothing is claimed: {told}"]
 
 
 def first_lines(folder: Path, runs: Sequence[Run]) -> list[str]:
