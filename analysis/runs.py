@@ -149,7 +149,14 @@ def _yaml(path: Path) -> Row:
 
 
 def _json(path: Path) -> Row:
-    return _mapping(path, json.loads(path.read_text())) if path.is_file() else {}
+    return _mapping(path, _parsed(path, path.read_text())) if path.is_file() else {}
+
+
+def _parsed(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from None
 
 
 def _mapping(path: Path, value: Any) -> Row:
@@ -163,7 +170,7 @@ def _lines(path: Path) -> list[Row]:
     if not path.is_file():
         return []
     *lines, _torn = path.read_text().split("\n")
-    rows = [_mapping(path, json.loads(line)) for line in lines if line]
+    rows = [_mapping(path, _parsed(path, line)) for line in lines if line]
     if any(type(row.get("round")) is not int for row in rows):
         raise ValueError(f"{path.name} has a line without a round")
     return rows

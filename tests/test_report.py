@@ -98,6 +98,16 @@ def test_runs_on_other_data_are_never_in_one_figure(tmp_path):
     assert all(len(numbers(plot)) == 3 for plot in section.plots)
 
 
+def test_tasks_without_a_path_have_names_and_files_of_their_own(tmp_path):
+    for data, users in (("synthetic", 9), ("form_letters", 9), ("synthetic", 10)):
+        for epsilon in (1.0, 8.0):
+            own = {"data__format": data, "data__users": users, "model__kind": "embedded"}
+            report_folders.write(tmp_path / f"{data}{users}{epsilon}", epsilon=epsilon, **own)
+    plots = [plot for s in report.sections(runs.read(tmp_path)) for plot in s.plots]
+    assert len({plot.name for plot in plots}) == len(plots)
+    assert not [plot.title for plot in plots if "None" in plot.title]
+
+
 def test_noise_and_signal_are_those_that_the_releases_were_made_of(found):
     run = next(run for run in found if run.private)
     [(_, norm), *_] = noise.noise_norms(run)

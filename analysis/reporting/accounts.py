@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from analysis.reporting import axes as scales
 from analysis.reporting import style
 from analysis.reporting.cells import Cell, Spread, Task
@@ -58,7 +60,8 @@ def _upper(event: RoundEvent, events: int, delta: float, accountant: str, bound:
     from server.accounting import epsilon
 
     try:
-        return epsilon([(event, events)], delta, accountant=accountant, group_bound=bound).upper
+        with np.errstate(divide="ignore"):  # the PRV's, where every user takes part
+            return epsilon([(event, events)], delta, accountant=accountant, group_bound=bound).upper
     except (ValueError, ArithmeticError):
         return math.inf
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 _STEPS = (1, 2, 3, 4, 5, 6, 8)
 _FEW = (1, 2, 5)
+_LEAST = 1.02  # ratio that an axis shows to either side of a single value
 
 
 def logarithmic(axes: Axes, which: Literal["x", "y"]) -> None:
@@ -18,8 +19,11 @@ def logarithmic(axes: Axes, which: Literal["x", "y"]) -> None:
 
     low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
     if low <= 0:
-        low = min(filter(lambda v: v > 0, _data(axes, which)), default=1.0)
+        low = 0.9 * min(filter(lambda v: v > 0, _data(axes, which)), default=1.0)
+    if high < _LEAST * low:  # one value, or values that agree
+        low, high = low / _LEAST, high * _LEAST
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
     axis = axes.xaxis if which == "x" else axes.yaxis
     ratio = high / low
     if ratio < 4:

@@ -176,13 +176,21 @@ def _key(run: Run, kept: Callable[[str], bool]) -> tuple[tuple[str, str], ...]:
 
 
 def _names(firsts: Sequence[Run]) -> list[str]:
-    """What tells the tasks apart, in few words; empty for a single one."""
+    """What tells the tasks apart, in few words and each once; empty for a single one."""
     if len(firsts) < 2:
         return [""] * len(firsts)
-    keys = {key for run in firsts for key in run.config if _is_task(key)}
-    differing = [k for k in sorted(keys) if len({repr(run.config.get(k)) for run in firsts}) > 1]
-    telling = [k for k in differing if k in ("data.path", "model.path")] or differing
-    return [", ".join(short(str(run.config.get(key))) for key in telling) for run in firsts]
+    names = [", ".join((_source(run, "data"), _source(run, "model"))) for run in firsts]
+    if len(set(names)) == len(names):
+        return names
+    keys = sorted({key for run in firsts for key in run.config if _is_task(key)})
+    differing = [k for k in keys if len({repr(run.config.get(k)) for run in firsts}) > 1]
+    return [", ".join(f"{k} {short(str(run.config.get(k)))}" for k in differing) for run in firsts]
+
+
+def _source(run: Run, group: str) -> str:
+    """The name of a path, or what there is instead of one: synthetic data, the embedded model."""
+    kind = {"data": "data.format", "model": "model.kind"}[group]
+    return short(str(run.config.get(f"{group}.path") or run.config.get(kind)))
 
 
 def short(value: str) -> str:
