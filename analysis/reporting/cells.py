@@ -179,8 +179,10 @@ def _names(firsts: Sequence[Run]) -> list[str]:
     """What tells the tasks apart, in few words and each once; empty for a single one."""
     if len(firsts) < 2:
         return [""] * len(firsts)
-    names = [", ".join((_source(run, "data"), _source(run, "model"))) for run in firsts]
-    if len(set(names)) == len(names):
+    sources = [[_source(run, group) for run in firsts] for group in ("data", "model")]
+    telling = [own for own in sources if len(set(own)) > 1]
+    names = [", ".join(parts) for parts in zip(*telling, strict=True)]
+    if len(set(names)) == len(firsts):
         return names
     keys = sorted({key for run in firsts for key in run.config if _is_task(key)})
     differing = [k for k in keys if len({repr(run.config.get(k)) for run in firsts}) > 1]

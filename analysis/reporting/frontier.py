@@ -98,7 +98,8 @@ def seeds_told(lines: Sequence[Line]) -> str:
 
 
 def _comparable(task: Task) -> bool:
-    return bool(task.private) and (len(task.private) > 1 or task.plain is not None)
+    points = sum(map(len, series(task.private, lambda cell: cell.level).values()))
+    return points > 1 or (points == 1 and task.plain is not None)
 
 
 def _curves(task: Task) -> list[Plot]:
