@@ -21,6 +21,7 @@ HELP = """userdp: federated fine-tuning of language models under user-level diff
                                       --all: both strategies at several k, ranked by noise
   userdp verify RUN                   recomputes a run's claim from its ledger alone
   userdp compare [overrides] [--dry-run]  strategies x selections over seeds: one table
+  userdp report FOLDER [output=DIR]   one HTML page about a run or a sweep, figures beside it
   userdp bench  [case=NAME] [overrides] [--json] [--long]
                                       a round beside plain training and peers, same tokens
 
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "verify": _verify,
         "bench": _bench,
         "compare": _compare,
+        "report": _report,
     }
     if not asked or asked[0] == "help" or {"-h", "--help"} & set(asked):
         print(HELP, end="")
@@ -140,6 +142,13 @@ def _compare(arguments: list[str]) -> None:
     from analysis import compare
 
     compare.main([*_overrides(arguments, "--dry-run"), *({"--dry-run"} & set(arguments))])
+
+
+def _report(arguments: list[str]) -> None:
+    from analysis import report
+
+    quiet.accountants()
+    report.main(_overrides(arguments))
 
 
 if __name__ == "__main__":

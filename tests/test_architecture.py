@@ -30,6 +30,9 @@ MAY_DRIVE_A_RUN = {
     *("analysis.bench", "analysis.bench_shape", "analysis.bench_round"),
 }
 PEERS = "analysis.peers"  # runs where userdp is not installed
+# What a page takes from beside the run folders: the words of a claim, figures, one-line errors.
+REPORTS = {"analysis.report", "analysis.reporting"}
+MAY_REPORT = {"analysis", "server.accounting", "server.wording", "sim.errors"}
 DRIVERS = ROOT_FILES | MAY_DRIVE_A_RUN
 # Where a third party may be known: a module, or a package with all its modules.
 THIRD_PARTIES = {
@@ -49,6 +52,8 @@ THIRD_PARTIES = {
     "dp_accounting": {"server.accounting"},
     "datasets": {"sim"},
     "rich": {"sim", "clients.embedded", "analysis"},
+    "matplotlib": {"analysis.reporting"},
+    "jinja2": {"analysis.reporting"},
 }
 MAX_FILE, MAX_BODY = 250, 40
 
@@ -89,6 +94,8 @@ def allowed_imports(name: str) -> set[str]:
         return LEAVES | {package}
     if covers({PEERS}, name):
         return {PEERS}
+    if covers(REPORTS, name):
+        return MAY_REPORT
     if package == "analysis" and name not in MAY_DRIVE_A_RUN:
         return {"analysis"}
     return set(PACKAGES)

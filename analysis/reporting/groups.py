@@ -1,0 +1,138 @@
+"""Disparate impact: what fine-tuning did to the held-out loss of each group of users.
+
+Read from a run's ``groups.csv``, with columns round, grouping, group, users, tokens, loss (nats a
+token). The change is from the first round in the file to the last; a group whose loss falls less
+under privacy than without pays for privacy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from analysis.reporting import files, frontier, style
+from analysis.reporting.cells import Cell, Spread, Task, series
+from analysis.reporting.plot import Dots, Plot, Section, draw_dots
+from analysis.runs import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FILE = "groups.csv"
+_MOST = 6  # series of a figure
+Group = tuple[str, str]  # grouping, group
+
+
+def section(tasks: Sequence[Task]) -> Section:
+    """A figure for each way of grouping."""
+    plots = [plot for task in tasks for plot in _plots(task)]
+    return Section(
+        name="groups",
+        title="Who pays for privacy",
+        lead="Change of the held-out loss of each group of users, from the base model to the end "
+        "of training: further left is a larger gain. Groups whose private mark lies far right of "
+        "the non-private one pay most.",
+        plots=plots,
+        absent="" if plots else f"no run left a {FILE} with two rounds in it.",
+    )
+
+
+def changes(run: Run) -> dict[Group, float]:
+    """Last loss less first, by group; empty without the file, or with a single round in it.
+
+    Raises:
+        ConfigurationError: the file lacks a column.
+    """
+    rows = files.table(run.folder / FILE, ("round", "grouping", "group", "loss"))
+    losses: dict[Group, dict[int, float]] = {}
+    for row in rows:
+        group = (row["grouping"], row["group"])
+        losses.setdefault(group, {})[int(row["round"])] = float(row["loss"])
+    return {
+        group: by_round[max(by_round)] - by_round[min(by_round)]
+        for group, by_round in losses.items()
+        if len(by_round) > 1
+    }
+
+
+def _plots(task: Task) -> list[Plot]:
+    cells = _shown(task)
+    spreads = {name: s for name, cell in cells.items() if (s := _spreads(cell))}
+    groupings = dict.fromkeys(g for s in spreads.values() for g, _ in s)
+    return [_plot(task, grouping, cells, spreads) for grouping in groupings]
+
+
+def _shown(task: Task) -> dict[str, Cell]:
+    """The non-private cell, and each line's cells at its smallest and largest epsilon."""
+    found = series(task.private, lambda cell: cell.level)
+    names = frontier.named(task, found)
+    ends = [
+        (f"{names[key]}, epsilon {cell.level:g}", cell)
+        for key, line in found.items()
+        for cell in dict.fromkeys((line[0], line[-1]))
+    ]
+    plain = [] if task.plain is None else [("non-private", task.plain)]
+    return dict([*plain, *ends[:_MOST]])
+
+
+def _spreads(cell: Cell) -> dict[Group, Spread]:
+    found: dict[Group, list[float]] = {}
+    for run in cell.runs:
+        for group, change in changes(run).items():
+            found.setdefault(group, []).append(change)
+    return {group: Spread.of(values) for group, values in found.items()}
+
+
+def _plot(
+    task: Task,
+    grouping: str,
+    cells: Mapping[str, Cell],
+    spreads: Mapping[str, Mapping[Group, Spread]],
+) -> Plot:
+    groups = _of(grouping, spreads.values())
+    dots = [
+        Dots(
+            label=name,
+            look=_look(number, cells[name]),
+            spreads={group: s for (own, group), s in known.items() if own == grouping},
+        )
+        for number, (name, known) in enumerate(spreads.items())
+    ]
+
+    def draw(axes: Axes) -> None:
+        draw_dots(axes, dots, groups)
+        axes.axvline(0, color=style.MUTED, linewidth=1)
+        axes.set_ylabel(grouping.replace("_", " "))
+        axes.set_xlabel("change of held-out loss (nats a token)")
+
+    told = [
+        f"{name}, {group}: {known[grouping, group].median:+.3f}"
+        for name, known in spreads.items()
+        for group in groups
+        if (grouping, group) in known
+    ]
+    return Plot(
+        name=task.file(f"groups {grouping}"),
+        title=task.title(f"Loss change by {grouping.replace('_', ' ')}"),
+        note="Groups of held-out users, by this trait. Mark: median over seeds; bar: their range.",
+        alt=f"Change of held-out loss. {'; '.join(told)}.",
+        columns=("series", "group", "change (median)", "change (min)", "change (max)", "runs"),
+        rows=[
+            (name, group, s.median, s.low, s.high, s.count)
+            for name, known in spreads.items()
+            for (own, group), s in known.items()
+            if own == grouping
+        ],
+        draw=draw,
+        simulation_only=True,
+    )
+
+
+def _of(grouping: str, spreads: Iterable[Mapping[Group, Spread]]) -> list[str]:
+    return list(dict.fromkeys(g for s in spreads for own, g in s if own == grouping))
+
+
+def _look(number: int, cell: Cell) -> style.Look:
+    """The strategy's colour; a marker of its own for each series."""
+    own = style.of(cell.strategy, cell.selection)
+    return style.Look(colour=own.colour, marker=style.numbered(number).marker)
