@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT, LEGEND_ROW = 400, 262, 16  # points; on a phone a point is a little under a pixel
 _DOTS = 200  # an inch, of the PNG
-_RC = {
+_RC: dict[Any, Any] = {
     "font.size": 11.5,
     "axes.labelsize": 11.5,
     "legend.fontsize": 10,
