@@ -1,0 +1,125 @@
+"""Our sides of `userdp bench`: a whole private round, user-wise or with a record slot a unit.
+
+Coins, ledger, message, clipped sum, noise, step, checkpoint, all through what `userdp run` uses.
+The sampling rate is 1, so that every repetition does the same work.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ConfigRecord
+
+from analysis.peers.side import Side
+from analysis.peers.work import Spec, Work
+from clients import update
+from clients.adapter import LoraSettings
+from clients.app import Host, client_app
+from clients.model import LanguageModel
+from server.group_privacy import GroupPrivacy
+from server.ledger import Ledger
+from server.mechanism import Mechanism
+from server.optimizer import ServerOptimizer
+from server.strategy import Budget, PrivateStrategy
+from server.user_wise import UserWise
+from sim import population, rng, track, wire
+from sim.grid import InProcessGrid
+from sim.population import Population
+
+_MECHANISMS = {"round": UserWise, "record_round": GroupPrivacy}
+
+
+def main(work: Work, serve: Callable[[Side], None], name: str) -> None:
+    """One ``go`` is a round over every user, the next from where the last one ended."""
+    spec = work.spec
+    lora = LoraSettings(r=spec.rank, alpha=2 * spec.rank)
+    model = LanguageModel(work.base(), lora)
+    host = Host(model, users(work), engine(spec))
+    grid = InProcessGrid(client_app(host), nodes=1)
+    mechanism = _mechanism(work, name)
+    start = work.adapter(model.layout.size)
+    arrays = model.layout.to_arrays(start)
+    with tempfile.TemporaryDirectory() as folder:
+        strategy = _strategy(spec, mechanism, model, start, Path(folder, "timed"))
+        aside = _strategy(spec, mechanism, model, start, Path(folder, "aside"))
+
+        def round_() -> None:
+            nonlocal arrays
+            messages = strategy.configure_train(0, arrays, ConfigRecord(), grid)
+            arrays, _ = strategy.aggregate_train(0, grid.send_and_receive(messages))
+
+        def clipped_sum() -> np.ndarray:
+            messages = aside.configure_train(0, arrays, ConfigRecord(), grid)
+            (reply,) = grid.send_and_receive(messages)
+            return wire.read_reply(reply, model.layout).total
+
+        serve(Side(go=round_, clipped_sum=clipped_sum, details=_details(host)))
+
+
+def engine(spec: Spec) -> update.EngineSettings:
+    """The engine's own settings, but for what the spec says."""
+    given: dict[str, Any] = {} if spec.max_tokens is None else {"max_tokens": spec.max_tokens}
+    return update.EngineSettings(**given)
+
+
+def users(work: Work) -> Population:
+    """The users of the work, as a run holds them."""
+    counts, lengths = work.counts, work.lengths
+    return Population(
+        tokens=work.tokens,
+        record_offsets=population.offsets(lengths),
+        user_records=np.arange(len(lengths)),
+        user_offsets=population.offsets(counts),
+        user_keys=np.arange(len(counts), dtype=np.uint64),
+    )
+
+
+def _details(host: Host) -> dict[str, Any]:
+    return {"max_tokens": host.engine.max_tokens}
+
+
+def _mechanism(work: Work, name: str) -> Mechanism:
+    return _MECHANISMS[name](
+        users=len(work.counts),
+        cohort=len(work.counts),
+        records_per_user=int(work.counts.max()),
+        clip_norm=work.spec.clip_norm,
+        noise_multiplier=work.spec.noise_multiplier,
+    )
+
+
+def _strategy(
+    spec: Spec, mechanism: Mechanism, model: LanguageModel, start: np.ndarray, folder: Path
+) -> PrivateStrategy:
+    folder.mkdir()
+    contract = wire.Contract(
+        round=0,
+        unit=mechanism.unit,
+        clip_norm=mechanism.clip_norm,
+        records_per_user=mechanism.records_per_user,
+        selection="random",
+        redraw=True,
+        resample=False,
+        max_tokens=spec.length,
+        local_steps=1,
+        local_lr=1.0,
+        seed=0,
+    )
+    adam = functools.partial(torch.optim.Adam, lr=spec.learning_rate)
+    return PrivateStrategy(
+        mechanism=mechanism,
+        contract=contract,
+        layout=model.layout,
+        ledger=Ledger.create(folder / "ledger.jsonl", {}),
+        budget=Budget(rounds=spec.rounds, epsilon_after=lambda _: 0.0),
+        optimizer=ServerOptimizer(start, adam, lambda _: 1.0),
+        secrets=rng.Secrets(),
+        tracker=track.NullTracker(),
+        checkpoints=folder,
+    )

@@ -1,0 +1,181 @@
+"""What every side of a benchmark works on, made from one line of JSON: tokens, base model, adapter.
+
+Two sides that are given the same line hold the same numbers, whichever process they live in: tokens
+and adapter are drawn by numpy, the base model by torch from a fixed seed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+import transformers
+from torch import Tensor
+
+IGNORED = -100  # the label of a position that no loss counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """The work of one side, in plain values."""
+
+    users: int
+    records: int  # of each user
+    length: int  # tokens of each record, and the most tokens of any
+    lengths: list[list[int]] | None = None  # tokens of each record of each user, if they differ
+    family: str = "gpt2"  # or llama
+    layers: int = 4
+    width: int = 128
+    heads: int = 4
+    mlp: int | None = None  # width of the hidden layer of an MLP; None: 4 * width
+    vocabulary: int = 4096
+    rank: int = 8
+    dtype: str = "float32"  # of the base model; adapters are float32
+    device: str = "cpu"
+    max_tokens: int | None = None  # positions of a stack of ours; None: what the engine chooses
+    batch: int = 32  # records in a batch, for the sides that have one
+    autocast: bool = False  # plain training under torch.autocast, for a base in bfloat16
+    rounds: int = 16  # how many rounds are asked for, at most
+    clip_norm: float = 1.0
+    noise_multiplier: float = 1.0
+    learning_rate: float = 1e-3  # of Adam, at the server or in plain training
+    seed: int = 0
+
+    @property
+    def hidden(self) -> int:
+        return self.mlp or 4 * self.width
+
+
+@dataclass(frozen=True)
+class Work:
+    """The users of a spec and their tokens, and what is trained on them."""
+
+    spec: Spec
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """(users,) int64: records of each user."""
+        spec = self.spec
+        if spec.lengths is None:
+            return np.full(spec.users, spec.records)
+        return np.array([len(owned) for owned in spec.lengths])
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """(records,) int64: tokens of each record, grouped by user."""
+        spec = self.spec
+        if spec.lengths is None:
+            return np.full(spec.users * spec.records, spec.length)
+        return np.array(list(itertools.chain.from_iterable(spec.lengths)))
+
+    @cached_property
+    def tokens(self) -> np.ndarray:
+        """(tokens,) int32, record after record."""
+        draw = np.random.Generator(np.random.PCG64([self.spec.seed, 1]))
+        return draw.integers(0, self.spec.vocabulary, self.lengths.sum(), dtype=np.int32)
+
+    def rows(self) -> list[np.ndarray]:
+        """Every record, (its tokens,) int32."""
+        return np.split(self.tokens, np.cumsum(self.lengths)[:-1])
+
+    def users(self) -> Iterator[list[np.ndarray]]:
+        """The records of each user in turn."""
+        rows = iter(self.rows())
+        return (list(itertools.islice(rows, count)) for count in self.counts.tolist())
+
+    def base(self) -> Any:
+        """A causal model with random weights and no dropout, on the device."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.spec.seed)
+            model = transformers.AutoModelForCausalLM.from_config(_config(self.spec))
+        return model.to(getattr(torch, self.spec.dtype)).to(self.spec.device).eval()
+
+    def plain(self) -> torch.nn.Module:
+        """The base model under stock peft, with `adapter` in its adapter."""
+        config = peft.LoraConfig(
+            r=self.spec.rank,
+            lora_alpha=2 * self.spec.rank,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="fan_in_fan_out")
+            model = peft.get_peft_model(self.base(), config).train()
+        leaves = trained(model)
+        torch.nn.utils.vector_to_parameters(
+            torch.from_numpy(self.adapter(sum(leaf.numel() for leaf in leaves))).to(
+                self.spec.device
+            ),
+            leaves,
+        )
+        return model
+
+    def adapter(self, size: int) -> np.ndarray:
+        """(size,) float32, where training starts; B is not zero, so that A has a gradient."""
+        draw = np.random.Generator(np.random.PCG64([self.spec.seed, 2]))
+        return draw.normal(0.0, 0.02, size).astype(np.float32)
+
+
+def trained(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """The adapter's tensors, in peft's order."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def collate(records: list[np.ndarray], device: str) -> dict[str, Tensor]:
+    """Rows padded to the longest, (records, positions): ids, attention mask, labels."""
+    longest = max(map(len, records))
+    ids = np.zeros((len(records), longest), np.int64)
+    real = np.zeros((len(records), longest), np.int64)
+    for row, flags, record in zip(ids, real, records, strict=True):
+        row[: len(record)], flags[: len(record)] = record, 1
+    batch = {
+        "input_ids": ids,
+        "attention_mask": real,
+        "labels": np.where(real == 1, ids, IGNORED),
+    }
+    return {name: torch.from_numpy(array).to(device) for name, array in batch.items()}
+
+
+def record_losses(model: torch.nn.Module, ids: Tensor, labels: Tensor) -> Tensor:
+    """(records,) float32: the mean loss over the tokens of each record.
+
+    Padding is behind the end of a row, where a causal model needs no mask.
+    """
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+    targets = labels[:, 1:]
+    losses = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=IGNORED
+    )
+    return losses.view(targets.shape).sum(1) / (targets != IGNORED).sum(1)
+
+
+def _config(spec: Spec) -> Any:
+    positions = max(128, spec.length)
+    marks = {"vocab_size": spec.vocabulary, "bos_token_id": 0, "eos_token_id": 0}
+    if spec.family == "llama":
+        return transformers.LlamaConfig(
+            hidden_size=spec.width,
+            intermediate_size=spec.hidden,
+            num_hidden_layers=spec.layers,
+            num_attention_heads=spec.heads,
+            max_position_embeddings=positions,
+            **marks,
+        )
+    return transformers.GPT2Config(
+        n_embd=spec.width,
+        n_layer=spec.layers,
+        n_head=spec.heads,
+        n_inner=spec.hidden,
+        n_positions=positions,
+        resid_pdrop=0,
+        embd_pdrop=0,
+        attn_pdrop=0,
+        **marks,
+    )
