@@ -1,4 +1,4 @@
-"""One side of `userdp bench` in a process of its own: ``python -m analysis.bench_side NAME [tune]``.
+"""One side of `userdp bench`, a process: ``python -m analysis.bench_side NAME [tune]``.
 
 Reads the spec and then what to do from standard input, answers on standard output, a line of JSON
 each (`analysis.peers.side`). Whatever else libraries print goes to standard error. A side whose

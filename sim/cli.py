@@ -21,7 +21,8 @@ HELP = """userdp: federated fine-tuning of language models under user-level diff
                                       --all: both strategies at several k, ranked by noise
   userdp verify RUN                   recomputes a run's claim from its ledger alone
   userdp compare [overrides] [--dry-run]  strategies x selections over seeds: one table
-  userdp bench  [overrides] [--json]  a round beside plain training on the same tokens
+  userdp bench  [case=NAME] [overrides] [--json] [--long]
+                                      a round beside plain training and peers, same tokens
 
 Overrides name a value of the configuration:
   userdp run data=jsonl data.path=mail.jsonl model=local model.path=my-model privacy.epsilon=3
@@ -131,7 +132,8 @@ def _verify(arguments: list[str]) -> None:
 def _bench(arguments: list[str]) -> None:
     from analysis import bench
 
-    bench.main(arguments)
+    overrides = _overrides(arguments, "--json", "--long")
+    bench.main([*overrides, *({"--json", "--long"} & set(arguments))])
 
 
 def _compare(arguments: list[str]) -> None:

@@ -25,19 +25,27 @@ LEAVES = {
 }
 GRID = "sim.grid"
 ROOT_FILES = {name for name in NAMES if name.startswith("sim.")} - LEAVES - {GRID, "sim.__init__"}
-MAY_DRIVE_A_RUN = {"analysis.audit", "analysis.bench", "analysis.compare", "analysis.comparison"}
+MAY_DRIVE_A_RUN = {
+    *("analysis.audit", "analysis.compare", "analysis.comparison"),
+    *("analysis.bench", "analysis.bench_shape", "analysis.bench_round"),
+}
+PEERS = "analysis.peers"  # runs where userdp is not installed
 DRIVERS = ROOT_FILES | MAY_DRIVE_A_RUN
 # Where a third party may be known: a module, or a package with all its modules.
 THIRD_PARTIES = {
-    "flwr": {"sim.wire", GRID, "clients.app", "server.app", "server.strategy", *DRIVERS},
+    "flwr": {
+        *("sim.wire", GRID, "clients.app", "server.app", "server.strategy"),
+        *(f"{PEERS}.flower_ray", *DRIVERS),
+    },
     "wandb": {"sim.track_wandb", "sim.sweep_board"},
     "tensorboard": {"sim.track_tensorboard"},
     "hydra": DRIVERS,
     "omegaconf": DRIVERS,
     "pydantic": ROOT_FILES,
-    "peft": {"clients.adapter", *MAY_DRIVE_A_RUN},  # a benchmark runs plain peft beside us
-    "transformers": {"clients", *DRIVERS},
-    "opacus": {"server.accounting"},
+    "peft": {"clients.adapter", PEERS},  # a benchmark runs plain peft beside us
+    "transformers": {"clients", PEERS, *DRIVERS},
+    "opacus": {"server.accounting", f"{PEERS}.opacus"},
+    "pfl": {f"{PEERS}.pfl"},
     "dp_accounting": {"server.accounting"},
     "datasets": {"sim"},
     "rich": {"sim", "clients.embedded", "analysis"},
@@ -79,6 +87,8 @@ def allowed_imports(name: str) -> set[str]:
         return {"sim.wire"}
     if package in ("clients", "server"):
         return LEAVES | {package}
+    if covers({PEERS}, name):
+        return {PEERS}
     if package == "analysis" and name not in MAY_DRIVE_A_RUN:
         return {"analysis"}
     return set(PACKAGES)

@@ -1,4 +1,5 @@
-"""The sides of `userdp bench` that are not ours; they need torch, numpy, transformers, peft, a peer.
+"""The sides of `userdp bench` that are not ours.
 
-Nothing here imports the rest of userdp, so a side runs in an environment that has only its peer.
+They need torch, numpy, transformers, peft and a peer each, and import nothing else of userdp: they
+run in an environment that has only these.
 """

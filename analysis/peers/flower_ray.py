@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
-from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg
+from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg, Strategy
 from flwr.simulation import run_simulation
 
 from analysis.peers.side import Side
@@ -42,7 +42,7 @@ def _rounds(work: Work, grid: Grid) -> Side:
     start = torch.nn.utils.parameters_to_vector(trained(work.plain())).detach().cpu().numpy()
     arrays, number = ArrayRecord({"adapter": Array(start)}), 0
 
-    def round_(strategy: FedAvg) -> ArrayRecord:
+    def round_(strategy: Strategy) -> Any:
         nonlocal number
         number += 1
         messages = strategy.configure_train(number, arrays, ConfigRecord(), grid)
@@ -65,7 +65,7 @@ def _rounds(work: Work, grid: Grid) -> Side:
     return Side(go=go, clipped_sum=clipped_sum, details=details, processes=True)
 
 
-def _strategy(spec: Spec, noise_multiplier: float) -> DifferentialPrivacyServerSideFixedClipping:
+def _strategy(spec: Spec, noise_multiplier: float) -> Strategy:
     inner = FedAvg(fraction_evaluate=0.0, min_available_nodes=spec.users)
     return DifferentialPrivacyServerSideFixedClipping(
         inner, noise_multiplier, spec.clip_norm, num_sampled_clients=spec.users
@@ -81,12 +81,13 @@ def _client(line: str) -> ClientApp:
         model, users = _local(line)
         leaves = trained(model)
         device = leaves[0].device
-        start = torch.from_numpy(message.content["arrays"]["adapter"].numpy().copy()).to(device)
+        adapter = message.content.array_records["arrays"]["adapter"].numpy()
+        start = torch.from_numpy(adapter.copy()).to(device)
         torch.nn.utils.vector_to_parameters(start, leaves)
         batch = collate(users[int(context.node_config["partition-id"])], str(device))
         loss = record_losses(model, batch["input_ids"], batch["labels"]).mean()
         gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, leaves)])
-        answer = {
+        answer: dict[str, Any] = {
             "arrays": ArrayRecord({"adapter": Array((start - gradient).cpu().numpy())}),
             "metrics": MetricRecord({"num-examples": 1}),  # users weigh the same
         }
@@ -103,11 +104,10 @@ def _local(line: str) -> tuple[torch.nn.Module, list[list[np.ndarray]]]:
     return work.plain(), list(work.users())
 
 
-def _resources(spec: Spec) -> dict:
+def _resources(spec: Spec) -> dict[str, Any]:
     cpus = torch.get_num_threads()
     gpus = 1.0 / cpus if spec.device.startswith("cuda") else 0.0
-    path = {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     return {
-        "init_args": {"num_cpus": cpus, "runtime_env": {"env_vars": path}},
+        "init_args": {"num_cpus": cpus},
         "client_resources": {"num_cpus": 1, "num_gpus": gpus},
     }

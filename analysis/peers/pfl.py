@@ -14,10 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-
-from analysis.peers.side import Side
-from analysis.peers.work import Work, collate, record_losses, trained
 from pfl.aggregate.simulate import SimulatedBackend
 from pfl.algorithm.base import NNAlgorithmParams
 from pfl.algorithm.federated_averaging import FederatedAveraging
@@ -29,6 +25,10 @@ from pfl.metrics import Weighted
 from pfl.model.pytorch import PyTorchModel
 from pfl.privacy.gaussian_mechanism import GaussianMechanism
 from pfl.privacy.privacy_mechanism import CentrallyAppliedPrivacyMechanism
+from torch import Tensor, nn
+
+from analysis.peers.side import Side
+from analysis.peers.work import Work, collate, record_losses, trained
 
 
 def main(work: Work, serve: Callable[[Side], None]) -> None:

@@ -60,9 +60,10 @@ def _rates(work: Work, autocast: bool) -> dict[int, float]:
 
 
 def fits(batch: int, spec: Spec) -> bool:
-    """A GPU says by itself when its memory ends."""
+    """Whether a batch twice as large as the last leaves the other sides their memory."""
     if spec.device.startswith("cuda"):
-        return True
+        _, whole = torch.cuda.mem_get_info()
+        return 2 * torch.cuda.max_memory_allocated() < 0.4 * whole
     return tuning.logits_fit(batch, spec.length, spec.vocabulary)
 
 

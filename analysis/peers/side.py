@@ -1,8 +1,9 @@
 """One side of a benchmark: what it does when it is told to go, and how it answers.
 
 The driver writes one line of JSON, the spec, and then one word a line: ``go`` (a whole round or
-pass, timed) or ``sum`` (the clipped sum before noise, as a few numbers that tell it from another).
-Every answer is one line of JSON. Between lines a side sleeps in a read.
+pass, timed), ``sum`` (the clipped sum before noise, as a few numbers that tell it from another) or
+``profile`` (a round more, and which operations or kernels take its time). Every answer is one line
+of JSON. Between lines a side sleeps in a read.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,8 +44,10 @@ def serve(side: Side, work: Work, lines: Iterable[str], answers: TextIO) -> None
             tell(answers, timed(side, work))
         elif word == "sum":
             tell(answers, {"sum": fingerprint(side.clipped_sum) if side.clipped_sum else None})
+        elif word == "profile":
+            tell(answers, {"profile": profile(side, work.spec.device)})
         else:
-            raise ValueError(f"Expected go or sum, not {word!r}.")
+            raise ValueError(f"Expected go, sum or profile, not {word!r}.")
 
 
 def tell(answers: TextIO, what: dict[str, Any]) -> None:
@@ -69,6 +73,21 @@ def timed(side: Side, work: Work) -> dict[str, Any]:
         "peak_bytes": _peak_bytes(side.processes),
         "gpu_peak_bytes": gpu,
     }
+
+
+def profile(side: Side, device: str, most: int = 6) -> list[tuple[str, float]]:
+    """What takes the time of one ``go`` in this process, as shares, largest first."""
+    cuda = device.startswith("cuda")
+    activity = torch.profiler.ProfilerActivity
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with torch.profiler.profile(activities=[activity.CUDA if cuda else activity.CPU]) as seen:
+            side.go()
+    name = "self_device_time_total" if cuda else "self_cpu_time_total"
+    times = {event.key: float(getattr(event, name)) for event in seen.key_averages()}
+    total = sum(times.values()) or 1.0
+    largest = sorted(times.items(), key=lambda item: -item[1])[:most]
+    return [(key[:60], time_ / total) for key, time_ in largest]
 
 
 def fingerprint(clipped_sum: Callable[[], np.ndarray]) -> list[float]:

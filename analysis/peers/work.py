@@ -158,7 +158,7 @@ def record_losses(model: torch.nn.Module, ids: Tensor, labels: Tensor) -> Tensor
 
 def _config(spec: Spec) -> Any:
     positions = max(128, spec.length)
-    marks = {"vocab_size": spec.vocabulary, "bos_token_id": 0, "eos_token_id": 0}
+    marks: dict[str, Any] = {"vocab_size": spec.vocabulary, "bos_token_id": 0, "eos_token_id": 0}
     if spec.family == "llama":
         return transformers.LlamaConfig(
             hidden_size=spec.width,
