@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -40,12 +39,12 @@ def main(arguments: Sequence[str]) -> None:
         figures = cohorts(asked) if asked.cohorts else measure(asked)
     except SideError as error:
         raise ConfigurationError(f"bench: {error}") from None
-    if asked.save is not None:
-        bench_table.append(asked.save, figures)
     if "--json" in flags:
         print(json.dumps(figures, indent=2))
     else:
         bench_table.show(figures)
+    if asked.save is not None:
+        _save(asked.save, figures)
 
 
 def measure(asked: Shape) -> dict[str, Any]:
@@ -54,7 +53,7 @@ def measure(asked: Shape) -> dict[str, Any]:
     Raises:
         SideError: a side broke.
     """
-    threads = asked.threads or os.cpu_count() or 1
+    threads = _threads(asked)
     work = bench_shape.spec(asked)
     processes: dict[str, Process] = {}
     left_out: list[str] = []
@@ -70,12 +69,12 @@ def measure(asked: Shape) -> dict[str, Any]:
         side["details"] = processes[name].details
         side["sum_difference"] = sums.get(name)
         side["profile"] = profiles.get(name)
-    return {"shape": asdict(asked), "left_out": left_out, **figures}
+    return {"shape": bench_shape.told(asked), "left_out": left_out, **figures}
 
 
 def cohorts(asked: Shape) -> dict[str, Any]:
     """Time our round over cohorts of several sizes, in turn: a user's share, and peak memory."""
-    threads = asked.threads or os.cpu_count() or 1
+    threads = _threads(asked)
     processes: dict[str, Process] = {}
     with bench_drive.closing(processes):
         for users in asked.cohorts:
@@ -83,9 +82,16 @@ def cohorts(asked: Shape) -> dict[str, Any]:
             processes[str(users)] = _started("round", asked, work, threads)
         answers = bench_drive.turns(processes, asked.repeats)
     return {
-        "shape": asdict(asked),
+        "shape": bench_shape.told(asked),
         **bench_table.cohort_figures(answers, _machines(processes)),
     }
+
+
+def _save(path: str, figures: Mapping[str, Any]) -> None:
+    try:
+        bench_table.append(path, figures)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"bench save={path}: {error}") from None
 
 
 def _started(name: str, asked: Shape, work: Spec, threads: int) -> Process:
@@ -98,6 +104,11 @@ def _started(name: str, asked: Shape, work: Spec, threads: int) -> Process:
     if name in _TUNED and asked.batch is None:
         line |= bench_drive.tuned(name, line, **where)
     return Process(name, line, **where)
+
+
+def _threads(asked: Shape) -> int:
+    """As many as this process may use, unless a number is given."""
+    return asked.threads or len(os.sched_getaffinity(0))
 
 
 @contextlib.contextmanager

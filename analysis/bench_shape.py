@@ -19,7 +19,6 @@ from sim import rng
 from sim.errors import ConfigurationError
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")  # a word or a mark: near what a tokenizer makes of mail
-_OURS = "round"
 
 
 @dataclass
@@ -114,6 +113,13 @@ def spec(asked: Shape, users: int | None = None) -> Spec:
         rounds=asked.repeats + 3,
         **{name: getattr(asked, name) for name in same},
     )
+
+
+def told(asked: Shape) -> dict[str, Any]:
+    """What bears on the figures, without paths of this machine."""
+    ways = ("peers", "save", "patience")
+    shape_ = {name: value for name, value in asdict(asked).items() if name not in ways}
+    return shape_ | {"lengths": asked.lengths and "/".join(Path(asked.lengths).parts[-2:])}
 
 
 def line(work: Spec, threads: int) -> dict[str, Any]:

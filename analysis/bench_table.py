@@ -65,11 +65,24 @@ def figures(
 
 
 def cohort_figures(answers: Answers, machines: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Time a user and peak memory of each cohort, and the largest over the least of both."""
+    """Time a user and peak memory of each cohort, and the largest over the least of both.
+
+    What a round costs whatever its cohort weighs on the small ones; the time of a user *more* than
+    the next smaller cohort has is without it.
+    """
     rows: dict[str, dict[str, Any]] = {}
+    middle = {
+        int(n): Spread.of([t["seconds"] for t in turns]).median for n, turns in answers.items()
+    }
     for name, turns in answers.items():
         seconds = Spread.of([turn["seconds"] / int(name) for turn in turns])
-        rows[name] = {"seconds_a_user": asdict(seconds), **_memory(turns)}
+        smaller = [users for users in middle if users < int(name)]
+        more = None
+        if smaller:
+            last = max(smaller)
+            more = (middle[int(name)] - middle[last]) / (int(name) - last)
+        rows[name] = {"seconds_a_user": asdict(seconds), "seconds_a_user_more": more}
+        rows[name] |= _memory(turns)
     times = [row["seconds_a_user"]["median"] for row in rows.values()]
     peaks = [row["peak_bytes"] for row in rows.values() if row["peak_bytes"]]
     return {
@@ -103,7 +116,7 @@ def append(path: str, told: Mapping[str, Any]) -> None:
     if place.exists() and place.stat().st_size:
         with place.open(newline="") as lines:
             if next(csv.reader(lines)) != columns:
-                raise ValueError(f"{path} holds other columns; name a new file.")
+                raise ValueError("the file holds other columns; name a new one.")
     with place.open("a", newline="") as lines:
         writer = csv.DictWriter(lines, columns)
         if not lines.tell():
@@ -167,12 +180,16 @@ def _table(told: Mapping[str, Any]) -> rich.table.Table:
 
 def _cohort_table(told: Mapping[str, Any]) -> rich.table.Table:
     title = "userdp bench: our round by cohort"
-    table = rich.table.Table("users", "ms a user", "range", "peak MB", title=title)
+    table = rich.table.Table(
+        "users", "ms a user", "range", "ms a user more", "peak MB", title=title
+    )
     for name, row in told["cohorts"].items():
         least, middle, most = (
             1e3 * row["seconds_a_user"][key] for key in ("least", "median", "most")
         )
-        table.add_row(name, f"{middle:.3f}", f"{least:.3f}-{most:.3f}", _mega(row["peak_bytes"]))
+        more = row["seconds_a_user_more"]
+        cells = [name, f"{middle:.3f}", f"{least:.3f}-{most:.3f}"]
+        table.add_row(*cells, "" if more is None else f"{1e3 * more:.3f}", _mega(row["peak_bytes"]))
     return table
 
 

@@ -65,11 +65,13 @@ def test_ratios_are_medians_of_what_each_turn_gives():
 
 def test_a_time_a_user_is_the_round_over_its_cohort():
     answers, _ = fake_turns()
-    cohorts = {"2": answers["round"], "4": answers["plain"]}
+    cohorts = {"2": answers["round"], "4": [{**turn, "seconds": turn["seconds"] + 1}
+                                            for turn in answers["plain"]]}  # fmt: skip
     told = bench_table.cohort_figures(cohorts, {})
     assert told["cohorts"]["2"]["seconds_a_user"]["median"] == 2.0
-    assert told["cohorts"]["4"]["seconds_a_user"]["median"] == 1.0
-    assert (told["spread_of_time"], told["spread_of_memory"]) == (2.0, 1.0)
+    assert told["cohorts"]["4"]["seconds_a_user"]["median"] == 5.0 / 4
+    assert told["cohorts"]["4"]["seconds_a_user_more"] == (5.0 - 4.0) / 2
+    assert (told["spread_of_time"], told["spread_of_memory"]) == (1.6, 1.0)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -146,6 +148,13 @@ def test_lengths_of_a_file_are_words_and_marks_cut_to_records_and_length(tmp_pat
     # cy: 2; dee: don ' t stop
     assert bench_shape.real_lengths(asked) == [[4, 10], [2], [4]]
     assert Work(bench_shape.spec(asked)).counts.tolist() == [2, 1, 1]
+
+
+def test_what_is_kept_of_a_shape_names_no_place_of_the_machine(tmp_path):
+    asked = bench_shape.shape([f"lengths={mail(tmp_path)}", "users=3", f"save={tmp_path}/x.csv"])
+    told = bench_shape.told(asked)
+    assert told["lengths"] == f"{tmp_path.name}/mail.jsonl"
+    assert str(tmp_path) not in json.dumps(told)
 
 
 def test_a_case_is_a_start_that_other_options_change():
