@@ -18,10 +18,9 @@ from flwr.app import ConfigRecord
 
 from analysis.peers.side import Side
 from analysis.peers.work import Spec, Work
-from clients import speed
+from clients import engine, speed
 from clients.adapter import LoraSettings
 from clients.app import Host, client_app
-from clients.engine import EngineSettings, fitted
 from clients.model import LanguageModel
 from server.group_privacy import GroupPrivacy
 from server.ledger import Ledger
@@ -30,20 +29,28 @@ from server.optimizer import ServerOptimizer
 from server.strategy import Budget, PrivateStrategy
 from server.user_wise import UserWise
 from sim import population, rng, track, wire
+from sim.contract import Contract
 from sim.grid import InProcessGrid
 from sim.population import Population
 
-_MECHANISMS = {"round": UserWise, "record_round": GroupPrivacy}
+
+def user_wise(work: Work, serve: Callable[[Side], None]) -> None:
+    """A unit is a user."""
+    _serve_rounds(work, serve, UserWise)
 
 
-def main(work: Work, serve: Callable[[Side], None], name: str) -> None:
+def group_privacy(work: Work, serve: Callable[[Side], None]) -> None:
+    """A unit is a record."""
+    _serve_rounds(work, serve, GroupPrivacy)
+
+
+def _serve_rounds(work: Work, serve: Callable[[Side], None], kind: type[Mechanism]) -> None:
     """One ``go`` is a round over every user, the next from where the last one ended."""
     spec = work.spec
-    lora = LoraSettings(r=spec.rank, alpha=2 * spec.rank)
-    model = LanguageModel(work.base(), lora)
-    host = Host(model, users(work), engine(spec, model))
+    model = LanguageModel(work.base(), LoraSettings(r=spec.rank, alpha=2 * spec.rank))
+    host = Host(model, users(work), fitted(model, spec))
     grid = InProcessGrid(client_app(host), nodes=1)
-    mechanism = _mechanism(work, name)
+    mechanism = _mechanism(work, kind)
     start = work.adapter(model.layout.size)
     arrays = model.layout.to_arrays(start)
     with tempfile.TemporaryDirectory() as folder:
@@ -63,12 +70,12 @@ def main(work: Work, serve: Callable[[Side], None], name: str) -> None:
         serve(Side(go=round_, clipped_sum=clipped_sum, details=_details(host)))
 
 
-def engine(spec: Spec, model: LanguageModel) -> EngineSettings:
-    """The engine's own choice, but for what the spec says."""
+def fitted(model: LanguageModel, spec: Spec) -> engine.EngineSettings:
+    """What a run would choose on this machine, but for what the spec says."""
     speed.checkpoint(model.module, spec.checkpointing)
     if spec.compile:
         speed.compile_layers(model.module)
-    return fitted(model, spec.length, spec.max_tokens, None)
+    return engine.fitted(model, spec.length, spec.max_tokens, spec.max_lanes)
 
 
 def users(work: Work) -> Population:
@@ -84,11 +91,11 @@ def users(work: Work) -> Population:
 
 
 def _details(host: Host) -> dict[str, Any]:
-    return vars(host.engine)
+    return {"max_tokens": host.engine.max_tokens, "max_lanes": host.engine.max_lanes}
 
 
-def _mechanism(work: Work, name: str) -> Mechanism:
-    return _MECHANISMS[name](
+def _mechanism(work: Work, kind: type[Mechanism]) -> Mechanism:
+    return kind(
         users=len(work.counts),
         cohort=len(work.counts),
         records_per_user=int(work.counts.max()),
@@ -101,7 +108,7 @@ def _strategy(
     spec: Spec, mechanism: Mechanism, model: LanguageModel, start: np.ndarray, folder: Path
 ) -> PrivateStrategy:
     folder.mkdir()
-    contract = wire.Contract(
+    contract = Contract(
         round=0,
         unit=mechanism.unit,
         clip_norm=mechanism.clip_norm,

@@ -13,7 +13,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from analysis.bench_side import MODULES
+from analysis.bench_side import SIDES
 from analysis.peers.work import Spec
 from sim import rng
 from sim.errors import ConfigurationError
@@ -40,9 +40,10 @@ class Shape:
     rank: int = 8
     dtype: str = "float32"  # or bfloat16: of the base model
     device: str = "cpu"
-    max_tokens: int | None = None  # positions of a stack of ours; null: the engine's choice
-    compile: bool = False  # torch.compile our layers
-    checkpointing: bool = False  # of our layers' activations
+    max_tokens: int | None = None  # of a stack of ours, as engine.max_tokens; null: auto
+    max_lanes: int | None = None  # of ours, as engine.max_lanes; null: auto
+    compile: bool = False  # ours, as engine.compile
+    checkpointing: bool = False  # ours, as engine.checkpointing
     batch: int | None = None  # records of a plain or opacus batch; null: the fastest is sought
     repeats: int = 5
     sides: list[str] = field(default_factory=lambda: ["round", "plain"])
@@ -106,7 +107,8 @@ def shape(overrides: Sequence[str]) -> Shape:
 def spec(asked: Shape, users: int | None = None) -> Spec:
     """The work of every side."""
     names = ("records", "length", "family", "layers", "width", "heads", "mlp", "vocabulary")
-    same = (*names, "rank", "dtype", "device", "max_tokens", "compile", "checkpointing")
+    engine = ("max_tokens", "max_lanes", "compile", "checkpointing")
+    same = (*names, "rank", "dtype", "device", *engine)
     lengths = None if asked.lengths is None else real_lengths(asked)
     return Spec(
         users=users or asked.users,
@@ -176,8 +178,8 @@ def _lists(items: Sequence[str]) -> list[str]:
 
 def _check(asked: Shape) -> None:
     for name in asked.sides:
-        if name not in MODULES:
-            raise ConfigurationError(f"bench sides={name}: choose among {', '.join(MODULES)}.")
+        if name not in SIDES:
+            raise ConfigurationError(f"bench sides={name}: choose among {', '.join(SIDES)}.")
     if len(set(asked.sides)) < len(asked.sides) or not asked.sides:
         raise ConfigurationError("bench sides=: name each side once, and at least one.")
     for name, known in (("family", ("gpt2", "llama")), ("dtype", ("float32", "bfloat16"))):

@@ -14,15 +14,15 @@ import platform
 import sys
 from typing import Any
 
-# Where each side is; only `bench_round` needs userdp itself.
-MODULES = {
-    "round": "analysis.bench_round",
-    "record_round": "analysis.bench_round",
-    "plain": "analysis.peers.plain",
-    "loop": "analysis.peers.loop",
-    "pfl": "analysis.peers.pfl",
-    "flower_ray": "analysis.peers.flower_ray",
-    "opacus": "analysis.peers.opacus",
+# The module and function of each side; only `bench_round` needs userdp itself.
+SIDES = {
+    "round": ("analysis.bench_round", "user_wise"),
+    "record_round": ("analysis.bench_round", "group_privacy"),
+    "plain": ("analysis.peers.plain", "main"),
+    "loop": ("analysis.peers.loop", "main"),
+    "pfl": ("analysis.peers.pfl", "main"),
+    "flower_ray": ("analysis.peers.flower_ray", "main"),
+    "opacus": ("analysis.peers.opacus", "main"),
 }
 _PACKAGES = ("torch", "transformers", "peft", "pfl", "flwr", "ray", "opacus", "dp-accounting")
 
@@ -37,7 +37,8 @@ def main(name: str, *words: str) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        module = importlib.import_module(MODULES[name])
+        place, function = SIDES[name]
+        module = importlib.import_module(place)
     except ImportError as error:
         print(json.dumps({"left_out": str(error)}), file=answers, flush=True)
         return
@@ -48,10 +49,7 @@ def main(name: str, *words: str) -> None:
         side.tell(answers, module.tune(given))
         return
     side.tell(answers, {"machine": machine(given.spec.device)})
-    if MODULES[name] == "analysis.bench_round":
-        module.main(given, lambda one: side.serve(one, given, sys.stdin, answers), name)
-    else:
-        module.main(given, lambda one: side.serve(one, given, sys.stdin, answers))
+    getattr(module, function)(given, lambda one: side.serve(one, given, sys.stdin, answers))
 
 
 def machine(device: str) -> dict[str, Any]:

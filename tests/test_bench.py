@@ -90,20 +90,20 @@ def test_the_loss_of_a_plain_batch_is_the_mean_over_its_real_tokens(family):
     assert apart.tolist() == pytest.approx(alone, rel=1e-5)
 
 
-def side_of(main, work: Work, *words):
+def side_of(main, work: Work):
     found = []
 
     def serve(side):
         found.append(side.clipped_sum())
 
-    main(work, serve, *words)
+    main(work, serve)
     return found[0]
 
 
 @pytest.mark.parametrize("clip_norm", [1e-3, 1e3], ids=["all clipped", "none clipped"])
 def test_a_loop_over_users_adds_up_to_the_clipped_sum_of_our_round(clip_norm):
     work = Work(spec(clip_norm=clip_norm))
-    ours = side_of(bench_round.main, work, "round")
+    ours = side_of(bench_round.user_wise, work)
     theirs = side_of(loop.main, work)
     assert np.linalg.norm(ours) > 0
     assert np.linalg.norm(theirs - ours) < 1e-5 * np.linalg.norm(ours)
@@ -113,7 +113,7 @@ def test_a_loop_over_users_adds_up_to_the_clipped_sum_of_our_round(clip_norm):
 def test_opacus_adds_up_to_the_clipped_sum_of_our_round_over_records():
     opacus = pytest.importorskip("analysis.peers.opacus")
     work = Work(spec(clip_norm=1e-3, batch=3))
-    ours = side_of(bench_round.main, work, "record_round")
+    ours = side_of(bench_round.group_privacy, work)
     theirs = side_of(opacus.main, work)
     assert np.linalg.norm(theirs - ours) < 1e-4 * np.linalg.norm(ours)
 
@@ -122,7 +122,7 @@ def test_pfl_adds_up_to_the_clipped_sum_of_our_round():
     pytest.importorskip("pfl")
     pfl = pytest.importorskip("analysis.peers.pfl")
     work = Work(spec(clip_norm=1e-3))
-    ours = side_of(bench_round.main, work, "round")
+    ours = side_of(bench_round.user_wise, work)
     assert np.linalg.norm(side_of(pfl.main, work) - ours) < 1e-4 * np.linalg.norm(ours)
 
 

@@ -67,6 +67,8 @@ def timed(side: Side, work: Work) -> dict[str, Any]:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
     gpu = torch.cuda.max_memory_allocated() if cuda else None
+    if cuda:
+        torch.cuda.empty_cache()  # the next side's turn, on the same card
     return {
         "seconds": seconds,
         "tokens": int(work.lengths.sum()),

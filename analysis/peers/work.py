@@ -39,9 +39,10 @@ class Spec:
     rank: int = 8
     dtype: str = "float32"  # of the base model; adapters are float32
     device: str = "cpu"
-    max_tokens: int | None = None  # positions of a stack of ours; None: what the engine chooses
-    compile: bool = False  # torch.compile our layers
-    checkpointing: bool = False  # of our layers' activations
+    max_tokens: int | None = None  # of our engine, as the next three; None: what it chooses
+    max_lanes: int | None = None
+    compile: bool = False
+    checkpointing: bool = False
     batch: int = 32  # records in a batch, for the sides that have one
     autocast: bool = False  # plain training under torch.autocast, for a base in bfloat16
     rounds: int = 16  # how many rounds are asked for, at most
