@@ -1,6 +1,7 @@
 """What the base model scores on the held-out users: computed once, then read from disk.
 
-Base model and held-out users are public, and so is the figure. Sweeps and repeated runs share it.
+Base model and held-out users are public, and so is the figure. Sweeps and repeated runs share it,
+and adapters of every seed in one process, since all of them start at B = 0.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ def score(ready: Prepared) -> evaluate.Evaluation:
     The key covers the held-out records and how they are cut, the base model's configuration and
     weights, the adapter (which holds the head of a classification) and the kind of device.
     """
+    seq_len = ready.settings.model.seq_len
+    return ready.world.figure(("base score", seq_len), lambda: _stored(ready))
+
+
+def _stored(ready: Prepared) -> evaluate.Evaluation:
     here, initial = ready.world, ready.world.model.initial.numpy()
     key = cache.fingerprint(
         "baseline",
