@@ -96,9 +96,12 @@ def launch(
     """
     quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
     own = [f"hydra.sweep.dir='{quoted}'", "hydra.sweep.subdir=.", "hydra.sweeper.params=null"]
-    every = [*_of_hydra(overrides), *_QUIET, *own, f"+job={','.join(map(str, numbers))}"]
+    asked = _of_hydra(overrides)
+    # Hydra composes its part of the configuration twice a job; ours only an experiment needs.
+    name = "config" if any("experiment=" in item for item in asked) else None
+    every = [*asked, *_QUIET, *own, f"+job={','.join(map(str, numbers))}"]
     with hydra.initialize_config_module(_CONF, version_base=_VERSION, job_name="userdp"):
-        batches = GlobalHydra.instance().hydra.multirun("config", task, every)  # type: ignore[union-attr]
+        batches = GlobalHydra.instance().hydra.multirun(name, task, every)  # type: ignore[union-attr]
     return [job.return_value for batch in batches for job in batch]
 
 
