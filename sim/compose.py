@@ -35,6 +35,8 @@ def settings(overrides: Sequence[str]) -> tuple[Settings, DictConfig]:
     """
     resumed = value(overrides, "resume")
     config = _composed(overrides) if resumed is None else _stored(resumed, overrides)
+    if "compare" in config:
+        raise ConfigurationError("+experiment=selections: start it with userdp compare.")
     return parsing.parse(config), config
 
 
