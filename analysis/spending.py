@@ -34,13 +34,15 @@ class Spending:
 def of_sweep(folder: Path) -> Spending:
     """Compose the ledgers in a folder, at any depth; a single run is a sweep of one.
 
-    By the PLD accountant, and the mixture bound for Group Privacy, whatever the runs claim by.
+    By the PLD accountant, and the mixture bound for Group Privacy, whatever the runs claim by. A
+    library may warn of Renyi orders it leaves out; `sim.quiet.accountants` asks it not to.
 
     Raises:
         FileNotFoundError: there is no ledger.
         ValueError: a ledger is damaged; names the line.
     """
-    accounts = [verify(path) for path in sorted(folder.rglob("ledger.jsonl"))]
+    paths = sorted(folder.rglob("ledger.jsonl"))
+    accounts = [verify(path) for path in paths if b"\n" in path.read_bytes()]  # has its header
     if not accounts:
         raise FileNotFoundError(f"{folder} holds no run.")
     private = [one for one in accounts if not statement.not_private_reasons(one.header)]

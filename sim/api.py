@@ -118,6 +118,7 @@ class Sweep:
         """What all rounds of the folder's ledgers cost together."""
         from analysis import spending
 
+        quiet.accountants()
         return spending.of_sweep(self.folder)
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from analysis import spending
-from sim import compose, jobs, prepare, run, screen, shared, watch
+from sim import compose, jobs, prepare, quiet, run, screen, shared, watch
 from sim.errors import ConfigurationError, StoppedError
 from sim.jobs import Job
 
@@ -74,7 +74,9 @@ def carry_out(overrides: Sequence[str], began: float | None = None) -> Outcome:
             stack.enter_context(_alone(folder))
         todo = [job for job in every if not jobs.complete(job.folder)]
         _worlds.cache_clear()
-        prepare.check([jobs.begun(job) for job in todo], _worlds(folder))
+        begun = [jobs.begun(job) for job in todo]
+        fresh = [settings for settings in begun if settings.resume is None]
+        prepare.check(fresh, _worlds(folder))  # what began was checked then, and fails alone
         if not (folder / jobs.INDEX).exists():
             jobs.write_index(every, folder, plain)
             stack.enter_context(_alone(folder))
@@ -188,8 +190,11 @@ def _tell(done: Outcome) -> None:
             "folder": f"{done.folder}",
         },
     )
-    with contextlib.suppress(FileNotFoundError):
+    quiet.accountants()
+    try:
         print("\n".join(spending.of_sweep(done.folder).sentences), flush=True)
+    except (FileNotFoundError, ValueError) as error:  # no run began, or a ledger is damaged
+        _LOG.warning("What the sweep spent is not known: %s", error)
 
 
 def _wall_time(done: Outcome) -> str:

@@ -43,6 +43,8 @@ def test_every_intended_round_of_every_run_is_composed(tmp_path):
     ledger(tmp_path / "1", 2.0, 7, done=6)
     ledger(tmp_path / "deep" / "2", 1.0, 3, done=0)
     ledger(tmp_path / "3", 1.0, 0)
+    (tmp_path / "4").mkdir()
+    (tmp_path / "4" / "ledger.jsonl").write_bytes(b'{"kind":"header"')  # torn: nothing released
     told = spending.of_sweep(tmp_path)
     by_hand = composed((1.0, 8), (2.0, 7))
     assert (told.runs, told.rounds, told.delta) == (4, 15, DELTA)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,6 +85,25 @@ def test_what_never_reached_its_first_round_starts_anew(capsys):
     assert sweep(*GRID) == 0
     assert {name: rounds for name, (rounds, _) in stamps().items()} == dict.fromkeys("0123", 2)
     assert before == [Path(f"mine/{name}/ledger.jsonl").read_bytes() for name in "23"]
+
+
+def test_what_cannot_be_resumed_fails_alone(capsys):
+    """A damaged ledger, and a checkpoint that is gone; the third job was never begun."""
+    choices = ["cohort=4,5,6", "output=mine"]
+    assert sweep(*choices) == 0
+    Path("mine/0/ledger.jsonl").write_bytes(Path("mine/0/ledger.jsonl").read_bytes() + b"{}\n")
+    for name in "01":
+        (Path("mine") / name / "privacy_statement.json").unlink()
+    shutil.rmtree("mine/1/checkpoint")
+    shutil.rmtree("mine/2")
+    capsys.readouterr()
+    assert sweep(*choices) == 1
+    err = capsys.readouterr().err
+    assert "job 0 (cohort=4): resume=mine/0: mine/0/ledger.jsonl, line" in err
+    assert "job 1 (cohort=5): resume=mine/1" in err
+    assert "checkpoint/ is gone" in err
+    assert "What the sweep spent is not known: mine/0/ledger.jsonl, line" in err
+    assert jobs.complete(Path("mine/2"))
 
 
 def test_a_sweep_killed_half_way_completes_and_repeats_no_finished_run():
