@@ -22,7 +22,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from analysis import spending
-from sim import compose, jobs, prepare, quiet, run, screen, shared, watch
+from sim import compose, jobs, prepare, quiet, run, screen, shared, sweep_board, watch
 from sim.errors import ConfigurationError, StoppedError
 from sim.jobs import Job
 
@@ -81,6 +81,8 @@ def carry_out(overrides: Sequence[str], began: float | None = None) -> Outcome:
             jobs.write_index(every, folder, plain)
             stack.enter_context(_alone(folder))
         trained = _launched(every, todo, folder, overrides)
+    if todo:
+        sweep_board.log(folder, todo[0].settings)
     return Outcome(
         folder=folder,
         jobs=tuple(every),
