@@ -10,11 +10,13 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
+
 from clients import evaluate
 from sim import cache, outcome
 from sim.prepare import Prepared
 
-VERSION = 1  # of the procedure; part of the cache key
+VERSION = 2  # of the procedure; part of the cache key
 
 
 def score(ready: Prepared) -> evaluate.Evaluation:
@@ -40,7 +42,22 @@ def _stored(ready: Prepared) -> evaluate.Evaluation:
     )
 
     def build(folder: Path) -> None:
-        (folder / "score.json").write_text(json.dumps(vars(outcome.score(ready, initial))))
+        _write(folder, outcome.score(ready, initial))
 
-    folder = cache.published(cache.cache_root() / "baselines" / key, build)
-    return evaluate.Evaluation(**json.loads((folder / "score.json").read_text()))
+    return _read(cache.published(cache.cache_root() / "baselines" / key, build))
+
+
+def _write(folder: Path, found: evaluate.Evaluation) -> None:
+    figures = {name: value for name, value in vars(found).items() if name != "records"}
+    (folder / "score.json").write_text(json.dumps(figures))
+    if found.records is not None:
+        arrays = {name: kept for name, kept in vars(found.records).items() if kept is not None}
+        np.savez(folder / "records.npz", **arrays)
+
+
+def _read(folder: Path) -> evaluate.Evaluation:
+    figures, records = json.loads((folder / "score.json").read_text()), None
+    if (folder / "records.npz").exists():
+        with np.load(folder / "records.npz") as arrays:
+            records = evaluate.RecordScores(**arrays)
+    return evaluate.Evaluation(**figures, records=records)
