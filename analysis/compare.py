@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from analysis import comparison, ranking
 from analysis.comparison import Job, Setup
@@ -28,11 +27,10 @@ from clients import units
 from server import accounting, ledger
 from sim import estimate, prepare, run, terms, wire, world
 from sim.errors import ConfigurationError
+from sim.jobs import differing
 from sim.planning import Plan
 from sim.settings import Settings
 from sim.world import World
-
-_PLACE = ("output", "sweep", "resume")  # where a run is kept, no part of what it is
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -124,15 +122,11 @@ def _score(folder: Path, config: Mapping[str, Any]) -> float | None:
     Raises:
         ConfigurationError: the folder holds a run of another configuration.
     """
-    path = folder / "config.yaml"
-    if path.is_file():
-        stored: Any = OmegaConf.to_container(OmegaConf.load(path))
-        wrong = [name for name in config if name not in _PLACE and stored.get(name) != config[name]]
-        if wrong:
-            raise ConfigurationError(
-                f"output={folder.parent}: {folder.name} was run with another {wrong[0]}; "
-                "choose a new folder."
-            )
+    if wrong := differing(folder, config):
+        raise ConfigurationError(
+            f"output={folder.parent}: {folder.name} was run with another {wrong}; "
+            "choose a new folder."
+        )
     if not (folder / "privacy_statement.json").is_file():
         return None
     return _summary(folder).get("summary/heldout_perplexity")
@@ -164,7 +158,7 @@ def _print_jobs(setup: Setup, first: Sequence[Job]) -> None:
 
 def _minutes(settings: Settings, plan: Plan, here: World) -> float:
     size = world.engine(settings, here).max_tokens
-    return estimate.minutes(settings, plan, here.model, size) or 0.0
+    return estimate.minutes(settings, plan, here, size) or 0.0
 
 
 def _report(setup: Setup, cells: Sequence[Cell], jobs: Sequence[Job]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from analysis import ranking
 from analysis.ranking import Cell
-from sim import compose, parsing, world
+from sim import compose, parsing, shared
 from sim.errors import ConfigurationError
 from sim.prepare import LoadWorld
 from sim.settings import Settings
@@ -104,7 +103,7 @@ def setup(overrides: list[str]) -> Setup:
         asked=asked,
         overrides=tuple(item for item in overrides if not item.startswith("output=")),
         folder=Path(config.output),
-        load=functools.lru_cache(maxsize=1)(world.load),  # jobs come seed by seed
+        load=shared.Worlds(),
     )
 
 

@@ -141,10 +141,10 @@ def load(
     classes: int | None = None,
     seed: int = 0,
 ):
-    """Base model and tokenizer from a folder or from the Hugging Face hub.
+    """Base model, its tokenizer, and whether it has weights that the checkpoint lacks.
 
-    With ``classes`` the model has a head for them; ``seed`` initialises it where the checkpoint has
-    none.
+    From a folder or from the Hugging Face hub. With ``classes`` the model has a head for them;
+    ``seed`` draws the weights that the checkpoint lacks, mostly those of that head.
 
     Raises:
         ConfigurationError: if there is no such model, or it is of another kind.
@@ -156,13 +156,16 @@ def load(
     try:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            base: Any = kind.from_pretrained(path, revision=revision, dtype=dtype, **options)
+            base: Any
+            base, told = kind.from_pretrained(
+                path, revision=revision, dtype=dtype, output_loading_info=True, **options
+            )
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, revision=revision)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         wanted = "causal language model" if classes is None else "model that classifies texts"
         raise ConfigurationError(f"model.path={path}: no {wanted}: {reason}") from None
-    return base.to(device), tokenizer
+    return base.to(device), tokenizer, bool(told["missing_keys"] or told["mismatched_keys"])
 
 
 def longest_text(base: Any) -> int | None:

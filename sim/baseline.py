@@ -1,6 +1,7 @@
 """What the base model scores on the held-out users: computed once, then read from disk.
 
-Base model and held-out users are public, and so is the figure. Sweeps and repeated runs share it.
+Base model and held-out users are public, and so is the figure. Sweeps and repeated runs share it,
+and adapters of every seed in one process, since all of them start at B = 0.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
+
 from clients import evaluate
 from sim import cache, outcome
 from sim.prepare import Prepared
 
-VERSION = 1  # of the procedure; part of the cache key
+VERSION = 2  # of the procedure; part of the cache key
 
 
 def score(ready: Prepared) -> evaluate.Evaluation:
@@ -22,6 +25,11 @@ def score(ready: Prepared) -> evaluate.Evaluation:
     The key covers the held-out records and how they are cut, the base model's configuration and
     weights, the adapter (which holds the head of a classification) and the kind of device.
     """
+    seq_len = ready.settings.model.seq_len
+    return ready.world.figure(("base score", seq_len), lambda: _stored(ready))
+
+
+def _stored(ready: Prepared) -> evaluate.Evaluation:
     here, initial = ready.world, ready.world.model.initial.numpy()
     key = cache.fingerprint(
         "baseline",
@@ -34,7 +42,22 @@ def score(ready: Prepared) -> evaluate.Evaluation:
     )
 
     def build(folder: Path) -> None:
-        (folder / "score.json").write_text(json.dumps(vars(outcome.score(ready, initial))))
+        _write(folder, outcome.score(ready, initial))
 
-    folder = cache.published(cache.cache_root() / "baselines" / key, build)
-    return evaluate.Evaluation(**json.loads((folder / "score.json").read_text()))
+    return _read(cache.published(cache.cache_root() / "baselines" / key, build))
+
+
+def _write(folder: Path, found: evaluate.Evaluation) -> None:
+    figures = {name: value for name, value in vars(found).items() if name != "records"}
+    (folder / "score.json").write_text(json.dumps(figures))
+    if found.records is not None:
+        arrays = {name: kept for name, kept in vars(found.records).items() if kept is not None}
+        np.savez(folder / "records.npz", **arrays)
+
+
+def _read(folder: Path) -> evaluate.Evaluation:
+    figures, records = json.loads((folder / "score.json").read_text()), None
+    if (folder / "records.npz").exists():
+        with np.load(folder / "records.npz") as arrays:
+            records = evaluate.RecordScores(**arrays)
+    return evaluate.Evaluation(**figures, records=records)

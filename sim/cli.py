@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,7 +17,8 @@ from sim.errors import ConfigurationError, StoppedError
 
 HELP = """userdp: federated fine-tuning of language models under user-level differential privacy
 
-  userdp run    [overrides] [-m]      one run, or a Hydra sweep; resume=RUN goes on with a run
+  userdp run    [overrides] [-m]      one run, or a sweep; resume=RUN goes on with a run,
+                                      the same -m output=FOLDER with a sweep
   userdp plan   [overrides] [--json]  noise for a target epsilon, or epsilon for a noise;
                                       --all: both strategies at several k, ranked by noise
   userdp verify RUN                   recomputes a run's claim from its ledger alone
@@ -31,8 +33,8 @@ Overrides name a value of the configuration:
   userdp plan privacy.users=10000 cohort=200 rounds=1000 privacy.epsilon=2
 Groups: data, model, selection, strategy, optimizer, schedule, privacy, engine, runtime, track
 
-Exit code: 0, 1 for a run that stopped and can be resumed, 2 for a wrong configuration,
-130 for Ctrl-C
+Exit code: 0, 1 for a run that stopped and can be resumed, or failed in a sweep,
+2 for a wrong configuration, 130 for Ctrl-C
 """
 _SWEEP = ("-m", "--multirun")
 
@@ -101,11 +103,15 @@ def _overrides(arguments: list[str], *flags: str) -> list[str]:
 
 
 def _run(arguments: list[str]) -> None:
+    began, overrides = time.perf_counter(), _overrides(arguments, *_SWEEP)
+    if set(_SWEEP) & set(arguments):
+        from sim import sweep
+
+        sweep.main(overrides, began)
+        return
     from sim import compose
 
-    overrides = _overrides(arguments, *_SWEEP)
-    start = compose.sweep if set(_SWEEP) & set(arguments) else compose.single
-    start(overrides)
+    compose.single(overrides)
 
 
 def _plan(arguments: list[str]) -> None:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import hydra
 import yaml
-from hydra.core.hydra_config import HydraConfig
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -37,8 +33,10 @@ def settings(overrides: Sequence[str]) -> tuple[Settings, DictConfig]:
     Raises:
         ConfigurationError: an unknown key or group, or a value that does not fit.
     """
-    resumed = _value(overrides, "resume")
+    resumed = value(overrides, "resume")
     config = _composed(overrides) if resumed is None else _stored(resumed, overrides)
+    if "compare" in config:
+        raise ConfigurationError("+experiment=selections: start it with userdp compare.")
     return parsing.parse(config), config
 
 
@@ -64,56 +62,80 @@ def single(overrides: Sequence[str]) -> None:
     run.run(asked, parsing.resolved(config))
 
 
-def sweep(overrides: Sequence[str]) -> None:
-    """A Hydra multirun; ``output=FOLDER`` holds its runs.
+def jobs(overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of each job of a sweep, as Hydra's basic sweeper would split them.
+
+    An experiment's ``hydra.sweeper.params`` are choices too; what the command says goes before.
 
     Raises:
-        ConfigurationError: before the first job starts, whichever job is wrong.
+        ConfigurationError: an override does not read, or Hydra knows no such launcher.
     """
-    if _value(overrides, "resume") is not None:
-        raise ConfigurationError("resume: one run at a time; leave out -m.")
-    folder = _sweep_folder(overrides)
-    plain = [item for item in overrides if not item.startswith(("output=", "hydra.sweep.dir="))]
-    asked = [settings(job)[0] for job in _jobs(plain)]
-    from sim import prepare  # heavy
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-    prepare.check(asked)
-    command = ["userdp", "-m", *_QUIET, f"hydra.sweep.dir={folder}", *plain]
-    with _command_line(command):
-        hydra.main(version_base=_VERSION, config_path=f"pkg://{_CONF}", config_name="config")(
-            _job
-        )()
-
-
-def _job(config: DictConfig) -> None:
-    from sim import run
-
-    job = HydraConfig.get()
-    OmegaConf.update(config, "output", job.runtime.output_dir)
-    OmegaConf.update(config, "sweep", job.sweep.dir)
-    run.run(parsing.parse(config), parsing.resolved(config))
+    for name in ("hydra.sweep.subdir", "hydra/sweeper"):
+        if value(overrides, name) is not None:
+            raise ConfigurationError(
+                f"{name}: a sweep is a grid, and its job folders are numbered; leave it out."
+            )
+    parsed = _parsed([*_choices_of_experiment(overrides), *overrides])
+    try:
+        [split] = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    except HydraException as error:  # a range of numbers
+        raise ConfigurationError(f"{_one_line(error)}; list the values.") from None
+    return [[item for item in job if not item.startswith("hydra")] for job in split]
 
 
-@contextlib.contextmanager
-def _command_line(command: list[str]) -> Iterator[None]:
-    """What Hydra reads: the command, and the wish to see errors as they were raised."""
-    with (
-        mock.patch.object(sys, "argv", command),
-        mock.patch.dict(os.environ, {"HYDRA_FULL_ERROR": "1"}),
-    ):
-        yield
+def launch(
+    task: Callable[[DictConfig], Any],
+    numbers: Sequence[int],
+    folder: Path,
+    overrides: Sequence[str],
+) -> list[Any]:
+    """Call ``task`` once with each number as ``config.job``, through the launcher asked for.
+
+    Hydra's multirun with jobs that differ in their number alone. The task must not raise, and be
+    known by name where other processes carry it out.
+    """
+    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    own = [f"hydra.sweep.dir='{quoted}'", "hydra.sweep.subdir=.", "hydra.sweeper.params=null"]
+    asked = _of_hydra(overrides)
+    # Hydra composes its part of the configuration twice a job; ours only an experiment needs.
+    name = "config" if any("experiment=" in item for item in asked) else None
+    every = [*asked, *_QUIET, *own, f"+job={','.join(map(str, numbers))}"]
+    with hydra.initialize_config_module(_CONF, version_base=_VERSION, job_name="userdp"):
+        batches = GlobalHydra.instance().hydra.multirun(name, task, every)  # type: ignore[union-attr]
+    return [job.return_value for batch in batches for job in batch]
 
 
-def _sweep_folder(overrides: Sequence[str]) -> str:
-    folder = _value(overrides, "output") or _value(overrides, "hydra.sweep.dir")
-    if folder is None:
-        return f"multirun/{'${now:%Y-%m-%d}'}/{'${now:%H-%M-%S-%f}'}"
-    if "$" not in folder and any(Path(folder).glob("*/ledger.jsonl")):
-        raise ConfigurationError(f"output={folder}: it holds runs already; choose a new folder.")
-    return folder
+def _choices_of_experiment(overrides: Sequence[str]) -> list[str]:
+    asked = _of_hydra(overrides)
+    if not asked:
+        return []
+    try:
+        with hydra.initialize_config_module(_CONF, version_base=_VERSION):
+            config = hydra.compose("config", overrides=asked, return_hydra_config=True)
+    except HydraException as error:
+        told = f"{' '.join(asked)}: {_one_line(error)}"
+        if "hydra/launcher" in str(error):
+            told += " pip install 'userdp[sweep]' brings joblib and submitit."
+        raise ConfigurationError(told) from None
+    params = OmegaConf.select(config, "hydra.sweeper.params") or {}
+    return [f"{key}={value}" for key, value in params.items()]
 
 
-def _value(overrides: Sequence[str], key: str) -> str | None:
+def _of_hydra(overrides: Sequence[str]) -> list[str]:
+    """What says how jobs are made and launched: Hydra's own part, and an experiment's name."""
+    named = zip(overrides, _parsed(overrides), strict=True)
+    return [
+        item
+        for item, override in named
+        if not override.is_sweep_override()
+        and re.match(r"hydra\b|experiment$", override.key_or_group)
+        and override.key_or_group != "hydra.sweep.dir"
+    ]
+
+
+def value(overrides: Sequence[str], key: str) -> str | None:
     """The text of the last override of a key; None where there is none, or it is null."""
     given = [item.partition("=")[2] for item in overrides if item.startswith(f"{key}=")]
     return given[-1] if given and given[-1] not in ("", "null") else None
@@ -149,14 +171,6 @@ def _stored(folder: str, overrides: Sequence[str]) -> DictConfig:
                 f"{name}={changes[name]}: a resumed run keeps its {name}; start a new run instead."
             )
     return merged
-
-
-def _jobs(overrides: Sequence[str]) -> list[list[str]]:
-    """The overrides of each job of a sweep, as Hydra's basic sweeper would split them."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
-    [jobs] = BasicSweeper.split_arguments(_parsed(overrides), max_batch_size=None)
-    return [[item for item in job if not item.startswith("hydra")] for job in jobs]
 
 
 def _parsed(overrides: Sequence[str]) -> list[Override]:

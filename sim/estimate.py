@@ -8,9 +8,10 @@ from clients import engine
 from clients.model import LanguageModel
 from sim.planning import Plan
 from sim.settings import Settings
+from sim.world import World
 
 
-def minutes(settings: Settings, plan: Plan, model: LanguageModel, max_tokens: int) -> float | None:
+def minutes(settings: Settings, plan: Plan, here: World, max_tokens: int) -> float | None:
     """Minutes of training that the rounds take at most; None where k is open.
 
     Every record is counted at its full length, so that the figure says nothing of the real ones.
@@ -18,6 +19,14 @@ def minutes(settings: Settings, plan: Plan, model: LanguageModel, max_tokens: in
     k, length = plan.mechanism.records_per_user, settings.model.seq_len
     if k == 0:
         return None
+    seconds = here.figure(
+        ("seconds a row", settings.model.lora, length, max_tokens),
+        lambda: _seconds_a_row(here.model, length, max_tokens),
+    )
+    return plan.rounds * settings.cohort * k * settings.strategy.local_steps * seconds / 60
+
+
+def _seconds_a_row(model: LanguageModel, length: int, max_tokens: int) -> float:
     rows = max(1, max_tokens // length)
     batch = model.load(engine.invented(model, length, rows))
     started = model.initial.to(model.device)
@@ -26,6 +35,4 @@ def minutes(settings: Settings, plan: Plan, model: LanguageModel, max_tokens: in
         begin = time.perf_counter()
         model.gradients(started, batch)[1].item()
         times.append(time.perf_counter() - begin)
-    return (
-        plan.rounds * settings.cohort * k * settings.strategy.local_steps * min(times) / rows / 60
-    )
+    return min(times) / rows

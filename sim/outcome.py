@@ -26,6 +26,7 @@ class Result:
     before: evaluate.Evaluation
     after: evaluate.Evaluation
     statement: Mapping[str, Any]
+    training_seconds: float = 0.0  # rounds and held-out scores; depends on records: never stored
 
 
 def score(ready: Prepared, adapter: np.ndarray) -> evaluate.Evaluation:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,14 +65,13 @@ def plan(settings: Settings, here: World) -> Plan:
     return planning.make(settings, _declared_users(settings, here))
 
 
-def check(jobs: Sequence[Settings]) -> None:
-    """Refuse a sweep of which any job cannot run; jobs of one data set and model share its loading.
+def check(jobs: Sequence[Settings], load: LoadWorld) -> None:
+    """Refuse a sweep of which any job cannot run; those of one world come one after the other.
 
     Raises:
-        ConfigurationError: for the first wrong job.
+        ConfigurationError: for a wrong job.
     """
-    load = functools.lru_cache(maxsize=1)(world.load)
-    for job in jobs:
+    for job in sorted(jobs, key=lambda job: repr((job.data, job.model, job.device, job.seed))):
         prepare(job, load)
 
 

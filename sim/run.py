@@ -6,7 +6,9 @@ Whatever can be refused is refused by ``sim.prepare`` before the run folder exis
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,12 @@ from omegaconf import OmegaConf
 
 from clients import evaluate
 from clients.app import Host, client_app
-from server import accounting, chain
+from server import chain
 from server.app import server_app
 from server.checkpoint import Checkpoint
 from server.ledger import Account, Ledger, LedgerError, verify
 from server.mechanism import Mechanism
 from server.strategy import (
-    Budget,
     BudgetSpentError,
     HaltedError,
     NodeFailedError,
@@ -29,6 +30,7 @@ from server.strategy import (
 )
 from sim import (
     baseline,
+    budget,
     estimate,
     header,
     outcome,
@@ -43,7 +45,6 @@ from sim import (
 from sim.errors import ConfigurationError, StoppedError
 from sim.grid import InProcessGrid
 from sim.outcome import Result
-from sim.planning import Plan
 from sim.prepare import Prepared
 from sim.progress import Progress
 from sim.settings import Settings
@@ -63,17 +64,21 @@ def run(
         StoppedError: a node failed twice; the run can be resumed.
     """
     ready = prepare.prepare(settings, load)
-    minutes = estimate.minutes(settings, ready.plan, ready.world.model, ready.engine.max_tokens)
+    minutes = estimate.minutes(settings, ready.plan, ready.world, ready.engine.max_tokens)
     with _open_ledger(ready, config) as ledger:
         _print_start(ready, minutes)
         tracker = tracking.of(settings)
         tracker.start(config)
         try:
             strategy = _strategy(ready, ledger, tracker)
-            before, after = _train(ready, strategy, tracker)
+            host = _host(ready)
+            begin = time.perf_counter()
+            before, after = _train(ready, strategy, tracker, host)
+            seconds = time.perf_counter() - begin
             ready.plan.mechanism.delete_secrets(settings.folder / "checkpoint")
             released = strategy.mechanism.summary()
-            return outcome.finish(ready, ledger, tracker, before, after, released)
+            told = outcome.finish(ready, ledger, tracker, before, after, released)
+            return replace(told, training_seconds=seconds)
         except KeyboardInterrupt as interrupt:
             interrupt.add_note(_way_on(settings))
             raise
@@ -84,16 +89,13 @@ def run(
 
 
 def _train(
-    ready: Prepared, strategy: PrivateStrategy, tracker: track.Tracker
+    ready: Prepared, strategy: PrivateStrategy, tracker: track.Tracker, host: Host
 ) -> tuple[evaluate.Evaluation, evaluate.Evaluation]:
     """All the rounds that are left; scores of the base model and of the last adapter."""
     plan, here, ledger = ready.plan, ready.world, strategy.ledger
     before = baseline.score(ready)
     tracker.log(0, before.metrics())
     left = max(0, plan.rounds - ledger.rounds_intended)
-    host = Host(
-        here.model, terms.train_population(ready.settings, here, ready.engine), ready.engine
-    )
     scored: dict[int, evaluate.Evaluation] = {}  # by rounds spent
     with Progress(plan.rounds) as progress:
         progress.update(ledger.rounds_intended, score=before.headline)
@@ -133,7 +135,7 @@ def _strategy(ready: Prepared, ledger: Ledger, tracker: track.Tracker) -> Privat
         contract=terms.contract(settings, plan),
         layout=ready.world.model.layout,
         ledger=ledger,
-        budget=_budget(plan),
+        budget=budget.certified(plan),
         optimizer=ready.optimizer,
         secrets=rng.Secrets(replay_seed=replayed),
         tracker=tracker,
@@ -149,20 +151,6 @@ def _mechanism(ready: Prepared) -> Mechanism:
         return planned
     stored = Checkpoint.load(settings.folder / "checkpoint", ready.world.model.layout.digest)
     return planned if stored is None else planned.restored(stored.mechanism)
-
-
-def _budget(plan: Plan) -> Budget:
-    """Rounds that stay within the target, and epsilon so far; both certified before round 1."""
-    mechanism = plan.mechanism
-    if not mechanism.private:
-        return Budget(rounds=plan.rounds, epsilon_after=lambda _: float("inf"))
-    event, options = mechanism.event(), plan.options
-    events, rounds = mechanism.event_count(plan.rounds), plan.rounds
-    if plan.target is not None and plan.epsilon.upper > plan.target:
-        fit = accounting.affordable_rounds(event, plan.target, plan.delta, events, **options)
-        rounds = min(rounds, fit * mechanism.rounds_per_event)
-    curve = accounting.epsilon_curve(event, events, plan.delta, **options)
-    return Budget(rounds=rounds, epsilon_after=lambda n: curve(mechanism.event_count(n)))
 
 
 def _open_ledger(ready: Prepared, config: Mapping[str, Any]) -> Ledger:
@@ -215,6 +203,12 @@ def _load_secrets(ready: Prepared, account: Account, stored: Checkpoint | None) 
         released=max(finished | {stored.round if stored else 0}),
         intended=account.rounds,
     )
+
+
+def _host(ready: Prepared) -> Host:
+    """The nodes' model and records, scored where the selection asks for it."""
+    here, engine = ready.world, ready.engine
+    return Host(here.model, terms.train_population(ready.settings, here, engine), engine)
 
 
 def _print_start(ready: Prepared, minutes: float | None) -> None:

@@ -45,7 +45,7 @@ def print_start(
         **{f"simulation_only: {name}": f"{value:,}" for name, value in real.items()},
     }
     public = reproducible or not mechanism.private
-    _print_rows("NOT PRIVATE: userdp run" if public else "userdp run", rows)
+    print_rows("NOT PRIVATE: userdp run" if public else "userdp run", rows)
 
 
 def print_end(folder: Path, scores: Mapping[str, str], statement: Mapping[str, Any]) -> None:
@@ -56,7 +56,7 @@ def print_end(folder: Path, scores: Mapping[str, str], statement: Mapping[str, A
         "statement": f"{folder / 'privacy_statement.json'}",
         "run folder": f"{folder}",
     }
-    _print_rows("outcome" if statement["private"] else "NOT PRIVATE: outcome", rows)
+    print_rows("outcome" if statement["private"] else "NOT PRIVATE: outcome", rows)
     print(_wrapped("", wording.prose(statement).split("\n\n")[0]), flush=True)
 
 
@@ -82,7 +82,7 @@ def print_plan(described: Mapping[str, Any], plan: Plan) -> None:
         )
     if plan.mechanism.private:
         rows["other accountants"] = "userdp plan --json"
-    _print_rows("userdp plan", rows)
+    print_rows("userdp plan", rows)
 
 
 def claim(plan: Plan, reproducible: bool) -> str:
@@ -149,7 +149,7 @@ def _time(minutes: float) -> str:
     return f"at most about {max(0.1, minutes):.1f} minutes of training"
 
 
-def _print_rows(title: str, rows: Mapping[str, str]) -> None:
+def print_rows(title: str, rows: Mapping[str, str]) -> None:
     width = max(map(len, rows))
     lines = [_wrapped(f"  {name:<{width}}  ", value) for name, value in rows.items()]
     print("\n".join([title, *lines]), flush=True)

@@ -32,11 +32,15 @@ def train_population(settings: Settings, here: World, engine: EngineSettings) ->
     """The training records, with their scores where the selection sorts by them."""
     if settings.selection.rule not in selection.BY_PERPLEXITY:
         return here.corpus.train
-    return scoring.with_perplexity(
-        here.corpus.train,
-        here.model,
-        content=f"{here.corpus.name}/train",
-        seq_len=settings.model.seq_len,
-        max_tokens=engine.max_tokens,
-        cache_folder=cache.cache_root(),
+    seq_len = settings.model.seq_len
+    return here.figure(
+        ("perplexity", seq_len),
+        lambda: scoring.with_perplexity(
+            here.corpus.train,
+            here.model,
+            content=f"{here.corpus.name}/train",
+            seq_len=seq_len,
+            max_tokens=engine.max_tokens,
+            cache_folder=cache.cache_root(),
+        ),
     )

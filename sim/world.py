@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import glob
-import re
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -14,7 +14,7 @@ from clients import embedded, model, speed
 from clients.adapter import LoraSettings
 from clients.engine import EngineSettings, fitted
 from clients.tokens import TokenizerEncode
-from sim import cache, canaries, datasets, form_letters, masking, quiet, synthetic
+from sim import cache, canaries, datasets, devices, fitting, form_letters, masking, quiet, synthetic
 from sim.canaries import Canaries
 from sim.corpus import Corpus
 from sim.errors import ConfigurationError
@@ -22,10 +22,21 @@ from sim.population import Population
 from sim.settings import Data, Model, Settings
 
 EMBEDDED = "userdp/embedded"
+_Figure = TypeVar("_Figure")
 _GENERATED = {"synthetic": synthetic.load, "form_letters": form_letters.load}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Base:
+    """A base model without an adapter, as it was loaded."""
+
+    module: Any
+    tokenizer: Any
+    path: str  # where it was loaded from
+    drawn: bool  # whether weights that the checkpoint lacks were drawn from the seed
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class World:
     """What the nodes of a run share."""
 
@@ -34,7 +45,18 @@ class World:
     base: str  # where the base model was loaded from
     base_name: str  # how the model card names it; becomes public
     revision: str | None
+    drawn: bool  # whether some weights of the base were drawn from the seed
     canaries: Canaries | None = None  # who of the training users is planted
+    figures: dict[Hashable, Any] = field(default_factory=dict)  # of corpus and base alone
+
+    def figure(self, name: Hashable, compute: Callable[[], _Figure]) -> _Figure:
+        """What ``compute`` gives, computed by the first who asks for it under this name.
+
+        It must not depend on the adapter's values: worlds of the same base share their figures.
+        """
+        if name not in self.figures:
+            self.figures[name] = compute()
+        return self.figures[name]
 
 
 def build(settings: Settings) -> World:
@@ -46,20 +68,41 @@ def build(settings: Settings) -> World:
     return load(settings.data, settings.model, settings.seed, settings.device)
 
 
-def load(data: Data, asked: Model, seed: int, device_name: str) -> World:
+def base(asked: Model, device_name: str, classes: int | None, seed: int) -> Base:
+    """The base model, whatever its adapter will be; raises as ``build`` does."""
+    path = _model_path(asked)
+    module, tokenizer, drawn = _loaded(
+        asked, path, devices.device(device_name), classes=classes, seed=seed
+    )
+    return Base(module=module, tokenizer=tokenizer, path=path, drawn=drawn)
+
+
+def corpus(data: Data, tokenizer: Any, seq_len: int) -> Corpus:
+    """The records as this tokenizer cuts them; raises as ``build`` does."""
+    return _corpus(data, _source(data, seq_len), TokenizerEncode(tokenizer), seq_len)
+
+
+def load(
+    data: Data,
+    asked: Model,
+    seed: int,
+    device_name: str,
+    *,
+    load_base: Callable[[Model, str, int | None, int], Base] = base,
+    load_corpus: Callable[[Data, Any, int], Corpus] = corpus,
+) -> World:
     """The world of these parts of the settings; raises as ``build`` does.
 
     ``seed`` initialises the adapter, and a head that the base model lacks; who is held out is
-    decided by ``data.seed``.
+    decided by ``data.seed``. The base that ``load_base`` gives gets the adapter built in.
     """
     quiet.libraries()
-    device = _device(device_name)
-    source = _source(data, asked.seq_len)
-    path = _model_path(asked)
+    devices.device(device_name)
+    _source(data, asked.seq_len)  # what is wrong with the data is told before a model is loaded
     classes = None if data.label is None else len(data.class_names)
-    base, tokenizer = _base(asked, path, device, classes=classes, seed=seed)
-    _check_length(asked, base)
-    _check_pairs(data, base.config, tokenizer)
+    found = load_base(asked, device_name, classes, seed)
+    fitting.check_length(asked, found.module)
+    fitting.check_pairs(data, found.module.config, found.tokenizer)
     lora = LoraSettings(
         r=asked.lora.r,
         alpha=asked.lora.alpha,
@@ -67,16 +110,17 @@ def load(data: Data, asked: Model, seed: int, device_name: str) -> World:
         seed=seed,
         freeze_a=asked.lora.freeze_a,
     )
-    encode = TokenizerEncode(tokenizer)
-    planted = canaries.drawn(data, encode, asked.seq_len)
-    corpus = _corpus(data, source, encode, asked.seq_len)
+    path, tokenizer = found.path, found.tokenizer
+    planted = canaries.drawn(data, TokenizerEncode(tokenizer), asked.seq_len)
+    records = load_corpus(data, tokenizer, asked.seq_len)
     names = {"embedded": EMBEDDED, "local": Path(path).resolve().name, "hub": path}
     return World(
-        model=model.LanguageModel(base, lora, classes),
-        corpus=canaries.planted(corpus, planted, data.canary_records),
+        model=model.LanguageModel(found.module, lora, classes),
+        corpus=canaries.planted(records, planted, data.canary_records),
         base=path,
         base_name=names[asked.kind],
-        revision=getattr(base.config, "_commit_hash", None),
+        revision=getattr(found.module.config, "_commit_hash", None),
+        drawn=found.drawn,
         canaries=planted,
     )
 
@@ -105,10 +149,10 @@ def _model_path(asked: Model) -> str:
     return asked.path
 
 
-def _base(
+def _loaded(
     asked: Model, path: str, device: torch.device, *, classes: int | None, seed: int
-) -> tuple[Any, Any]:
-    dtype, revision = _dtype(asked, device), asked.revision
+) -> tuple[Any, Any, bool]:
+    dtype, revision = devices.dtype(asked.dtype, device), asked.revision
     try:
         return model.load(
             path, revision=revision, dtype=dtype, device=device, classes=classes, seed=seed
@@ -190,42 +234,3 @@ def _scorable(population: Population, seq_len: int) -> bool:
         for user in range(len(population))
         for record in population.records(user)
     )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise ConfigurationError(f"device={name}: choose auto, cpu, cuda or cuda:1.")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigurationError(
-            f"device={name}: {torch.cuda.device_count()} GPUs are here; choose cpu."
-        )
-    return device
-
-
-def _dtype(asked: Model, device: torch.device) -> torch.dtype:
-    if asked.dtype == "auto":
-        fits = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return torch.bfloat16 if fits else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[asked.dtype]
-
-
-def _check_length(asked: Model, base: Any) -> None:
-    longest = model.longest_text(base)
-    if longest is not None and asked.seq_len > longest:
-        raise ConfigurationError(
-            f"model.seq_len={asked.seq_len}: this model has {longest} positions; take fewer."
-        )
-
-
-def _check_pairs(data: Data, config: Any, tokenizer: Any) -> None:
-    """A record holds token ids alone, not which of two texts each belongs to."""
-    if data.text_pair is None or getattr(config, "type_vocab_size", 1) < 2:
-        return
-    if 1 in tokenizer("a", "b").get("token_type_ids", ()):
-        raise ConfigurationError(
-            f"data.text_pair={data.text_pair}: this model tells two texts apart by token types, "
-            "which are not kept; choose one that does not, as RoBERTa."
-        )

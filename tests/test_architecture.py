@@ -26,10 +26,11 @@ LEAVES = {
 GRID = "sim.grid"
 ROOT_FILES = {name for name in NAMES if name.startswith("sim.")} - LEAVES - {GRID, "sim.__init__"}
 MAY_DRIVE_A_RUN = {
-    *("analysis.audit", "analysis.compare", "analysis.comparison"),
+    *("analysis.audit", "analysis.compare", "analysis.comparison", "analysis.example"),
     *("analysis.bench", "analysis.bench_shape", "analysis.bench_round"),
 }
 PEERS = "analysis.peers"  # runs where userdp is not installed
+MAY_READ_LEDGERS = {"analysis.spending"}
 # What a page takes from beside the run folders: the words of a claim, figures, one-line errors.
 REPORTS = {"analysis.report", "analysis.reporting"}
 MAY_REPORT = {"analysis", "server.accounting", "server.wording", "sim.errors"}
@@ -96,6 +97,8 @@ def allowed_imports(name: str) -> set[str]:
         return {PEERS}
     if covers(REPORTS, name):
         return MAY_REPORT
+    if name in MAY_READ_LEDGERS:
+        return {"analysis", "server"}
     if package == "analysis" and name not in MAY_DRIVE_A_RUN:
         return {"analysis"}
     return set(PACKAGES)

@@ -74,5 +74,34 @@ def test_what_is_no_override_is_named(item):
 
 
 def test_jobs_are_the_product_of_the_choices():
-    jobs = compose._jobs(["a=1,2", "b=x,y", "c=3", "hydra.sweep.dir=z"])
+    jobs = compose.jobs(["a=1,2", "b=x,y", "c=3", "hydra.sweep.dir=z"])
     assert jobs == [[f"a={a}", f"b={b}", "c=3"] for a in "12" for b in "xy"]
+
+
+def test_an_experiment_brings_its_choices_and_the_command_goes_before_them():
+    every = compose.jobs(["+experiment=grid"])
+    assert len(every) == 2 * 3 * 4 * 3
+    for job in every[:: len(every) // 3]:
+        compose.settings(job)
+    fewer = compose.jobs(["+experiment=grid", "seed=7", "rounds=3,4"])
+    assert len(fewer) == 2 * 3 * 4 * 2
+    assert all("seed=7" in job for job in fewer)
+
+
+@pytest.mark.parametrize(
+    ("item", "told"),
+    [
+        ("+experiment=nowhere", "experiment/nowhere"),
+        ("hydra.sweep.subdir=x", "job folders are numbered"),
+        ("hydra/sweeper=basic", "a grid"),
+        ("seed=interval(0,1)", "list the values"),
+    ],
+)
+def test_what_no_sweep_can_do_is_refused(item, told):
+    with pytest.raises(ConfigurationError, match=told):
+        compose.jobs([item])
+
+
+def test_a_comparison_is_sent_to_its_own_command():
+    with pytest.raises(ConfigurationError, match="userdp compare"):
+        compose.settings(["+experiment=selections"])

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_world
+from omegaconf import OmegaConf
 from test_end_to_end import adapter, stated
 from wandb.proto import wandb_internal_pb2
 
@@ -42,28 +43,38 @@ def test_every_job_has_its_own_folder_and_claim(capsys, elsewhere):
         assert strategy == asked
         assert 0.98 * target < epsilon <= target
     assert {path.name for path in elsewhere.iterdir()} == {"multirun"}
-    assert "run folder" in capsys.readouterr().out
+    assert "4 of 4 complete, 0 of them from before" in capsys.readouterr().out
+    assert all("run folder" in (folder / "output.txt").read_text() for folder in folders)
     assert all(stated(folder)["sweep"] for folder in folders)
     for folder in folders:
         assert cli.main(["verify", str(folder)]) == 0
 
 
 def test_a_job_of_a_sweep_is_the_run_alone():
-    """Whatever ran before it in the process: the same reproducible adapter."""
-    fixed = ["privacy.reproducible=true", "rounds=2"]
-    jobs = swept(*fixed, "cohort=4,6", "output=together")
-    alone = ["run", *small_world.overrides(*fixed, "cohort=6", "output=alone")]
-    assert cli.main(alone) == 0
-    np.testing.assert_allclose(adapter(jobs[1]), adapter(Path("alone")), atol=1e-6)
-    assert not np.allclose(adapter(jobs[0]), adapter(jobs[1]))
+    """Whatever ran before it in the process, to the last bit of a reproducible adapter."""
+    fixed = ["privacy.reproducible=true", "selection=longest,high_perplexity"]
+    choices = ["model.lora.r=1,2", "seed=1,2"]
+    jobs = swept(*fixed, *choices, "output=together")
+    for number in (3, 4):  # r = 2 after r = 1; the second selection, back at seed 1
+        given = (Path("together") / str(number) / "config.yaml").read_text()
+        config = OmegaConf.create(given)
+        own = [f"model.lora.r={config.model.lora.r}", f"seed={config.seed}"]
+        own += [fixed[0], f"selection={config.selection.rule}", f"output=alone/{number}"]
+        assert cli.main(["run", *small_world.overrides(*own)]) == 0
+        np.testing.assert_array_equal(adapter(jobs[number]), adapter(Path(f"alone/{number}")))
+        together, alone = figures(jobs[number]), figures(Path(f"alone/{number}"))
+        assert together == alone
+    assert not np.array_equal(adapter(jobs[2]), adapter(jobs[3]))
 
 
-def test_output_is_the_folder_of_the_sweep(capsys):
-    folders = swept("cohort=4,6", "output=mine")
-    assert folders == [Path("mine/0"), Path("mine/1")]
-    capsys.readouterr()
-    assert cli.main(["run", "-m", *small_world.overrides("cohort=4,6", "output=mine")]) == 2
-    assert "holds runs already" in capsys.readouterr().err
+def figures(folder: Path) -> list[dict]:
+    """Everything that was tracked."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_output_is_the_folder_of_the_sweep(elsewhere):
+    assert swept("cohort=4,6", "output=mine") == [Path("mine/0"), Path("mine/1")]
+    assert {path.name for path in elsewhere.iterdir()} == {"mine"}
 
 
 def test_each_job_is_one_offline_wandb_run(capsys):
@@ -78,7 +89,8 @@ def test_each_job_is_one_offline_wandb_run(capsys):
         kept = {"adapter", "model_card", "privacy_statement", "ledger"}
         assert kept <= record["artifacts"]
     err = capsys.readouterr().err
-    assert all(line.startswith("round ") for line in err.splitlines()), err
+    told = {line.split(":")[0] for line in err.splitlines()}
+    assert told == {"job 0 (cohort=4)", "job 1 (cohort=6)"}
 
 
 def _complete(path: Path) -> dict:

@@ -1,0 +1,183 @@
+"""The jobs of a sweep, and what their folders say of them; carries out none.
+
+A job's folder is its number, in the order of the choices; ``sweep.json`` says what each number is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from server import ledger
+from sim import compose, parsing
+from sim.errors import ConfigurationError, StoppedError
+from sim.settings import Settings
+
+INDEX, FAILED, OUTPUT = "sweep.json", "failed.txt", "output.txt"
+_PLACE = ("output", "sweep", "resume")  # where a run is kept, no part of what it is
+_BEFORE_ROUND_1 = (FAILED, "metrics.jsonl", "config.yaml", "ledger.jsonl")  # the ledger last
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run of a sweep."""
+
+    number: int
+    choices: tuple[str, ...]  # the overrides in which jobs differ
+    settings: Settings
+    config: Mapping[str, Any]  # as it is stored
+
+    @property
+    def folder(self) -> Path:
+        return self.settings.folder
+
+    @property
+    def name(self) -> str:
+        """What a person calls it."""
+        return " ".join(self.choices) or "the only job"
+
+
+def asked(overrides: Sequence[str], folder: Path) -> list[Job]:
+    """Compose and check the configuration of every job of the sweep in ``folder``.
+
+    Raises:
+        ConfigurationError: for the first wrong job.
+    """
+    split = compose.jobs(overrides)
+    shared = set.intersection(*map(set, split))
+    return [
+        _job(number, own, tuple(item for item in own if item not in shared), folder)
+        for number, own in enumerate(split)
+    ]
+
+
+def _job(number: int, overrides: list[str], choices: tuple[str, ...], folder: Path) -> Job:
+    settings, config = compose.settings(overrides)
+    own, whole = str(folder / str(number)), str(folder)
+    return Job(
+        number=number,
+        choices=choices,
+        settings=replace(settings, output=own, sweep=whole),
+        config={**parsing.resolved(config), "output": own, "sweep": whole},
+    )
+
+
+def check(jobs: Sequence[Job], folder: Path) -> None:
+    """Refuse a folder that holds anything but a part of this very sweep.
+
+    Raises:
+        ConfigurationError: naming what is there.
+    """
+    index = folder / INDEX
+    if not index.exists():
+        if any(folder.glob("*/ledger.jsonl")):
+            raise ConfigurationError(
+                f"output={folder}: it holds runs already; choose a new folder."
+            )
+        return
+    there = json.loads(index.read_text())["jobs"]
+    for job in jobs:
+        other = there.get(str(job.number))
+        if other != list(job.choices):
+            told = "no such job" if other is None else " ".join(other)
+            raise ConfigurationError(
+                f"output={folder}: it holds another sweep; job {job.number} is {told} there and "
+                f"{job.name} here; choose a new folder."
+            )
+        if name := differing(job.folder, job.config):
+            raise ConfigurationError(
+                f"output={folder}: job {job.number} was run with another {name}; "
+                "choose a new folder."
+            )
+    if len(there) > len(jobs):
+        raise ConfigurationError(
+            f"output={folder}: it holds another sweep, of {len(there)} jobs; choose a new folder."
+        )
+
+
+def write_index(jobs: Sequence[Job], folder: Path, overrides: Sequence[str]) -> None:
+    """Say in ``sweep.json`` which job each folder is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    told = {
+        "overrides": list(overrides),
+        "jobs": {str(job.number): list(job.choices) for job in jobs},
+    }
+    temporary = folder / f"{INDEX}.tmp"
+    temporary.write_text(json.dumps(told, indent=2) + "\n")
+    temporary.replace(folder / INDEX)
+
+
+def differing(folder: Path, config: Mapping[str, Any]) -> str | None:
+    """In which part the run stored there has another configuration; None where in none."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return None
+    stored: Any = OmegaConf.to_container(OmegaConf.load(path))
+    names = [name for name in config if name not in _PLACE and stored.get(name) != config[name]]
+    return names[0] if names else None
+
+
+def complete(folder: Path) -> bool:
+    """Whether a run in the folder has left all that a run leaves, its summary last."""
+    statement, card = folder / "privacy_statement.json", folder / "adapter" / "README.md"
+    if not (statement.is_file() and card.is_file()):
+        return False
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return bool(lines) and '"summary/' in lines[-1]
+
+
+def begun(job: Job) -> Settings:
+    """The settings to carry the job out with: from its first round, or from where it stopped.
+
+    What a start left that did not reach its first round is removed; nothing was spent there.
+
+    Raises:
+        ConfigurationError: another process is at work in its folder.
+    """
+    path = job.folder / "ledger.jsonl"
+    if _spent(path):
+        (job.folder / "privacy_statement.json").unlink(missing_ok=True)  # it was cut off after
+        return replace(job.settings, resume=str(job.folder))
+    if path.exists():
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigurationError(f"{path} is in use by another process.") from None
+            for name in _BEFORE_ROUND_1:
+                (job.folder / name).unlink(missing_ok=True)
+    return job.settings
+
+
+def _spent(path: Path) -> bool:
+    """Whether a round may have been intended; a damaged ledger is for `ledger.resume` to refuse."""
+    if not path.exists() or b"\n" not in path.read_bytes():  # the header itself is torn
+        return False
+    try:
+        return ledger.verify(path).rounds > 0
+    except ledger.LedgerError:
+        return True
+
+
+def fail(folder: Path, error: Exception) -> str:
+    """Record why a job failed: the reason as the first line, and where, if it is none of ours."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ours = isinstance(error, ConfigurationError | StoppedError)
+    text = str(error) if ours else f"{type(error).__name__}: {error}"
+    reason = " ".join(text.split())
+    where = "" if ours else "".join(traceback.format_exception(error))
+    (folder / FAILED).write_text(f"{reason}\n{where}")
+    return reason
+
+
+def reason(folder: Path) -> str | None:
+    """Why the job failed the last time it was tried; None where it did not."""
+    path = folder / FAILED
+    return (path.read_text().splitlines() or [""])[0] if path.is_file() else None

@@ -1,0 +1,207 @@
+"""A sweep: its jobs one after the other, or side by side, whatever becomes of each.
+
+The same command into the same folder goes on: what is complete is skipped, what was interrupted is
+resumed, and what never reached its first round starts anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import logging
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from analysis import spending
+from sim import compose, jobs, prepare, quiet, run, screen, shared, sweep_board, watch
+from sim.errors import ConfigurationError, StoppedError
+from sim.jobs import Job
+
+_LOG = logging.getLogger("userdp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a sweep leaves behind."""
+
+    folder: Path
+    jobs: tuple[Job, ...]
+    failures: Mapping[int, str]  # reason by job number
+    skipped: int  # were complete before
+    seconds: float  # from the start of the command
+    training_seconds: float | None  # None where other processes trained
+
+
+def main(overrides: Sequence[str], began: float) -> None:
+    """Carry out a sweep and tell how it went; ``began`` is when, by `time.perf_counter`.
+
+    Raises:
+        ConfigurationError: before the first job starts, whichever job is wrong.
+        StoppedError: some jobs failed; the others are complete.
+    """
+    done = carry_out(overrides, began)
+    _tell(done)
+    if done.failures:
+        raise StoppedError(
+            f"{len(done.failures)} of {len(done.jobs)} jobs failed; to try them again: "
+            f"{_way_on(overrides, done.folder)}"
+        )
+
+
+def carry_out(overrides: Sequence[str], began: float | None = None) -> Outcome:
+    """Every job of the sweep that is not complete; ``output=FOLDER`` holds them.
+
+    Raises:
+        ConfigurationError: before the first job starts, whichever job is wrong.
+    """
+    began = time.perf_counter() if began is None else began
+    if compose.value(overrides, "resume") is not None:
+        raise ConfigurationError("resume: one run at a time; leave out -m.")
+    folder, plain = _folder(overrides), _without_place(overrides)
+    every = jobs.asked(plain, folder)
+    jobs.check(every, folder)
+    with contextlib.ExitStack() as stack:
+        if (folder / jobs.INDEX).exists():
+            stack.enter_context(_alone(folder))
+        todo = [job for job in every if not jobs.complete(job.folder)]
+        _worlds.cache_clear()
+        begun = [jobs.begun(job) for job in todo]
+        fresh = [settings for settings in begun if settings.resume is None]
+        prepare.check(fresh, _worlds(folder))  # what began was checked then, and fails alone
+        if not (folder / jobs.INDEX).exists():
+            jobs.write_index(every, folder, plain)
+            stack.enter_context(_alone(folder))
+        trained = _launched(every, todo, folder, overrides)
+    if todo:
+        sweep_board.log(folder, todo[0].settings)
+    return Outcome(
+        folder=folder,
+        jobs=tuple(every),
+        failures={job.number: _failure(job) for job in todo if not jobs.complete(job.folder)},
+        skipped=len(every) - len(todo),
+        seconds=time.perf_counter() - began,
+        training_seconds=trained,
+    )
+
+
+def _launched(
+    every: Sequence[Job], todo: Sequence[Job], folder: Path, overrides: Sequence[str]
+) -> float | None:
+    """Seconds of training in this process; None where other processes carried jobs out."""
+    for job in todo:
+        (job.folder / jobs.FAILED).unlink(missing_ok=True)
+    if not todo:
+        return 0.0
+    task = functools.partial(_task, {job.number: job for job in todo}, folder)
+    try:
+        with watch.Watch(every, sys.stderr):
+            told = compose.launch(task, [job.number for job in todo], folder, overrides)
+    except KeyboardInterrupt:
+        stop = KeyboardInterrupt()
+        stop.add_note(f"to go on: {_way_on(overrides, folder)}")
+        raise stop from None
+    except Exception as error:  # of a launcher: one of its processes died, for example
+        _LOG.warning("The launcher stopped: %s: %s", type(error).__name__, error)
+        return None
+    here = [seconds for process, seconds in told if process == os.getpid()]
+    return sum(here) if len(here) == len(told) else None
+
+
+@functools.lru_cache(maxsize=1)
+def _worlds(folder: Path) -> shared.Worlds:
+    """Those of one sweep, in this process."""
+    return shared.Worlds()
+
+
+def _task(todo: Mapping[int, Job], folder: Path, config: DictConfig) -> tuple[int, float]:
+    """One job, wherever Hydra's launcher calls it; the process, and its seconds of training."""
+    job = todo[config.job]
+    try:
+        with _told_in(job.folder / jobs.OUTPUT):
+            done = run.run(jobs.begun(job), job.config, _worlds(folder))
+    except Exception as error:  # whatever it is: the other jobs go on
+        jobs.fail(job.folder, error)
+        return os.getpid(), 0.0
+    return os.getpid(), done.training_seconds
+
+
+@contextlib.contextmanager
+def _told_in(path: Path) -> Iterator[None]:
+    """What a job prints and warns of goes to a file: the terminal shows the sweep."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", buffering=1) as file:
+        handler = logging.StreamHandler(file)
+        handler.setFormatter(logging.Formatter("warning: %(message)s"))
+        before, _LOG.handlers = _LOG.handlers, [handler]
+        try:
+            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+                yield
+        finally:
+            _LOG.handlers = before
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Refuse where another process carries out this sweep."""
+    with (folder / jobs.INDEX).open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(f"output={folder}: another process is at it.") from None
+        yield
+
+
+def _failure(job: Job) -> str:
+    return jobs.reason(job.folder) or "its process ended without a word"
+
+
+def _folder(overrides: Sequence[str]) -> Path:
+    asked = compose.value(overrides, "output") or compose.value(overrides, "hydra.sweep.dir")
+    if asked is None:
+        return Path(datetime.now().strftime("multirun/%Y-%m-%d/%H-%M-%S-%f"))
+    return Path(OmegaConf.create({"folder": asked.strip("'\"")}).folder)  # it may say ${now:...}
+
+
+def _without_place(overrides: Sequence[str]) -> list[str]:
+    return [item for item in overrides if not item.startswith(("output=", "hydra.sweep.dir="))]
+
+
+def _way_on(overrides: Sequence[str], folder: Path) -> str:
+    return shlex.join(["userdp", "run", "-m", *_without_place(overrides), f"output={folder}"])
+
+
+def _tell(done: Outcome) -> None:
+    """Failures on standard error; the sweep as a whole, and what it spent, on standard output."""
+    for number, reason in done.failures.items():
+        print(f"userdp: job {number} ({done.jobs[number].name}): {reason}", file=sys.stderr)
+    complete = len(done.jobs) - len(done.failures)
+    screen.print_rows(
+        "sweep",
+        {
+            "jobs": f"{complete} of {len(done.jobs)} complete, {done.skipped} of them from before",
+            "wall time": _wall_time(done),
+            "folder": f"{done.folder}",
+        },
+    )
+    quiet.accountants()
+    try:
+        print("\n".join(spending.of_sweep(done.folder).sentences), flush=True)
+    except (FileNotFoundError, ValueError) as error:  # no run began, or a ledger is damaged
+        _LOG.warning("What the sweep spent is not known: %s", error)
+
+
+def _wall_time(done: Outcome) -> str:
+    minutes = f"{done.seconds / 60:.1f} minutes"
+    if done.training_seconds is None or not done.training_seconds:
+        return minutes
+    outside = 1 - done.training_seconds / done.seconds
+    return f"{minutes}, {outside:.1%} of them outside training (rounds and held-out scores)"

@@ -1,0 +1,97 @@
+"""Worlds of one process: what is loaded once, and that nobody changes what another holds."""
+
+from __future__ import annotations
+
+import pytest
+import small_world
+import tiny
+import torch
+
+from clients import packing
+from clients.adapter import LoraSettings
+from clients.model import LanguageModel
+from sim import baseline, compose, estimate, outcome, prepare, shared, terms, world
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("USERDP_CACHE", str(small_world.folder() / "cache"))
+
+
+def asked(*overrides: str):
+    return compose.settings(small_world.overrides(*overrides))[0]
+
+
+def counted(monkeypatch, module, name: str) -> list:
+    """The calls of a function from now on."""
+    calls, before = [], getattr(module, name)
+
+    def called(*given, **named):
+        calls.append(given)
+        return before(*given, **named)
+
+    monkeypatch.setattr(module, name, called)
+    return calls
+
+
+def test_runs_that_differ_in_the_adapter_share_records_weights_and_scores(monkeypatch):
+    bases, corpora = (counted(monkeypatch, world, name) for name in ("base", "corpus"))
+    scores = counted(monkeypatch, baseline, "_stored")
+    load = shared.Worlds()
+    settings = [asked(f"seed={seed}", f"model.lora.r={r}") for seed in (1, 2) for r in (1, 3)]
+    ready = [prepare.prepare(one, load) for one in settings]
+    assert len({baseline.score(one) for one in ready}) == 1
+    assert (len(bases), len(corpora), len(scores)) == (1, 1, 1)
+    pointers = {
+        tuple(tensor.data_ptr() for tensor in one.world.model.module.parameters()) for one in ready
+    }
+    assert len(pointers) == 1
+
+
+def test_perplexities_and_the_probe_are_computed_once(monkeypatch):
+    load = shared.Worlds()
+    ready = [
+        prepare.prepare(asked(f"seed={seed}", "selection=low_perplexity"), load) for seed in (1, 2)
+    ]
+    digests = counted(monkeypatch, LanguageModel, "base_digest")
+    gradients = counted(monkeypatch, LanguageModel, "gradients")
+    minutes = {estimate.minutes(one.settings, one.plan, one.world, 64) for one in ready}
+    scored = [terms.train_population(one.settings, one.world, one.engine) for one in ready]
+    assert scored[0] is scored[1]
+    assert len(minutes) == len(digests) == 1
+    assert len(gradients) == 2  # the probe's two
+
+
+def test_other_data_and_another_length_share_no_score():
+    load = shared.Worlds()
+    ready = [
+        prepare.prepare(asked(*own), load)
+        for own in ([], ["data.holdout=0.5"], ["model.seq_len=8"], [])
+    ]
+    scores = [baseline.score(one) for one in ready]
+    assert scores[0] == scores[3]
+    assert len(set(scores)) == 3
+    assert scores[1:3] == [
+        outcome.score(one, one.world.model.initial.numpy()) for one in ready[1:3]
+    ]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+def test_an_adapter_built_around_shared_tensors_is_the_one_built_into_its_own(family):
+    """Two adapters of other shapes around one base: each computes as one built in alone."""
+    base = tiny.base_model(family)
+    built = [LoraSettings(r=1, seed=3), LoraSettings(r=2, targets=["down_proj", "c_fc"], seed=4)]
+    if family == "gpt2":
+        built[1] = LoraSettings(r=2, targets=["c_fc"], seed=4)
+    around = [LanguageModel(shared.around(base), settings) for settings in built]
+    alone = [LanguageModel(tiny.base_model(family), settings) for settings in built]
+    [stack] = packing.stacks([tiny.ragged_units(3)[0]], 512)
+    for ours, theirs in zip(around, alone, strict=True):
+        torch.testing.assert_close(ours.initial, theirs.initial, rtol=0, atol=0)
+        given = ours.initial + 0.1
+        for one, other in zip(
+            ours.gradients(given, stack), theirs.gradients(given, stack), strict=True
+        ):
+            assert torch.equal(one, other)
+    assert base.state_dict().keys() == tiny.base_model(family).state_dict().keys()

@@ -1,0 +1,116 @@
+"""What a folder of ledgers cost together: against one composition by hand."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from analysis import spending
+from server import accounting
+from server.accounting import RoundEvent, tuning
+from server.ledger import Ledger, LedgerError, Query
+
+DELTA = 1e-5
+
+
+def ledger(
+    folder: Path, z: float, rounds: int, *, q: float = 0.1, k: int = 1, done: int = 99, **header
+) -> None:
+    """A run that intended so many rounds and finished ``done`` of them; z = 0 is not private."""
+    folder.mkdir(parents=True, exist_ok=True)
+    event = {"sampling_rate": q, "noise_multiplier": z, "group_size": k}
+    usual = {
+        **{"strategy": "user_wise", "seeds_policy": "secret", "delta": DELTA, "event": event},
+        **{"rounds_per_event": 1, "group_bound": "mixture" if k > 1 else None},
+    }
+    with Ledger.create(folder / "ledger.jsonl", {**usual, **header}) as log:
+        for number in range(1, rounds + 1):
+            log.intend(number, event, [Query(name="sum", sensitivity=1.0, noise_std=z)])
+            if number <= done:
+                log.done(number, "digest")
+
+
+def composed(*parts: tuple[float, int], q: float = 0.1, k: int = 1) -> accounting.Epsilon:
+    events = [(RoundEvent(sampling_rate=q, noise_multiplier=z, group_size=k), n) for z, n in parts]
+    return accounting.epsilon(events, DELTA)
+
+
+def test_every_intended_round_of_every_run_is_composed(tmp_path):
+    """Complete, interrupted with an open round, crashed before the first; at any depth."""
+    ledger(tmp_path / "0", 1.0, 5)
+    ledger(tmp_path / "1", 2.0, 7, done=6)
+    ledger(tmp_path / "deep" / "2", 1.0, 3, done=0)
+    ledger(tmp_path / "3", 1.0, 0)
+    (tmp_path / "4").mkdir()
+    (tmp_path / "4" / "ledger.jsonl").write_bytes(b'{"kind":"header"')  # torn: nothing released
+    told = spending.of_sweep(tmp_path)
+    by_hand = composed((1.0, 8), (2.0, 7))
+    assert (told.runs, told.rounds, told.delta) == (4, 15, DELTA)
+    assert (told.composed_lower, told.composed_upper) == (by_hand.lower, by_hand.upper)
+    assert told.composed_upper > composed((1.0, 8)).upper  # the interrupted run counts
+    assert "4 runs" in told.sentences[0]
+    assert "15 rounds" in told.sentences[0]
+
+
+def test_one_run_costs_what_it_claims(tmp_path):
+    ledger(tmp_path, 0.8, 6, q=0.2, k=3)
+    told, by_hand = spending.of_sweep(tmp_path), composed((0.8, 6), q=0.2, k=3)
+    assert (told.composed_lower, told.composed_upper) == (by_hand.lower, by_hand.upper)
+    assert told.selected is None
+
+
+def test_a_run_that_is_not_private_makes_the_whole_infinite_and_the_rest_is_told_apart(tmp_path):
+    ledger(tmp_path / "0", 1.0, 5)
+    ledger(tmp_path / "1", 0.0, 5, strategy="non_private")
+    ledger(tmp_path / "2", 1.0, 5, seeds_policy="reproducible")
+    told = spending.of_sweep(tmp_path)
+    rest = spending.of_sweep(tmp_path / "0")
+    assert told.composed_upper == math.inf
+    assert told.composed_lower == rest.composed_lower
+    assert told.sentences[0].startswith("NOT PRIVATE together: 2 runs of 3 are not private")
+    assert f"epsilon <= {rest.composed_upper:.3g}"[:-1] in told.sentences[0]
+    assert spending.of_sweep(tmp_path / "1").sentences[0].startswith("NOT PRIVATE: none of 1 run")
+
+
+def test_correlated_rounds_are_priced_by_their_events(tmp_path):
+    """Seven rounds at three a event: three events, in each run for itself."""
+    for name in "01":
+        ledger(tmp_path / name, 1.0, 7, rounds_per_event=3)
+    assert spending.of_sweep(tmp_path).composed_upper == composed((1.0, 6)).upper
+
+
+def test_selection_is_the_costliest_run_repeated(tmp_path):
+    ledger(tmp_path / "0", 2.0, 40)
+    ledger(tmp_path / "1", 1.0, 30)
+    ledger(tmp_path / "2", 1.5, 40)
+    worst = RoundEvent(sampling_rate=0.1, noise_multiplier=1.0)
+    told = spending.of_sweep(tmp_path)
+    assert told.selected == tuning.repeat_and_select(worst, 40, 3, DELTA, shape=1.0)
+    assert "repeat-and-select" in told.sentences[1]
+
+
+@pytest.mark.parametrize("other", [{"q": 0.2}, {"k": 2}, {"strategy": "non_private", "z": 0.0}])
+def test_runs_without_one_bound_for_all_have_no_selection(tmp_path, other):
+    ledger(tmp_path / "0", 1.0, 5)
+    ledger(tmp_path / "1", other.pop("z", 1.0), 5, **other)
+    told = spending.of_sweep(tmp_path)
+    assert told.selected is None
+    assert len(told.sentences) == 1
+
+
+def test_the_strictest_delta_is_the_one_for_all(tmp_path):
+    ledger(tmp_path / "0", 1.0, 5, delta=1e-4)
+    ledger(tmp_path / "1", 1.0, 5)
+    assert spending.of_sweep(tmp_path).delta == DELTA
+
+
+def test_a_folder_without_runs_and_a_damaged_ledger_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        spending.of_sweep(tmp_path)
+    ledger(tmp_path / "0", 1.0, 5)
+    path = tmp_path / "0" / "ledger.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"round":3', b'"round":4'))
+    with pytest.raises(LedgerError):
+        spending.of_sweep(tmp_path)
