@@ -24,6 +24,7 @@ from sim.errors import ConfigurationError
 
 _PEERS = ("pfl", "flower_ray", "opacus")  # live where peers= says
 _TUNED = ("plain", "opacus")  # have a batch size of their own
+_TRAINED_A_TURN = 1000  # users of a small cohort, in several rounds
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -80,7 +81,14 @@ def cohorts(asked: Shape) -> dict[str, Any]:
         for users in asked.cohorts:
             work = bench_shape.spec(asked, users)
             processes[str(users)] = _started("round", asked, work, threads)
-        answers = bench_drive.turns(processes, asked.repeats)
+        for users in asked.cohorts:
+            if users <= _TRAINED_A_TURN:  # a larger one warms up within its first users
+                processes[str(users)].ask("go")
+        shares = {
+            name: bench_drive.Several(process, max(1, _TRAINED_A_TURN // int(name)))
+            for name, process in processes.items()
+        }
+        answers = bench_drive.turns(shares, asked.repeats, warm_up=0)
     return {
         "shape": bench_shape.told(asked),
         **bench_table.cohort_figures(answers, _machines(processes)),

@@ -59,15 +59,30 @@ class Spread:
         return cls(statistics.median(figures), min(figures), max(figures))
 
 
-def turns(sides: Mapping[str, Asked], repeats: int) -> dict[str, list[dict[str, Any]]]:
-    """The answers of each side to ``repeats`` turns, after one that is not counted."""
+def turns(
+    sides: Mapping[str, Asked], repeats: int, warm_up: int = 1
+) -> dict[str, list[dict[str, Any]]]:
+    """The answers of each side to ``repeats`` turns, after some that are not counted."""
     answers: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
-    for repeat in range(repeats + 1):
+    for repeat in range(warm_up + repeats):
         for name, side in sides.items():
             answer = side.ask("go")
-            if repeat:
+            if repeat >= warm_up:
                 answers[name].append(answer)
     return answers
+
+
+@dataclass(frozen=True)
+class Several:
+    """A side with several short goes a turn, of which it tells the mean time."""
+
+    side: Asked
+    goes: int
+
+    def ask(self, word: str) -> dict[str, Any]:
+        answers = [self.side.ask(word) for _ in range(self.goes)]
+        mean = statistics.fmean(answer["seconds"] for answer in answers)
+        return {**answers[-1], "seconds": mean}
 
 
 def ratio(answers: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> Spread:

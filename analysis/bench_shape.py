@@ -69,9 +69,8 @@ CASES: dict[str, dict[str, Any]] = {
     "gpu_wide": _GPU
     | {"users": 64, "family": "llama", "layers": 16, "width": 2048, "heads": 32, "mlp": 8192}
     | {"vocabulary": 32000},
-    "cohorts": {"cohorts": [100, 1000, 10_000, 100_000], "records": 1, "length": 32}
-    | {"layers": 1, "width": 64, "heads": 2, "vocabulary": 512, "sides": ["round"], "check": False}
-    | {"repeats": 3},
+    "cohorts": {"cohorts": [100, 1000, 10_000, 100_000], "records": 1, "length": 64}
+    | {"layers": 1, "sides": ["round"], "check": False, "repeats": 2},
 }
 
 
@@ -114,7 +113,7 @@ def spec(asked: Shape, users: int | None = None) -> Spec:
         users=users or asked.users,
         lengths=lengths,
         batch=asked.batch or 32,
-        rounds=asked.repeats + 3,
+        rounds=100 * (asked.repeats + 3),
         **{name: getattr(asked, name) for name in same},
     )
 

@@ -47,6 +47,18 @@ def fake_turns() -> tuple[dict[str, list[dict]], list[str]]:
     return bench_drive.turns(sides, 3), asked
 
 
+def test_several_short_goes_make_one_turn_with_their_mean_time():
+    left = [5.0, 1.0, 3.0]
+
+    class Side:
+        def ask(self, word):
+            return {"seconds": left.pop(0), "word": word}
+
+    turn = bench_drive.Several(Side(), 3).ask("go")
+    assert turn == {"seconds": 3.0, "word": "go"}
+    assert left == []
+
+
 def test_sides_take_turns_and_the_first_turn_does_not_count():
     answers, asked = fake_turns()
     assert asked == ["round go", "plain go"] * 4
