@@ -71,8 +71,8 @@ class Example(NamedTuple):
 class Corpus:
     """The records to train on and the records to score, each grouped by user.
 
-    ``name`` tells its contents: source, settings and tokenizer. ``dropped`` counts bad data by
-    reason; it depends on private records: simulation_only.
+    ``name`` changes with the contents: it stands for source, settings and tokenizer. ``dropped``
+    counts bad data by reason; it depends on private records: simulation_only.
     """
 
     name: str

@@ -113,7 +113,7 @@ def test_a_cohort_costs_itself_and_not_the_population(rule, tmp_path):
 
         def work() -> None:
             assignment = mechanism.draw(rng.Secrets(replay_seed=users).stream("cohort", 1), 1)
-            fetched = units.fetch(people, contract, assignment)
+            fetched = list(units.fetch(people, contract, assignment))
             assert 0 < len(fetched) < 120
             assert all(fetched)
 
