@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sim import rng
+from sim import cache, rng
 from sim.corpus import Corpus, Encode
 from sim.errors import ConfigurationError
 from sim.population import Population
@@ -66,7 +66,9 @@ def planted(corpus: Corpus, canaries: Canaries | None, records: int) -> Corpus:
         _id(i): [record.tolist() for record in canaries.secrets.records(i)] * records
         for i in range(canaries.count)
     }
-    return replace(corpus, train=_joined(corpus.train, Population.of(own)))
+    more = Population.of(own)
+    name = cache.fingerprint(corpus.name, "canaries", more.content_digest())
+    return replace(corpus, train=_joined(corpus.train, more), name=name)
 
 
 def _joined(first: Population, second: Population) -> Population:

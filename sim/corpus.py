@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-
-from sim import population
 from sim.population import Population
+from sim.shelf import Shelf
 
 FORMAT = 2  # of the files below; part of every cache key
 _BATCH = 1000  # texts in one call of the tokenizer
@@ -74,8 +71,8 @@ class Example(NamedTuple):
 class Corpus:
     """The records to train on and the records to score, each grouped by user.
 
-    ``name`` tells its contents: source, settings and tokenizer. ``dropped`` counts bad data by
-    reason; it depends on private records: simulation_only.
+    ``name`` changes with the contents: it stands for source, settings and tokenizer. ``dropped``
+    counts bad data by reason; it depends on private records: simulation_only.
     """
 
     name: str
@@ -103,13 +100,15 @@ def write(
     """Tokenise the examples in batches and write both populations into ``folder``.
 
     ``encode`` takes the contents of some examples and returns their signed token ids. Memory
-    grows by some bytes a record and a user, never by the text. ``dropped`` is read after the
+    grows by some bytes a user, never by the records. ``dropped`` is read after the
     last example, so the generator of the examples may fill it.
     """
-    with closing(_Shelf(folder / "train")) as train, closing(_Shelf(folder / "heldout")) as heldout:
+    with closing(Shelf(folder / "train")) as train, closing(Shelf(folder / "heldout")) as heldout:
         for batch in _batches(examples):
-            for example, ids in zip(batch, encode([e.content for e in batch]), strict=True):
-                (heldout if example.held_out else train).append(example.user, ids)
+            records = encode([example.content for example in batch])
+            for shelf, wanted in ((train, False), (heldout, True)):
+                here = [i for i, example in enumerate(batch) if example.held_out == wanted]
+                shelf.extend([batch[i].user for i in here], [records[i] for i in here])
     (folder / "dropped.json").write_text(json.dumps(dict(dropped)))
 
 
@@ -117,44 +116,3 @@ def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
     remaining = iter(examples)
     while batch := list(itertools.islice(remaining, _BATCH)):
         yield batch
-
-
-class _Shelf:
-    """Grows one population on disk: tokens go to a file, lengths and owners stay in memory."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        self._folder = folder
-        self._tokens = (folder / "tokens.npy").open("wb")
-        _write_header(self._tokens, 0)
-        self._lengths, self._owners = array("q"), array("q")  # int64, one a record
-        self._slots: dict[str, int] = {}
-
-    def append(self, user: str, ids: Sequence[int]) -> None:
-        self._tokens.write(np.asarray(ids, "<i4").tobytes())
-        self._lengths.append(len(ids))
-        self._owners.append(self._slots.setdefault(user, len(self._slots)))
-
-    def close(self) -> None:
-        """Write what was in memory, and the true length into the header of the tokens."""
-        lengths, owners = np.array(self._lengths, np.int64), np.array(self._owners, np.int64)
-        self._tokens.seek(0)
-        _write_header(self._tokens, int(lengths.sum()))
-        self._tokens.close()
-        arrays = {
-            "record_offsets": population.offsets(lengths),
-            "user_records": np.argsort(owners, kind="stable"),
-            "user_offsets": population.offsets(np.bincount(owners, minlength=len(self._slots))),
-            "user_keys": np.fromiter(
-                map(population.user_key, self._slots), np.uint64, len(self._slots)
-            ),
-        }
-        for name, values in arrays.items():
-            np.save(self._folder / f"{name}.npy", values)
-
-
-def _write_header(file: BinaryIO, length: int) -> None:
-    """NumPy pads the header for growth, so it can be rewritten in place with another length."""
-    np.lib.format.write_array_header_1_0(
-        file, {"descr": "<i4", "fortran_order": False, "shape": (length,)}
-    )

@@ -39,8 +39,9 @@ class Population:
 
     def records(self, user: int) -> list[np.ndarray]:
         """The user's records, each (tokens,), in storage order."""
-        starts, ends = self.record_offsets[:-1], self.record_offsets[1:]
-        return [self.tokens[starts[r] : ends[r]] for r in self.record_numbers(user)]
+        numbers = self.record_numbers(user)
+        starts, ends = self.record_offsets[numbers], self.record_offsets[numbers + 1]
+        return [self.tokens[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
 
     def perplexities(self, user: int) -> np.ndarray | None:
         """(records of the user,) float32, or None where the records have not been scored."""
@@ -75,8 +76,12 @@ class Population:
 
     @classmethod
     def load(cls, folder: Path) -> Population:
-        """Map the arrays of ``folder`` from disk, read-only."""
-        return cls(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _STORED})
+        """Map the arrays of ``folder`` from disk, read-only; nothing is read before it is needed.
+
+        They come as plain arrays over the map: indexing NumPy's own kind takes far longer.
+        """
+        paths = {name: folder / f"{name}.npy" for name in _STORED}
+        return cls(**{name: np.asarray(np.load(p, mmap_mode="r")) for name, p in paths.items()})
 
     @classmethod
     def of(cls, users: dict[str, Sequence[Sequence[int]]]) -> Population:

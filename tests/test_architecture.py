@@ -20,6 +20,7 @@ LEAVES = {
     *("sim.population", "sim.selection", "sim.rng", "sim.wire", "sim.track", "sim.metrics"),
     *("sim.datasets", "sim.sources", "sim.splits", "sim.cache", "sim.errors"),
     *("sim.masking", "sim.records", "sim.contract", "sim.rows", "sim.readers", "sim.digests"),
+    "sim.shelf",
     *("sim.synthetic", "sim.corpus", "sim.grammar", "sim.messages", "sim.pages", "sim.tales"),
     "sim.form_letters",
 }

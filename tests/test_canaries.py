@@ -46,6 +46,7 @@ def test_canaries_come_behind_the_users_who_stay_as_they_were():
     some = world.build(settings("data.canaries=3", "data.canary_records=2"))
     count = len(plain.corpus.train)
     assert len(some.corpus.train) == count + 3
+    assert some.corpus.name != plain.corpus.name  # scores are kept under it
     for user in range(count):
         assert plain.corpus.train.user_keys[user] == some.corpus.train.user_keys[user]
         for first, second in zip(

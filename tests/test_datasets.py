@@ -71,7 +71,7 @@ def load(path: Path, folder: Path, encode=None, **changes) -> Corpus:
 def test_records_come_back_grouped_by_user_in_file_order(tmp_path):
     corpus = load(write_jsonl(tmp_path / "a.jsonl", ROWS), tmp_path)
     assert texts(corpus.train) == by_user(ROWS)
-    assert isinstance(corpus.train.tokens, np.memmap)
+    assert isinstance(corpus.train.tokens.base, np.memmap)
     assert len(corpus.heldout) == 0
     assert corpus.dropped == {}
 

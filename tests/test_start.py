@@ -124,6 +124,12 @@ def test_a_damaged_note_is_no_hash(tmp_path, monkeypatch):
         assert digests.of(path, tmp_path) == first
 
 
+def groups(folder: Path) -> list[str]:
+    """What a run says of groups of records before training."""
+    lines = (folder / "groups.csv").read_text().splitlines()
+    return [line for line in lines if line.startswith("0,")]
+
+
 def test_runs_of_one_world_score_its_base_model_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("USERDP_CACHE", str(tmp_path / "cache"))
@@ -134,14 +140,16 @@ def test_runs_of_one_world_score_its_base_model_once(tmp_path, monkeypatch):
         return whole(model, adapter, *arguments, **options)
 
     monkeypatch.setattr(evaluate, "evaluate", counted)
-    told = []
+    told, usual = [], ["rounds=1", "track.simulation_only=true"]
     for changes in ([], [], ["model.seq_len=12"], ["data.seed=1"]):
         output = tmp_path / str(len(told))
-        asked = small_world.overrides("rounds=1", f"output={output}", *changes)
+        asked = small_world.overrides(*usual, f"output={output}", *changes)
         before = len(calls)
         assert cli.main(["run", *asked]) == 0
         lines = (output / "metrics.jsonl").read_text().splitlines()
         score = next(json.loads(line) for line in lines if "heldout_loss" in line)
-        told.append((len(calls) - before, score))
-    assert [count for count, _ in told] == [2, 1, 2, 2]  # before and after; else after alone
-    assert told[0][1] == told[1][1] != told[2][1]
+        told.append((len(calls) - before, score, groups(output)))
+    assert [count for count, *_ in told] == [2, 1, 2, 2]  # before and after; else after alone
+    assert told[0][1:] == told[1][1:]
+    assert told[0][1] != told[2][1]
+    assert len(told[0][2]) > 1
