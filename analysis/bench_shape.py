@@ -60,7 +60,7 @@ class Shape:
 _USER_LEVEL = ["round", "plain", "loop", "pfl", "flower_ray"]
 _GPU: dict[str, Any] = {"dtype": "bfloat16", "device": "cuda", "length": 256, "records": 4}
 CASES: dict[str, dict[str, Any]] = {
-    "four_by_64": {"users": 256, "records": 4, "length": 64, "sides": _USER_LEVEL},
+    "four_by_64": {"users": 128, "records": 4, "length": 64, "sides": _USER_LEVEL},
     "one_by_32": {"users": 256, "records": 1, "length": 32, "sides": _USER_LEVEL},
     "mail": {"users": 256, "records": 4, "length": 256, "sides": ["round", "plain", "loop"]},
     "records": {"users": 256, "sides": ["record_round", "plain", "opacus"]},

@@ -18,7 +18,7 @@ from sim.errors import ConfigurationError
 _LOG = logging.getLogger("userdp")
 _Result = TypeVar("_Result")
 
-CPU_TOKENS = 1024  # activations of a stack that a core's cache still holds
+CPU_TOKENS = 4096  # what keeps some cores busy; more only takes memory
 MOST_TOKENS = 1 << 15  # a GPU is busy with fewer
 MOST_LANES = 128
 _LANE_COPIES = 4  # of a lane's D float32: its gradients, a stack's, the leaves' and one to spare
