@@ -73,8 +73,7 @@ def _serve_rounds(work: Work, serve: Callable[[Side], None], kind: type[Mechanis
 def fitted(model: LanguageModel, spec: Spec) -> engine.EngineSettings:
     """What a run would choose on this machine, but for what the spec says."""
     speed.checkpoint(model.module, spec.checkpointing)
-    if spec.compile:
-        speed.compile_layers(model.module)
+    speed.compile_layers(model.module, spec.compile)
     return engine.fitted(model, spec.length, spec.max_tokens, spec.max_lanes)
 
 

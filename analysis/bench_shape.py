@@ -70,7 +70,7 @@ CASES: dict[str, dict[str, Any]] = {
     | {"users": 64, "family": "llama", "layers": 16, "width": 2048, "heads": 32, "mlp": 8192}
     | {"vocabulary": 32000},
     "cohorts": {"cohorts": [100, 1000, 10_000, 100_000], "records": 1, "length": 64}
-    | {"layers": 1, "sides": ["round"], "check": False, "repeats": 2},
+    | {"layers": 1, "sides": ["round"], "check": False, "repeats": 1},
 }
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,18 +37,42 @@ class ClippedSum:
     factors: Tensor  # (lanes,) float64: what each lane is multiplied by, 0 where not finite
 
     def rows(self) -> Tensor:
-        """(finite lanes, D) float64, clipped; a row that is not finite is left out."""
-        finite = torch.isfinite(self.norms)
-        return self.unclipped[finite].double() * self.factors[finite, None]
+        """(finite lanes, D) float64 on the CPU, clipped; a row that is not finite is left out."""
+        finite = torch.isfinite(self.norms).cpu()
+        return self.unclipped.cpu()[finite].double() * self.factors.cpu()[finite, None]
 
 
-def unclipped_bits(norms: Tensor, clip_norm: float) -> float:
-    """Sum over units of ``1[norm <= clip_norm] - 1/2``; a unit whose norm is not finite adds 0.
+@dataclass(frozen=True)
+class Tally:
+    """What is counted of lanes on the device, in one small tensor that is read at the end."""
 
-    A unit moves it by at most 1/2 (Andrew et al., arXiv 1905.03871, section 3).
-    """
-    finite = torch.isfinite(norms)
-    return float((finite & (norms <= clip_norm)).sum()) - 0.5 * float(finite.sum())
+    counts: Tensor  # (4,) float64: finite, finite and within C, beyond C, sum of finite norms
+
+    @classmethod
+    def empty(cls, device: torch.device) -> Tally:
+        return cls(torch.zeros(4, dtype=torch.float64, device=device))
+
+    def add(self, norms: Tensor, clip_norm: float) -> None:
+        """Count lanes of these norms (lanes,), inf where not finite, before a clip at C."""
+        finite = torch.isfinite(norms)
+        within = finite & (norms <= clip_norm)
+        sizes = torch.stack([finite.sum(), within.sum(), (norms > clip_norm).sum()])
+        self.counts[:3] += sizes
+        self.counts[3] += norms.masked_fill(~finite, 0.0).sum()
+
+    def figures(self) -> Figures:
+        """Waits for the device."""
+        finite, within, beyond, norms = self.counts.tolist()
+        return Figures(int(finite), within - 0.5 * finite, int(beyond), norms)
+
+
+class Figures(NamedTuple):
+    """Of the lanes of a tally; simulation_only but for ``unclipped_bits`` where the clip adapts."""
+
+    finite: int
+    unclipped_bits: float  # sum of 1[norm <= C] - 1/2 over finite lanes: a lane moves it by 1/2
+    clipped: int  # beyond C, or not finite
+    norms: float  # sum over finite lanes
 
 
 def clipped_sum(rows: Tensor, clip_norm: float) -> ClippedSum:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-import os
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 
 from clients import packing
+from clients.feed import Batch
 from clients.model import LanguageModel
 from sim import rng
 from sim.errors import ConfigurationError
@@ -37,8 +40,8 @@ class EngineSettings:
             if value < 1:
                 raise ConfigurationError(f"engine.{name}={value}: must be at least 1.")
 
-    def attempt(self, compute: Callable[[], _Result], rows: int) -> _Result | None:
-        """What ``compute`` returns; None if memory ran out: stacks are half as large from now on.
+    def attempt(self, compute: Callable[[], _Result], batch: Batch) -> _Result | None:
+        """What ``compute`` returns; None if memory ran out: later stacks are half of this one.
 
         Raises:
             MemoryError: it ran out with a single row.
@@ -47,15 +50,21 @@ class EngineSettings:
             return compute()
         except torch.OutOfMemoryError:
             pass  # outside, where the traceback no longer holds what the attempt had in memory
-        if rows == 1:
+        if len(batch.inputs) == 1:
             raise MemoryError(
                 "One record alone does not fit into the device's memory: take "
                 "engine.checkpointing=true, or a smaller model.seq_len."
             )
         torch.cuda.empty_cache()
-        self.max_tokens = max(1, self.max_tokens // 2)
-        _LOG.warning("The device's memory ran out: engine.max_tokens=%s now.", self.max_tokens)
+        self.max_tokens = min(self.max_tokens, batch.inputs.numel() // 2)
+        _warn_once()
         return None
+
+
+@functools.cache
+def _warn_once() -> None:
+    """Without figures: how far a round had come would tell of the lengths of private texts."""
+    _LOG.warning("The device's memory ran out; stacks are halved where it does.")
 
 
 def fitted(
@@ -67,11 +76,11 @@ def fitted(
         seq_len: tokens of a record, at most.
     """
     free = _free_bytes(model.device)
-    lanes = max_lanes or max(1, min(MOST_LANES, int(free / 4 / _lane_bytes(model))))
+    lanes = max_lanes or max(1, int(min(float(MOST_LANES), free / 4 / _lane_bytes(model))))
     if max_tokens is None and model.device.type == "cuda":
         room = _SHARE * (free - lanes * _lane_bytes(model))
-        fit = int(room / _position_bytes(model, seq_len))
-        max_tokens = max(seq_len - 1, min(MOST_TOKENS, fit))
+        fit = min(float(MOST_TOKENS), room / _position_bytes(model, seq_len))
+        max_tokens = max(seq_len - 1, int(fit))
     return EngineSettings(max_tokens=max_tokens or CPU_TOKENS, max_lanes=lanes)
 
 
@@ -79,17 +88,27 @@ def _lane_bytes(model: LanguageModel) -> int:
     return 4 * model.layout.size * _LANE_COPIES
 
 
-def _free_bytes(device: torch.device) -> int:
+def _free_bytes(device: torch.device) -> float:
+    """On a CPU what could be had, caches of files included; infinite where nobody says."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    told = Path("/proc/meminfo")
+    lines = told.read_text().splitlines() if told.exists() else []
+    available = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return 1024 * float(available[0]) if available else math.inf
 
 
 def _position_bytes(model: LanguageModel, seq_len: int) -> float:
-    """Memory that one more position of a stack takes: from two stacks of invented tokens."""
+    """Memory that one more position of a stack takes: from two stacks of invented tokens.
+
+    Infinite where the larger of them does not fit: records are then taken one by one.
+    """
     rows = max(1, 1024 // seq_len)
-    few, many = (_peak_bytes(model, seq_len, count) for count in (rows, 3 * rows))
+    try:
+        few, many = (_peak_bytes(model, seq_len, count) for count in (rows, 3 * rows))
+    except torch.OutOfMemoryError:
+        return math.inf
     return max(1.0, (many - few) / (2 * rows * (seq_len - 1)))
 
 

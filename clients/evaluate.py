@@ -96,8 +96,8 @@ def evaluate(
         return _classified(model, adapter, stacks, users, records)
     losses = np.zeros(len(records))
     batches = feed.ahead(stacks, model.load, model.device)
-    # All stacks are on their way before the first answer is waited for.
-    for stack, nll in [(batch.stack, model.token_losses(adapter, batch)) for batch in batches]:
+    found = ((batch.stack, model.token_losses(adapter, batch)) for batch in batches)
+    for stack, nll in feed.behind(found):
         losses[stack.lanes] = row_losses(stack, nll)
     tokens = np.array([masking.predicted(record) for record in records])
     own = RecordScores(users=users, losses=losses, tokens=tokens)

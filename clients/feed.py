@@ -69,3 +69,13 @@ def ahead(
         while (loaded := following.result()) is not None:
             following = pool.submit(next, made, None)
             yield loaded
+
+
+def behind(items: Iterable[_Item]) -> Iterator[_Item]:
+    """The items, each handed out once the next is there: a GPU computes that one meanwhile."""
+    held: list[_Item] = []
+    for item in items:
+        held.append(item)
+        if len(held) > 1:
+            yield held.pop(0)
+    yield from held

@@ -50,10 +50,12 @@ def _again(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     )
 
 
-def compile_layers(base: nn.Module, backend: str = "inductor") -> None:
+def compile_layers(base: nn.Module, on: bool, backend: str = "inductor") -> None:
     """`torch.compile` each layer, for stacks of any shape; all layers share what was compiled."""
     for layer in _layers(base):
-        if layer._compiled_call_impl is None:
+        if not on:
+            layer._compiled_call_impl = None
+        elif layer._compiled_call_impl is None:
             layer.compile(dynamic=True, backend=backend)
 
 

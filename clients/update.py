@@ -84,7 +84,7 @@ def cohort_sum(
     """
     total = torch.zeros(len(adapter), dtype=torch.float64, device=adapter.device)
     loss = torch.zeros((), dtype=torch.float64, device=adapter.device)
-    norms, rows = [total.new_zeros(0)], [total.new_zeros(0, len(total)).cpu()]
+    tally, rows = clip.Tally.empty(adapter.device), [total.new_zeros(0, len(total)).cpu()]
     counted = _Counted()
     for block in _blocks(model, counted.known(units, model.vocabulary), engine):
         updates, losses = block_updates(model, adapter, block, local, engine)
@@ -93,19 +93,18 @@ def cohort_sum(
         clipped = clip.clipped_sum(updates, clip_norm)
         total += clipped.total
         loss += losses
-        norms.append(clipped.norms)
+        tally.add(clipped.norms, clip_norm)
         if keep_rows:
-            rows.append(clipped.rows().cpu())
-    before = torch.cat(norms).cpu()
-    finite = torch.isfinite(before)
+            rows.append(clipped.rows())
+    figures = tally.figures()
     return CohortSum(
         total=total,
-        unclipped_bits=clip.unclipped_bits(before, clip_norm),
+        unclipped_bits=figures.unclipped_bits,
         rows=torch.cat(rows) if keep_rows else None,
         units=counted.units,
-        failed=counted.unknown + int((~finite).sum()),
-        clipped=int((before > clip_norm).sum()),
-        norms=float(before[finite].sum()),
+        failed=counted.unknown + counted.units - figures.finite,
+        clipped=figures.clipped,
+        norms=figures.norms,
         losses=float(loss),
         tokens=counted.tokens,
         records=counted.records,
@@ -162,7 +161,7 @@ def _gradients(
         part = pending.pop()
         start = adapters if adapters.dim() == 1 else adapters[part.lanes]
         compute = functools.partial(model.gradients, start, part)
-        found = engine.attempt(compute, rows=len(part.inputs))
+        found = engine.attempt(compute, part)
         if found is None:
             pending += [model.load(half) for half in packing.halves(part.stack)]
         else:

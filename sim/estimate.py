@@ -20,7 +20,7 @@ def minutes(settings: Settings, plan: Plan, here: World, max_tokens: int) -> flo
     if k == 0:
         return None
     seconds = here.figure(
-        ("seconds a row", settings.model.lora, length, max_tokens),
+        ("seconds a row", settings.model.lora, settings.engine, length, max_tokens),
         lambda: _seconds_a_row(here.model, length, max_tokens),
     )
     return plan.rounds * settings.cohort * k * settings.strategy.local_steps * seconds / 60

@@ -129,8 +129,7 @@ def engine(settings: Settings, here: World) -> EngineSettings:
     """How much this machine computes at a time; switches on what the model was asked to do."""
     asked = settings.engine
     speed.checkpoint(here.model.module, asked.checkpointing)
-    if asked.compile:
-        speed.compile_layers(here.model.module)
+    speed.compile_layers(here.model.module, asked.compile)
     return fitted(
         here.model,
         settings.model.seq_len,

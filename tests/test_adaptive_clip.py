@@ -45,6 +45,12 @@ def close_to_quantile(norms, quantile):
     return abs(tail.mean() - stats.norm.ppf(quantile)) < 0.15
 
 
+def bits_of(norms, clip_norm):
+    tally = clip.Tally.empty(norms.device)
+    tally.add(norms, clip_norm)
+    return tally.figures().unclipped_bits
+
+
 def clip_norms(quantile, start, rounds=200):
     """(rounds,) clip norms over units of known norms, through draw, clip, bits and release."""
     mechanism = UserWise(
@@ -61,7 +67,7 @@ def clip_norms(quantile, start, rounds=200):
         secrets = rng.Secrets(replay_seed=7)
         cohort = rows[mechanism.draw(secrets.stream("cohort", number), number).users]
         clipped = clip.clipped_sum(cohort, mechanism.clip_norm)
-        bits = clip.unclipped_bits(clipped.norms, mechanism.clip_norm)
+        bits = bits_of(clipped.norms, mechanism.clip_norm)
         noise = secrets.stream("noise", number)
         mechanism = mechanism.after(
             mechanism.release(CohortSum(clipped.total.numpy(), bits), noise, number)
@@ -174,7 +180,7 @@ def test_a_run_that_clips_nothing_refuses_to_adapt():
 @given(st.lists(st.floats(0, 1e30) | st.just(math.inf), max_size=9), st.floats(1e-6, 1e6))
 def test_bits_count_units_within_the_clip_norm_and_not_failed_ones(norms, clip_norm):
     wanted = sum((1 if norm <= clip_norm else -1) / 2 for norm in norms if norm < math.inf)
-    assert clip.unclipped_bits(torch.tensor(norms, dtype=torch.float64), clip_norm) == wanted
+    assert bits_of(torch.tensor(norms, dtype=torch.float64), clip_norm) == wanted
 
 
 def test_units_without_records_and_failed_units_add_nothing_to_the_bits():

@@ -6,7 +6,6 @@ import copy
 import threading
 
 import lanes
-import numpy as np
 import pytest
 import tiny
 import torch
@@ -91,58 +90,11 @@ def test_captured_layers_change_the_sum_by_float32_rounding():
     model, adapter = setting()
     units = tiny.ragged_units(4)
     wanted = clipped(model, adapter, units).total
-    speed.compile_layers(model.module, backend="aot_eager")
+    speed.compile_layers(model.module, True, backend="aot_eager")
     assert relative_error(clipped(model, adapter, units).total, wanted) < 1e-5
     assert any(layer._compiled_call_impl for layer in model.module.modules())
-
-
-class Small:
-    """A device whose memory holds so many rows; says what was tried."""
-
-    def __init__(self, model, rows):
-        self.real, self.rows, self.tried = model.gradients, rows, []
-
-    def __call__(self, adapters, batch):
-        self.tried.append(len(batch.inputs))
-        if len(batch.inputs) > self.rows:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return self.real(adapters, batch)
-
-
-@pytest.mark.parametrize("steps", [1, 2])
-def test_where_memory_runs_out_the_stack_is_halved_and_nothing_is_lost(steps, monkeypatch):
-    model, adapter = setting()
-    units = tiny.ragged_units(9)
-    wanted = clipped(model, adapter, units, steps=steps).total
-    small = Small(model, rows=2)
-    monkeypatch.setattr(model, "gradients", small)
-    asked = EngineSettings(max_tokens=200, max_lanes=3)
-    local = update.LocalTraining(steps=steps, lr=0.3)
-    got = update.cohort_sum(model, adapter, units, clip_norm=0.5, local=local, engine=asked)
-    assert relative_error(got.total, wanted) < 1e-6
-    assert max(small.tried) > 2
-    assert asked.max_tokens < 200  # and later stacks are smaller from the start
-    assert max(small.tried[-3:]) <= 2
-
-
-def test_a_record_that_alone_does_not_fit_says_what_to_do(monkeypatch):
-    model, adapter = setting()
-    monkeypatch.setattr(model, "gradients", Small(model, rows=0))
-    with pytest.raises(MemoryError, match=r"engine\.checkpointing=true"):
-        clipped(model, adapter, tiny.ragged_units(2))
-
-
-def test_halves_hold_every_row_once_with_its_lane_and_weight():
-    block = tiny.ragged_units(5)
-    for stack in packing.stacks(block, 60):
-        if len(stack.records) < 2:
-            continue
-        parts = packing.halves(stack)
-        assert sum(len(part.records) for part in parts) == len(stack.records)
-        told = [(lane, record.tobytes()) for part in parts for lane, record in part.records]
-        assert told == [(lane, record.tobytes()) for lane, record in stack.records]
-        weights = np.concatenate([part.row_weights for part in parts])
-        np.testing.assert_array_equal(weights, stack.row_weights)
+    speed.compile_layers(model.module, False)
+    assert not any(layer._compiled_call_impl for layer in model.module.modules())
 
 
 def test_lanes_that_share_an_adapter_have_the_gradients_of_lanes_with_copies_of_it():
@@ -187,6 +139,12 @@ def test_what_is_made_ahead_comes_in_order_and_errors_come_through(kind):
         list(feed.ahead(range(9), make, device))
 
 
+def test_what_comes_behind_is_asked_for_one_before():
+    asked = []
+    items = feed.behind(asked.append(n) or n for n in range(4))
+    assert [(n, len(asked)) for n in items] == [(0, 2), (1, 3), (2, 4), (3, 4)]
+
+
 def test_torchs_gelu_takes_the_place_of_its_spellings_and_of_nothing_else():
     for written in (
         transformers.activations.NewGELUActivation(),
@@ -199,17 +157,6 @@ def test_torchs_gelu_takes_the_place_of_its_spellings_and_of_nothing_else():
         torch.testing.assert_close(holder[0](x), written(x), rtol=1e-5, atol=1e-6)
         assert type(holder[0]) is torch.nn.GELU
         assert list(holder)[1:] == others
-
-
-def test_sizes_follow_the_free_memory_and_what_was_asked_for(monkeypatch):
-    model, _ = setting()
-    lane = 4 * model.layout.size * 4  # bytes
-    monkeypatch.setattr(engine, "_free_bytes", lambda device: 4 * 10.5 * lane)
-    assert engine.fitted(model, 32, None, None).max_lanes == 10
-    assert engine.fitted(model, 32, None, 3).max_lanes == 3
-    assert engine.fitted(model, 32, 77, None).max_tokens == 77
-    monkeypatch.setattr(engine, "_free_bytes", lambda device: 1 << 50)
-    assert vars(engine.fitted(model, 32, None, None)) == vars(EngineSettings())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
