@@ -8,7 +8,6 @@ model, tokenised records and scores.
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import json
 import sys
@@ -20,11 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from analysis import comparison, ranking
+from analysis import comparison, ranking, runs, spending
 from analysis.comparison import Job, Setup
 from analysis.ranking import Cell
 from clients import units
-from server import accounting, ledger
 from sim import estimate, prepare, run, terms, wire, world
 from sim.errors import ConfigurationError
 from sim.jobs import differing
@@ -127,15 +125,8 @@ def _score(folder: Path, config: Mapping[str, Any]) -> float | None:
             f"output={folder.parent}: {folder.name} was run with another {wrong}; "
             "choose a new folder."
         )
-    if not (folder / "privacy_statement.json").is_file():
-        return None
-    return _summary(folder).get("summary/heldout_perplexity")
-
-
-def _summary(folder: Path) -> dict[str, Any]:
-    """The last line of a run's metrics."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return json.loads(lines[-1]) if lines else {}
+    complete = runs.complete([folder])
+    return complete[0].summary.get("heldout_perplexity") if complete else None
 
 
 def _print_jobs(setup: Setup, first: Sequence[Job]) -> None:
@@ -163,10 +154,11 @@ def _minutes(settings: Settings, plan: Plan, here: World) -> float:
 
 def _report(setup: Setup, cells: Sequence[Cell], jobs: Sequence[Job]) -> None:
     """Print the table and write table.md, table.csv and results.json."""
+    together = _epsilon_of_all(setup.folder)
     parts = (
         ranking.markdown(cells),
         "\n".join(ranking.differences(cells)),
-        "\n".join(_notes(setup, jobs)),
+        "\n".join(_notes(setup, jobs, together)),
     )
     told = "\n\n".join(part for part in parts if part)
     setup.folder.mkdir(parents=True, exist_ok=True)
@@ -178,16 +170,15 @@ def _report(setup: Setup, cells: Sequence[Cell], jobs: Sequence[Job]) -> None:
         "runs": [{**asdict(job), "folder": job.name} for job in jobs],
         "simulation_only": ["gradients"],
         "cells": [asdict(cell) | {"mean": cell.mean} for cell in ranking.ranked(cells)],
-        "epsilon_of_all_runs": _epsilon_of_all(setup, jobs),
+        "epsilon_of_all_runs": together,
     }
     (setup.folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     print(told)
 
 
-def _notes(setup: Setup, jobs: Sequence[Job]) -> list[str]:
+def _notes(setup: Setup, jobs: Sequence[Job], together: float | None) -> list[str]:
     settings, _ = setup.settings(jobs[0])
-    together = _epsilon_of_all(setup, jobs)
-    before = _summary(settings.folder)["summary/heldout_perplexity_before"]
+    before = runs.read(settings.folder)[0].summary["heldout_perplexity_before"]
     every = "no certified epsilon" if together is None else f"epsilon {together:.3g}"
     return [
         f"Rounds: {settings.rounds}. Cohort: {settings.cohort:g}. k: "
@@ -200,25 +191,13 @@ def _notes(setup: Setup, jobs: Sequence[Job]) -> list[str]:
     ]
 
 
-@functools.lru_cache(maxsize=1)
-def _spent(paths: tuple[Path, ...]) -> float | None:
-    accounts = [ledger.verify(path) for path in paths]
-    parts = [
-        (accounting.RoundEvent.from_dict(event), count)
-        for account in accounts
-        for event, count in account.spent
-    ]
-    delta = max(account.header["delta"] for account in accounts)
+def _epsilon_of_all(folder: Path) -> float | None:
+    """What all ledgers in the folder add up to; None where no finite epsilon is certified."""
     try:
-        upper = accounting.epsilon(parts, delta).upper
-    except (ValueError, OverflowError):
+        upper = spending.of_sweep(folder).composed_upper
+    except (ValueError, ArithmeticError):  # hardly any noise
         return None
     return upper if np.isfinite(upper) else None
-
-
-def _epsilon_of_all(setup: Setup, jobs: Sequence[Job]) -> float | None:
-    """What the ledgers of all runs add up to at their delta; None where it is infinite."""
-    return _spent(tuple(setup.folder / job.name / "ledger.jsonl" for job in jobs))
 
 
 def _tell(text: str) -> None:

@@ -1,7 +1,7 @@
 """What training remembers: exposure of canaries by mechanism and epsilon, over the runs of a sweep.
 
     userdp run -m data.canaries=10 track.simulation_only=true privacy.epsilon=1,8 output=SWEEP ...
-    python -m analysis.exposure SWEEP/*
+    python -m analysis.exposure SWEEP
 
 Reads the ``exposure.csv`` that runs with canaries leave (`docs/memorisation.md`).
 """
@@ -17,28 +17,35 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from analysis import folders as run_folders
+from analysis import runs as run_folders
+from analysis.runs import Run
+
+FILE = "exposure.csv"
+_COLUMNS = ("round", "canary", "exposure_bits")
 
 
-def table(folders: Sequence[Path]) -> list[dict[str, Any]]:
+def table(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """One row a mechanism and epsilon, the canaries of all its runs together.
 
     Args:
-        folders: of runs; those that did not end or had no canaries are passed over.
+        runs: complete ones; those without canaries are passed over.
 
     Returns:
-        By strategy and epsilon (None, not private, last). Columns strategy, epsilon (the target),
+        By strategy and epsilon (its level; None, not private, last). Columns strategy, epsilon,
         runs, canaries (figures, of all runs), bits_before (mean under the base model), bits_mean,
         bits_least, bits_most (after the last round), bits_limit (the most that any could show, of
         the run with the fewest references).
+
+    Raises:
+        ConfigurationError: an ``exposure.csv`` lacks a column.
     """
-    cells: dict[tuple[str, float], list[_Exposures]] = defaultdict(list)
-    for run in run_folders.ended(folders):
-        if found := run.table("exposure.csv"):
-            key = run.strategy, math.inf if run.epsilon is None else run.epsilon
-            references = run.config["data"]["canary_references"]
-            cells[key].append(_Exposures(found, math.log2(references + 1)))
-    return [_row(*key, runs) for key, runs in sorted(cells.items(), key=lambda item: item[0])]
+    found: dict[tuple[str, float], list[_Exposures]] = defaultdict(list)
+    for run in runs:
+        if rows := run.table(FILE, _COLUMNS):
+            key = run.strategy, math.inf if run.level is None else run.level
+            references = run.config["data.canary_references"]
+            found[key].append(_Exposures(rows, math.log2(references + 1)))
+    return [_row(*key, alike) for key, alike in sorted(found.items(), key=lambda item: item[0])]
 
 
 class _Exposures:
@@ -70,7 +77,7 @@ def _row(strategy: str, epsilon: float, runs: Sequence[_Exposures]) -> dict[str,
 
 def main(arguments: Sequence[str]) -> int:
     """Print the table of the runs named, as csv."""
-    rows = table([Path(name) for name in arguments])
+    rows = table(run_folders.complete(map(Path, arguments)))
     if not rows:
         print("exposure: name folders of runs with data.canaries.", file=sys.stderr)
         return 2

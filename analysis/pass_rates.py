@@ -9,20 +9,19 @@ W itself are simulation_only: left open unless track.simulation_only=true was se
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from analysis import cells, runs
+from analysis.runs import SIMULATION_ONLY, Run
 
 HEAD = (
     *("data", "k", "tau / C", "epsilon", "rounds", "passed", "passed without noise"),
     *("W / cohort", "held-out perplexity, before", "after"),
 )
-_TRUE = "simulation_only/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,52 +46,42 @@ def rows(sweep: Path) -> list[Row]:
     Raises:
         ValueError: none of them is a run of strategy=concentrated.
     """
-    found = [row for folder in sorted(sweep.glob("*/")) if (row := _row(folder)) is not None]
+    tested = [run for run in runs.complete([sweep]) if "test_pass_rate" in run.summary]
+    found = [_row(run) for run in tested]
     if not found:
         raise ValueError(f"{sweep}: holds no complete run of strategy=concentrated.")
     return sorted(found, key=lambda row: (row.data, row.records_per_user, row.tau))
 
 
-def _row(folder: Path) -> Row | None:
-    config, lines = folder / "config.yaml", folder / "metrics.jsonl"
-    if not (config.is_file() and lines.is_file()):
-        return None
-    asked = yaml.safe_load(config.read_text())
-    logged = [json.loads(line) for line in lines.read_text().splitlines()]
-    ended = [line for line in logged if "summary/test_pass_rate" in line]
-    if asked["strategy"]["name"] != "concentrated" or not ended:
-        return None
-    tested = [line for line in logged if "test_passed" in line]
+def _row(run: Run) -> Row:
+    tested = [row for row in run.rows if "test_passed" in row]
     return Row(
-        data=_data(asked["data"]),
-        records_per_user=str(asked["strategy"]["records_per_user"]),
-        tau=_tau(asked["strategy"]),
-        epsilon=ended[-1].get("summary/epsilon"),
+        data=cells.source(run, "data"),
+        records_per_user=str(run.named()["k"]),
+        tau=_tau(run),
+        epsilon=run.summary.get("epsilon"),
         rounds=len(tested),
-        passed=ended[-1]["summary/test_pass_rate"],
-        true_passed=_mean(tested, lambda line: line[f"{_TRUE}true_test_passed"]),
-        weight=_mean(
-            tested,
-            lambda line: line[f"{_TRUE}concentrated_weight"] / max(1, line[f"{_TRUE}cohort_size"]),
-        ),
-        before=ended[-1]["summary/heldout_perplexity_before"],
-        after=ended[-1]["summary/heldout_perplexity"],
+        passed=run.summary["test_pass_rate"],
+        true_passed=_mean(tested, lambda row: row["true_test_passed"]),
+        weight=_mean(tested, lambda row: row["concentrated_weight"] / max(1, row["cohort_size"])),
+        before=run.summary["heldout_perplexity_before"],
+        after=run.summary["heldout_perplexity"],
     )
 
 
-def _data(data: Mapping[str, Any]) -> str:
-    return str(data["format"] if data.get("path") is None else Path(data["path"]).stem)
-
-
-def _tau(strategy: Mapping[str, Any]) -> float:
-    tau, clip_norm = strategy["tau"], strategy["clip_norm"]
+def _tau(run: Run) -> float:
+    tau, clip_norm = run.config["strategy.tau"], run.config["strategy.clip_norm"]
     return 1 / 50 if tau is None else float(tau / clip_norm)
 
 
 def _mean(tested: Sequence[Mapping[str, Any]], value: Any) -> float | None:
-    if not tested or f"{_TRUE}true_test_passed" not in tested[0]:
-        return None
-    return float(sum(map(value, tested)) / len(tested))
+    """Over the rounds, of a figure made of simulation_only ones; None where they are not there."""
+    seen = [
+        {key.removeprefix(SIMULATION_ONLY): figure for key, figure in row.items()}
+        for row in tested
+        if f"{SIMULATION_ONLY}true_test_passed" in row
+    ]
+    return float(sum(map(value, seen)) / len(seen)) if seen else None
 
 
 def markdown(table: Sequence[Row]) -> str:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from analysis import cells
 from analysis import runs as run_folders
 from analysis.reporting import (
     accounts,
     canaries,
-    cells,
     claim,
     frontier,
     groups,

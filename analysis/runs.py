@@ -1,19 +1,22 @@
-"""Run folders, read from their files: configuration, metrics, statement, and the state of each.
+"""Run folders, read from their files: configuration, metrics, statement, tables, and their state.
 
 Nothing is checked against the ledger here (that is `userdp verify`), and nothing is written.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+
+from sim.errors import ConfigurationError
 
 State = Literal["complete", "incomplete", "failed"]
 Row = Mapping[str, Any]
@@ -22,6 +25,10 @@ _MARKS = ("ledger.jsonl", "privacy_statement.json", "metrics.jsonl", _FAILED)
 _SUMMARY = "summary/"
 SIMULATION_ONLY = "simulation_only/"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a sweep has many files
+NAMED = {  # columns, and the configuration keys they show, that tell most runs of a sweep apart
+    **{"strategy": "strategy.name", "selection": "selection.rule"},
+    **{"k": "strategy.records_per_user", "seed": "seed"},
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # one is itself alone
@@ -62,8 +69,36 @@ class Run:
         return next((row["epsilon"] for row in reversed(self.rows) if row.get("epsilon")), None)
 
     @property
+    def level(self) -> float | None:
+        """Epsilon to two digits: claims calibrated to one target differ after those."""
+        return level(self.epsilon)
+
+    @property
     def last_round(self) -> int:
         return int(self.rows[-1]["round"]) if self.rows else 0
+
+    def named(self) -> dict[str, Any]:
+        """What tells it from others, as the first columns of a table; epsilon is its level."""
+        own = {column: self.config.get(key) for column, key in NAMED.items()}
+        return {"run": self.name, **own, "strategy": self.strategy, "epsilon": self.level}
+
+    def table(self, name: str, columns: Sequence[str]) -> list[dict[str, str]]:
+        """Rows of one of its csv files as text; none where it has no such file.
+
+        Raises:
+            ConfigurationError: one of ``columns`` is missing; further ones are left alone.
+        """
+        path = self.folder / name
+        if not path.is_file():
+            return []
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            missing = [column for column in columns if column not in (reader.fieldnames or ())]
+            if missing:
+                raise ConfigurationError(
+                    f"{path}: no column {missing[0]}; delete the file or mend it."
+                )
+            return list(reader)
 
     def series(self, key: str) -> list[tuple[int, float]]:
         """(round, value) wherever the metric is a number; the later where a resume repeats one."""
@@ -74,6 +109,16 @@ class Run:
 def read(folder: Path) -> list[Run]:
     """Every run at or below a folder, by name; a folder inside a run is no run of its own."""
     return [_run(place, _name(place, folder)) for place in _places(folder)]
+
+
+def complete(folders: Iterable[Path]) -> list[Run]:
+    """The complete runs at or below any of the folders."""
+    return [run for folder in folders for run in read(folder) if run.complete]
+
+
+def level(epsilon: float | None) -> float | None:
+    """To two digits, or None."""
+    return None if epsilon is None else float(f"{epsilon:.2g}")
 
 
 def _places(folder: Path) -> Iterator[Path]:

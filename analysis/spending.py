@@ -16,6 +16,13 @@ from server.accounting import RoundEvent, tuning
 from server.ledger import Account, verify
 
 _SHAPE = "geometric"  # of the number of runs that repeat-and-select would draw
+# Why a composition is infinite.
+_FAILING = (
+    "the guarantee of a concentrated round fails with a probability that is set for its own run "
+    "alone; at what all rounds cost together, these failures, which count e^epsilon times, exceed "
+    "delta"
+)
+_OTHER = "they cost more than the accountant can bound at this delta"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +32,7 @@ class Spending:
     runs: int  # ledgers
     rounds: int  # that any of them intended
     delta: float  # the least of the runs'; nan where there is no private run
-    composed_upper: float  # infinite where a run is not private
+    composed_upper: float  # infinite where a run is not private, or no epsilon is certified
     composed_lower: float  # of the private runs
     selected: float | None  # repeat-and-select; None where it has no figure
     sentences: list[str]  # for the top of a report
@@ -103,18 +110,17 @@ def _sentences(
     if not private:
         return [f"NOT PRIVATE: none of {_runs(len(accounts))} here has an epsilon."]
     open_ended = len(accounts) - len(private)
-    rounds = sum(account.rounds for account in private)
-    cost = (
-        f"epsilon <= {_up(own.upper)} (at least {_down(own.lower)}) at delta = {_up(delta)}, "
-        f"composed over all {rounds:,} rounds that their ledgers intended"
-    )
     if open_ended:
         told = (
             f"NOT PRIVATE together: {_runs(open_ended)} of {len(accounts)} {_are(open_ended)} not "
-            f"private, so no epsilon covers the whole; the other {_runs(len(private))} cost {cost}."
+            "private, so no epsilon covers the whole; "
+            + _cost(f"the other {_runs(len(private))}", "cost", private, own, delta)
         )
     else:
-        told = f"Looking at {_runs(len(private))} on the same users costs {cost}."
+        told = _cost(
+            f"looking at {_runs(len(private))} on the same users", "costs", private, own, delta
+        )
+        told = told[0].upper() + told[1:]
     if selected is None:
         return [told]
     return [
@@ -123,6 +129,19 @@ def _sentences(
         f"alone been looked at, it would be epsilon <= {_up(selected)} (repeat-and-select, arXiv "
         "2110.03620).",
     ]
+
+
+def _cost(
+    who: str, verb: str, private: Sequence[Account], own: accounting.Epsilon, delta: float
+) -> str:
+    rounds = sum(account.rounds for account in private)
+    over = (
+        f"at delta = {_up(delta)}, composed over all {rounds:,} rounds that their ledgers intended"
+    )
+    if math.isfinite(own.upper):
+        return f"{who} {verb} epsilon <= {_up(own.upper)} (at least {_down(own.lower)}) {over}."
+    failing = any(event.failure_probability for one in private for event, _ in events(one))
+    return f"no finite epsilon is certified for {who} {over}: {_FAILING if failing else _OTHER}."
 
 
 def _runs(count: int) -> str:
@@ -134,7 +153,7 @@ def _are(count: int) -> str:
 
 
 def _up(value: float) -> str:
-    return "infinite" if math.isinf(value) else f"{wording.round_up(value, 4):.4g}"
+    return f"{wording.round_up(value, 4):.4g}"
 
 
 def _down(value: float) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis import differences, runs
 from sim import quiet
 from sim.errors import ConfigurationError
 
@@ -43,21 +44,31 @@ class Run:
     folder: Path
 
     @functools.cached_property
-    def statement(self) -> dict[str, Any]:
+    def files(self) -> runs.Run:
+        """Its folder as reports read it.
+
+        Raises:
+            ConfigurationError: a file cannot be read.
+        """
+        [found] = runs.read(self.folder)
+        if not found.statement:
+            raise ConfigurationError(f"{self.folder}: {found.why}.")
+        return found
+
+    @property
+    def statement(self) -> Mapping[str, Any]:
         """The privacy statement: epsilon, delta, what is covered and what is not."""
-        return json.loads((self.folder / "privacy_statement.json").read_text())
+        return self.files.statement
 
     @property
     def adapter_path(self) -> Path:
         """What `peft.PeftModel.from_pretrained` loads."""
         return self.folder / "adapter"
 
-    @functools.cached_property
-    def configuration(self) -> dict[str, Any]:
+    @property
+    def configuration(self) -> Mapping[str, Any]:
         """Every value of the configuration by its dotted name."""
-        from omegaconf import OmegaConf
-
-        return _flat(OmegaConf.to_container(OmegaConf.load(self.folder / "config.yaml")))
+        return self.files.config
 
     @functools.cached_property
     def frame(self) -> pd.DataFrame:
@@ -65,22 +76,14 @@ class Run:
         import pandas as pd
 
         rows: dict[int, dict[str, Any]] = {}
-        for values in self._lines():
-            if not any(key.startswith("summary/") for key in values):
-                rows.setdefault(values["round"], {}).update(values)  # a resumed run scores twice
-        return pd.DataFrame(list(rows.values())).set_index("round").sort_index()
+        for values in self.files.rows:
+            rows.setdefault(values["round"], {}).update(values)  # a resumed run scores twice
+        return pd.DataFrame(list(rows.values())).set_index("round")
 
-    @functools.cached_property
-    def summary(self) -> dict[str, Any]:
+    @property
+    def summary(self) -> Mapping[str, Any]:
         """The figures of the whole run, held-out scores before and after among them."""
-        return {
-            key.removeprefix("summary/"): value
-            for key, value in self._lines()[-1].items()
-            if key.startswith("summary/")
-        }
-
-    def _lines(self) -> list[dict[str, Any]]:
-        return [json.loads(x) for x in (self.folder / "metrics.jsonl").read_text().splitlines()]
+        return self.files.summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,15 +102,12 @@ class Sweep:
         """
         import pandas as pd
 
-        ignored = {"output", "resume", "sweep"}
-        named = sorted({name for run in self.runs for name in run.configuration} - ignored)
-        values = {name: [run.configuration.get(name) for run in self.runs] for name in named}
-        choices = [name for name in named if len(set(map(repr, values[name]))) > 1]
+        choices = differences.keys([run.files for run in self.runs])
         return pd.DataFrame(
             [
                 {name: run.configuration.get(name) for name in choices}
-                | run.summary
-                | {"private": run.statement["private"], "folder": str(run.folder)}
+                | dict(run.summary)
+                | {"private": run.files.private, "folder": str(run.folder)}
                 for run in self.runs
             ],
             index=pd.Index([run.folder.name for run in self.runs], name="job"),
@@ -201,12 +201,3 @@ def load_sweep(folder: str | Path) -> Sweep:
         runs=tuple(Run(one) for one in every if jobs.complete(one)),
         failures={name: reason for name, reason in reasons.items() if reason is not None},
     )
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat

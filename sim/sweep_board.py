@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis import disparity, exposure, folders, frontier
-from analysis.folders import RunFolder
+from analysis import cells, differences, disparity, exposure
+from analysis import runs as run_folders
+from analysis.cells import Cell, Task
+from analysis.runs import Run
 from sim import metrics, track_wandb
 from sim.settings import Settings
 
@@ -20,16 +22,15 @@ def log(folder: Path, settings: Settings) -> None:
     """Log the sweep whose runs are in ``folder``, if ``settings`` track by wandb.
 
     Public and released values alone; with ``track.simulation_only=true`` also the tables of groups
-    and canaries. Runs that did not end are left out; a sweep without an ended run logs nothing.
+    and canaries. Only complete runs take part; a sweep without any logs nothing.
 
     Args:
         settings: of any of its jobs; project, group and the switch are read.
     """
-    runs = folders.of_sweep(folder)
-    if settings.track.sink != "wandb" or not runs:
+    runs, track = run_folders.complete([folder]), settings.track
+    if track.sink != "wandb" or not runs:
         return
-    track, paths = settings.track, [run.path for run in runs]
-    rows = frontier.rows(runs, _public)
+    tasks = cells.tasks(runs)
     board = track_wandb.opened(
         {"runs": len(runs), "simulation_only": track.simulation_only},
         project=track.project,
@@ -38,18 +39,35 @@ def log(folder: Path, settings: Settings) -> None:
         name=f"sweep {folder.name}",
         dir=folder,
     )
-    logged = {"sweep": _table(rows), **_plots(rows)}
+    logged = {"sweep": _table(_rows(runs)), **_plots(tasks)}
     if track.simulation_only:
-        private = {"groups": disparity.table(paths), "canaries": exposure.table(paths)}
+        private = {"groups": disparity.table(runs), "canaries": exposure.table(runs)}
         logged |= {f"simulation_only/{k}": _table(found) for k, found in private.items() if found}
     board.log(logged)
-    board.summary.update({"runs": len(runs), **_best(rows)})
+    board.summary.update({"runs": len(runs), **_best(tasks)})
     board.finish()
 
 
-def _public(run: RunFolder) -> dict[str, metrics.Value]:
-    """A run's figures, each of a declared type."""
-    return metrics.typed(run.summary(), {}, keep=False)
+def _rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """A run's name, the settings in which runs differ, its claim, and its figures of known type."""
+    told = run_folders.NAMED.values()
+    choices = [key for key in differences.keys(runs) if key not in told]
+    return [
+        {
+            **run.named(),
+            **{key: run.config.get(key) for key in choices},
+            "private": run.private,
+            "claim_epsilon": run.statement["epsilon"],
+            "claim_delta": run.statement["delta"],
+            **{k: v for k, v in _public(run).items() if k not in ("epsilon", "delta")},
+        }
+        for run in runs
+    ]
+
+
+def _public(run: Run) -> dict[str, metrics.Value]:
+    own = {k: v for k, v in run.summary.items() if not k.startswith(run_folders.SIMULATION_ONLY)}
+    return metrics.typed(own, {}, keep=False)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Any:
@@ -66,33 +84,48 @@ def _cast(values: Sequence[Any]) -> Callable[[Any], Any]:
     kinds = {type(value) for value in values if value is not None}
     if kinds == {int, float}:
         return lambda value: None if value is None else float(value)
-    if len(kinds) > 1:
+    if len(kinds) > 1 or list in kinds:
         return lambda value: None if value is None else str(value)
     return lambda value: value
 
 
-def _plots(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Held-out scores against epsilon, one line a strategy at its best setting."""
+def _plots(tasks: Sequence[Task]) -> dict[str, Any]:
+    """Of each task its score against epsilon, medians over seeds, beside the non-private one."""
     import wandb
 
     plots = {}
-    for score in frontier.SCORES:
-        lines = frontier.lines(rows, score)
-        if lines:
-            plots[f"frontier/{score}"] = wandb.plot.line_series(
-                xs=[[x for x, _ in line] for line in lines.values()],
-                ys=[[y for _, y in line] for line in lines.values()],
-                keys=list(lines),
-                title=f"{score.replace('_', '-')} by epsilon, best setting of each strategy",
+    for task in tasks:
+        epsilons = sorted({cell.level for cell in task.private if cell.level is not None})
+        drawn = {name: _points(line) for name, line in _lines(task).items()}
+        if task.plain is not None and epsilons:
+            drawn["non-private"] = [(epsilon, task.plain.score.median) for epsilon in epsilons]
+        if drawn:
+            plots[f"frontier/{task.file(task.metric.key)}"] = wandb.plot.line_series(
+                xs=[[x for x, _ in line] for line in drawn.values()],
+                ys=[[y for _, y in line] for line in drawn.values()],
+                keys=list(drawn),
+                title=task.title(f"{task.metric.label} by epsilon, best setting of each line"),
                 xname="epsilon",
             )
     return plots
 
 
-def _best(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The points of the first score's lines, as a summary that a list of sweeps can show."""
+def _lines(task: Task) -> dict[str, list[Cell]]:
+    lines = cells.series(task.private, lambda cell: cell.level)
+    names = cells.named(task, lines)
+    return {names[key]: line for key, line in lines.items()}
+
+
+def _points(line: Sequence[Cell]) -> list[tuple[float, float]]:
+    """(epsilon to two digits, median score)."""
+    return [(cell.level, cell.score.median) for cell in line if cell.level is not None]
+
+
+def _best(tasks: Sequence[Task]) -> dict[str, float]:
+    """The points of the lines, as a summary that a list of sweeps can show."""
     return {
-        f"{name}/epsilon_{epsilon:g}": value
-        for name, line in frontier.lines(rows, frontier.SCORES[0]).items()
-        for epsilon, value in line
+        f"{task.file(name) if task.name else name}/epsilon_{epsilon:g}": score
+        for task in tasks
+        for name, line in _lines(task).items()
+        for epsilon, score in _points(line)
     }

@@ -101,7 +101,7 @@ def allowed_imports(name: str) -> set[str]:
     if name in MAY_READ_LEDGERS:
         return {"analysis", "server"}
     if package == "analysis" and name not in MAY_DRIVE_A_RUN:
-        return {"analysis"}
+        return {"analysis", "sim.errors"}
     return set(PACKAGES)
 
 

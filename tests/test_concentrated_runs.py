@@ -173,5 +173,5 @@ def test_the_table_of_pass_rates_reads_the_runs_of_a_sweep(capsys):
     assert second.true_passed == second.weight == 1
     assert pass_rates.main(["sweep"]) == 0
     assert capsys.readouterr().out.count("\n") == 4
-    assert pass_rates.main([str(Path("sweep/0"))]) == 2
+    assert pass_rates.main([str(Path("sweep/2"))]) == 2
     assert yaml.safe_load(Path("sweep/1/config.yaml").read_text())["strategy"]["tau"] == 0.01

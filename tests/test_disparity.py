@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from run_folders import folder
+from run_folders import write
 
-from analysis import disparity
+from analysis import disparity, runs
 
 
 def groups(few: float, many: float, *, before: tuple[float, float] = (5.0, 4.0)):
@@ -22,23 +22,27 @@ def groups(few: float, many: float, *, before: tuple[float, float] = (5.0, 4.0))
     return {"groups.csv": rows}
 
 
-def kept(rows):
-    return {(row["run"], row["group"]): row["gain_kept"] for row in rows}
+def table(*folders):
+    return disparity.table(runs.complete(folders))
+
+
+def kept(*folders):
+    return {(row["run"], row["group"]): row["gain_kept"] for row in table(*folders)}
 
 
 def test_gain_kept_is_the_private_gain_over_the_non_private_one_of_the_same_group(tmp_path):
-    private = folder(tmp_path / "private", epsilon=3, tables=groups(4.8, 3.25))
-    free = folder(tmp_path / "free", strategy="non_private", epsilon=None, tables=groups(4.0, 3.0))
-    rows = disparity.table([private, free])
-    assert kept(rows) == {
+    private = write(tmp_path / "private", epsilon=3, tables=groups(4.8, 3.25))
+    free = write(tmp_path / "free", strategy="non_private", tables=groups(4.0, 3.0))
+    rows = table(private, free)
+    assert kept(private, free) == {
         ("private", "few"): pytest.approx(0.2),  # (5 - 4.8) / (5 - 4)
         ("private", "many"): pytest.approx(0.75),  # (4 - 3.25) / (4 - 3)
         ("free", "few"): 1,
         ("free", "many"): 1,
     }
     assert rows[0] == {
-        "run": "private", "strategy": "user_wise", "epsilon": 3, "records_per_user": 2,
-        "selection": "random", "seed": 0, "grouping": "records", "group": "few", "users": 7,
+        "run": "private", "strategy": "user_wise", "epsilon": 3, "k": 4,
+        "selection": "random", "seed": 1, "grouping": "records", "group": "few", "users": 7,
         "loss_before": 5.0, "loss_after": 4.8, "gain": pytest.approx(0.2),
         "gain_kept": pytest.approx(0.2),
     }  # fmt: skip
@@ -48,63 +52,56 @@ def test_gain_kept_is_the_private_gain_over_the_non_private_one_of_the_same_grou
 @pytest.mark.parametrize(
     ("changes", "compared"),
     [
-        ({"seed": 1}, False),
-        ({"data": {"path": "other.jsonl"}}, False),
-        ({"data": {"seed": 1}}, False),
-        ({"model": {"path": "other"}}, False),
-        ({"model": {"seq_len": 32}}, False),
-        ({"selection": {"rule": "longest"}}, False),
-        ({"strategy": {"records_per_user": 5}}, False),
-        ({"model": {"lora": {"r": 8}}}, True),
-        ({"data": {"canaries": 10}}, True),
+        ({"seed": 2}, False),
+        ({"data__path": "other.jsonl"}, False),
+        ({"data__seed": 1}, False),
+        ({"model__path": "other"}, False),
+        ({"model__revision": "other"}, False),
+        ({"model__seq_len": 32}, False),
+        ({"selection": "longest"}, False),
+        ({"k": 5}, False),
+        ({"model__lora__r": 8}, True),
+        ({"data__canaries": 10}, True),
         ({"rounds": 60, "cohort": 50}, True),
     ],
 )
 def test_a_run_is_compared_to_one_of_the_same_data_model_k_selection_and_seed(
     tmp_path, changes, compared
 ):
-    private = folder(tmp_path / "private", tables=groups(4.5, 3.5))
-    options = {"strategy": "non_private", "epsilon": None, "tables": groups(4.0, 3.0)}
-    own = changes.pop("strategy", None)
-    free = folder(tmp_path / "free", **options, **changes)
-    if own is not None:  # a group whose name the helper takes
-        text = (
-            (free / "config.yaml").read_text().replace("records_per_user: 2", "records_per_user: 5")
-        )
-        (free / "config.yaml").write_text(text)
-    assert (kept(disparity.table([private, free]))["private", "few"] is not None) == compared
+    private = write(tmp_path / "private", tables=groups(4.5, 3.5))
+    free = write(tmp_path / "free", strategy="non_private", tables=groups(4.0, 3.0), **changes)
+    assert (kept(private, free)["private", "few"] is not None) == compared
 
 
 def test_of_several_non_private_runs_the_best_over_all_tokens_is_the_yardstick(tmp_path):
     """``many`` holds nine tenths of the tokens, so it decides."""
-    options = {"strategy": "non_private", "epsilon": None}
-    first = folder(tmp_path / "first", **options, tables=groups(3.0, 3.5))
-    best = folder(tmp_path / "best", **options, tables=groups(4.0, 3.0))
-    last = folder(tmp_path / "last", **options, tables=groups(3.5, 3.6))
-    private = folder(tmp_path / "private", tables=groups(4.5, 3.5))
+    options = {"strategy": "non_private"}
+    first = write(tmp_path / "first", **options, tables=groups(3.0, 3.5))
+    best = write(tmp_path / "best", **options, tables=groups(4.0, 3.0))
+    last = write(tmp_path / "last", **options, tables=groups(3.5, 3.6))
+    private = write(tmp_path / "private", tables=groups(4.5, 3.5))
     for order in ([first, best, last, private], [private, last, best, first]):
-        found = kept(disparity.table(order))
+        found = kept(*order)
         assert (found["private", "few"], found["private", "many"]) == (0.5, 0.5)
 
 
 def test_a_group_that_gained_nothing_without_privacy_has_no_share(tmp_path):
-    private = folder(tmp_path / "private", tables=groups(4.9, 3.5))
-    free = folder(tmp_path / "free", strategy="non_private", epsilon=None, tables=groups(5.1, 3.0))
-    found = kept(disparity.table([private, free]))
+    private = write(tmp_path / "private", tables=groups(4.9, 3.5))
+    free = write(tmp_path / "free", strategy="non_private", tables=groups(5.1, 3.0))
+    found = kept(private, free)
     assert found["private", "few"] is None
     assert found["private", "many"] == 0.5
 
 
 def test_runs_without_groups_or_without_an_end_are_passed_over(tmp_path, capsys):
-    bare = folder(tmp_path / "bare")
-    cut = folder(tmp_path / "cut", tables=groups(4.5, 3.5))
-    (cut / "privacy_statement.json").unlink()
-    assert disparity.table([bare, cut, tmp_path / "nowhere"]) == []
+    bare = write(tmp_path / "bare")
+    cut = write(tmp_path / "cut", tables=groups(4.5, 3.5), complete=False)
+    assert table(bare, cut, tmp_path / "nowhere") == []
     assert disparity.main([str(bare)]) == 2
     assert "track.simulation_only=true" in capsys.readouterr().err
 
 
 def test_the_command_prints_the_table(tmp_path, capsys):
-    path = folder(tmp_path / "private", tables=groups(4.5, 3.5))
+    path = write(tmp_path / "private", tables=groups(4.5, 3.5))
     assert disparity.main([str(path)]) == 0
-    assert capsys.readouterr().out.startswith("run,strategy,epsilon,")
+    assert capsys.readouterr().out.startswith("run,strategy,selection,k,seed,epsilon,")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from run_folders import folder
+from run_folders import write
 
-from analysis import exposure
+from analysis import exposure, runs
 
 
 def exposed(*after: float, before: float = 1.0):
@@ -19,17 +19,17 @@ def exposed(*after: float, before: float = 1.0):
 
 
 def test_the_canaries_of_runs_of_one_mechanism_and_epsilon_are_taken_together(tmp_path):
-    data = {"canary_references": 1023}
+    data = {"data__canary_references": 1023}
     paths = [
-        folder(tmp_path / "b", epsilon=8.0, seed=1, data=data, tables=exposed(2, 4)),
-        folder(tmp_path / "n", strategy="non_private", epsilon=None, data=data,
+        write(tmp_path / "b", epsilon=8.0, seed=1, **data, tables=exposed(2, 4)),
+        write(tmp_path / "n", strategy="non_private", **data,
                tables=exposed(10, 10)),
-        folder(tmp_path / "a", epsilon=8.0, data={"canary_references": 255},
+        write(tmp_path / "a", epsilon=8.0, data__canary_references=255,
                tables=exposed(1, 1, 3, before=2.0)),
-        folder(tmp_path / "c", epsilon=1.0, data=data, tables=exposed(0.5)),
-        folder(tmp_path / "bare"),
+        write(tmp_path / "c", epsilon=1.0, **data, tables=exposed(0.5)),
+        write(tmp_path / "bare"),
     ]  # fmt: skip
-    rows = exposure.table(paths)
+    rows = exposure.table(runs.complete(paths))
     cells = [(row["strategy"], row["epsilon"], row["runs"], row["canaries"]) for row in rows]
     assert cells == [
         ("non_private", None, 1, 2),
@@ -43,9 +43,9 @@ def test_the_canaries_of_runs_of_one_mechanism_and_epsilon_are_taken_together(tm
 
 
 def test_the_command_prints_the_table_or_says_what_is_missing(tmp_path, capsys):
-    assert exposure.main([str(folder(tmp_path / "bare"))]) == 2
+    assert exposure.main([str(write(tmp_path / "bare"))]) == 2
     assert "data.canaries" in capsys.readouterr().err
-    data = {"canary_references": 1023}
-    one = folder(tmp_path / "one", data=data, tables=exposed(2.5))
+    data = {"data__canary_references": 1023}
+    one = write(tmp_path / "one", **data, tables=exposed(2.5))
     assert exposure.main([str(one)]) == 0
-    assert capsys.readouterr().out.splitlines()[1].startswith("user_wise,8.0,1,1,1.0,2.5")
+    assert capsys.readouterr().out.splitlines()[1].startswith("user_wise,3.0,1,1,1.0,2.5")

@@ -7,16 +7,16 @@ import math
 
 import numpy as np
 import pytest
-import report_folders
+import run_folders
 
-from analysis import report, runs
-from analysis.reporting import accounts, canaries, cells, differences, groups, noise, table
+from analysis import cells, differences, report, runs
+from analysis.reporting import accounts, noise, table
 from analysis.reporting.plot import Plot, Section
 
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
-    return report_folders.sweep(tmp_path_factory.mktemp("sweep"))
+    return run_folders.sweep(tmp_path_factory.mktemp("sweep"))
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +81,9 @@ def test_every_run_is_in_the_table_and_its_csv(found, tmp_path):
 
 
 def test_seeds_and_places_are_no_setting(tmp_path):
-    report_folders.write(tmp_path / "a", seed=1, engine__max_lanes=1)
-    report_folders.write(tmp_path / "b", seed=2, engine__max_lanes=8)
-    report_folders.write(tmp_path / "c", seed=2, optimizer__lr=0.02)
+    run_folders.write(tmp_path / "a", seed=1, engine__max_lanes=1)
+    run_folders.write(tmp_path / "b", seed=2, engine__max_lanes=8)
+    run_folders.write(tmp_path / "c", seed=2, optimizer__lr=0.02)
     [task] = cells.tasks(runs.read(tmp_path))
     assert sorted(len(cell.runs) for cell in task.cells) == [1, 2]
 
@@ -92,7 +92,7 @@ def test_runs_on_other_data_are_never_in_one_figure(tmp_path):
     for data in ("mail", "plays"):
         for epsilon in (1.0, 8.0):
             where = tmp_path / f"{data}{epsilon}"
-            report_folders.write(where, epsilon=epsilon, data__path=f"in/{data}/data.jsonl")
+            run_folders.write(where, epsilon=epsilon, data__path=f"in/{data}/data.jsonl")
     section = report.sections(runs.read(tmp_path))[0]
     assert [plot.title.rpartition(": ")[2] for plot in section.plots] == ["mail", "plays"]
     assert all(len(numbers(plot)) == 3 for plot in section.plots)
@@ -102,7 +102,7 @@ def test_tasks_without_a_path_have_names_and_files_of_their_own(tmp_path):
     for data, users in (("synthetic", 9), ("form_letters", 9), ("synthetic", 10)):
         for epsilon in (1.0, 8.0):
             own = {"data__format": data, "data__users": users, "model__kind": "embedded"}
-            report_folders.write(tmp_path / f"{data}{users}{epsilon}", epsilon=epsilon, **own)
+            run_folders.write(tmp_path / f"{data}{users}{epsilon}", epsilon=epsilon, **own)
     plots = [plot for s in report.sections(runs.read(tmp_path)) for plot in s.plots]
     assert len({plot.name for plot in plots}) == len(plots)
     assert not [plot.title for plot in plots if "None" in plot.title]
@@ -111,7 +111,7 @@ def test_tasks_without_a_path_have_names_and_files_of_their_own(tmp_path):
 def test_noise_and_signal_are_those_that_the_releases_were_made_of(found):
     run = next(run for run in found if run.private)
     [(_, norm), *_] = noise.noise_norms(run)
-    assert math.isclose(norm, 0.01 * math.sqrt(report_folders.D))
+    assert math.isclose(norm, 0.01 * math.sqrt(run_folders.D))
     assert math.isclose(noise.signal(run), 0.3)
 
 
@@ -133,38 +133,24 @@ def test_the_signal_estimate_is_unbiased_where_noise_hides_it_in_many_rounds():
 def test_the_accountants_curve_ends_at_what_the_mechanism_costs(sections):
     plot = next(p for p in sections["accountants"].plots if p.name.endswith("user_wise"))
     told = numbers(plot)
-    assert told["PLD", 4.0][0] == report_folders.truly(4)
-    assert told["PLD", 1.0][0] == report_folders.truly(1)
+    assert told["PLD", 4.0][0] == run_folders.truly(4)
+    assert told["PLD", 1.0][0] == run_folders.truly(1)
     assert told["RDP", 4.0][0] > told["PLD", 4.0][0]
 
 
 def test_a_statement_of_slots_is_accounted_as_a_group():
-    own = report_folders.told_by(strategy="user_wise", epsilon=1.0, k=4, rounds=1)
+    own = run_folders.told_by(strategy="user_wise", epsilon=1.0, k=4, rounds=1)
     assert accounts.event_of(own).group_size == 1
     assert accounts.event_of(own | {"clipped_unit": "record_slot"}).group_size == 4
 
 
-def test_a_groups_change_is_the_last_loss_less_the_first(tmp_path):
-    header = "round,grouping,group,users,tokens,loss"
-    for seed, after in ((1, 4.0), (2, 4.5), (3, 4.1)):
-        folder = report_folders.write(tmp_path / str(seed), seed=seed)
-        rows = [(0, "records", "few", 9, 99, 5.0), (4, "records", "few", 9, 99, after)]
-        report_folders.csv(folder / groups.FILE, header, rows)
-    report_folders.write(tmp_path / "plain", strategy="non_private")
-    [plot] = groups.section(cells.tasks(runs.read(tmp_path))).plots
-    [[_, group, *change, count]] = plot.rows
-    assert group == "few"
-    assert change == pytest.approx([-0.9, -1.0, -0.5])
-    assert count == 3
-    assert plot.simulation_only
-
-
-def test_exposure_is_the_median_canary_of_the_last_round(tmp_path):
-    folder = report_folders.write(tmp_path / "run")
-    rows = [(0, "a", 1, 9.0), (4, "a", 1, 3.0), (4, "b", 1, 1.0), (4, "c", 1, 2.0)]
-    report_folders.csv(folder / canaries.FILE, "round,canary,rank,exposure_bits", rows)
-    [run] = runs.read(tmp_path)
-    assert canaries.exposure(run) == 2.0
+def test_the_best_accuracy_is_the_highest(tmp_path):
+    for lr, accuracy in ((0.1, 0.5), (0.2, 0.7)):
+        own = {"summary": {"heldout_accuracy": accuracy}, "optimizer__lr": lr}
+        run_folders.write(tmp_path / str(lr), **own)
+    [task] = cells.tasks(runs.read(tmp_path))
+    [line] = cells.series(task.private, lambda cell: cell.level).values()
+    assert [cell.score.median for cell in line] == [0.7]
 
 
 def test_only_keys_that_differ_are_differences(found):
@@ -193,7 +179,7 @@ def test_a_job_that_ended_in_an_error_is_listed_with_it(tmp_path):
     ],
 )
 def test_a_damaged_run_is_told_and_ends_nothing(tmp_path, name, text, state):
-    report_folders.write(tmp_path / "run")
+    run_folders.write(tmp_path / "run")
     (tmp_path / "run" / name).write_text(text)
     [run] = runs.read(tmp_path)
     assert run.state == state

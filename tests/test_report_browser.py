@@ -7,7 +7,7 @@ import types
 
 import browser
 import pytest
-import report_folders
+import run_folders
 
 from analysis import report
 
@@ -24,11 +24,11 @@ FILTER = """(() => { const box = document.getElementById('filter'); box.value = 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    folder = report_folders.sweep(tmp_path_factory.mktemp("sweep"))
+    folder = run_folders.sweep(tmp_path_factory.mktemp("sweep"))
     long = "a/rather/long/path/without/any/space/" * 4
-    report_folders.write(folder / "long", perplexity=1234.5, seed=7, data__text=long)
-    report_folders.write(folder / "close", perplexity=76.25, seed=8)  # below 76.5 as a number alone
-    report_folders.write(folder / "closer", perplexity=76.5, seed=9)
+    run_folders.write(folder / "long", perplexity=1234.5, seed=7, data__text=long)
+    run_folders.write(folder / "close", perplexity=76.25, seed=8)  # below 76.5 as a number alone
+    run_folders.write(folder / "closer", perplexity=76.5, seed=9)
     module = types.ModuleType("analysis.spending")
     module.of_sweep = lambda folder: types.SimpleNamespace(sentences=["All runs: 31.4."])
     with pytest.MonkeyPatch.context() as patch:

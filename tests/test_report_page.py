@@ -8,7 +8,7 @@ import sys
 import types
 
 import pytest
-import report_folders
+import run_folders
 
 from analysis import report
 from analysis.reporting import inline
@@ -48,8 +48,8 @@ class Parsed(html.parser.HTMLParser):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    folder = report_folders.sweep(tmp_path_factory.mktemp("hostile"))
-    report_folders.write(folder / "odd", seed=7, data__text=HOSTILE, selection=HOSTILE)
+    folder = run_folders.sweep(tmp_path_factory.mktemp("hostile"))
+    run_folders.write(folder / "odd", seed=7, data__text=HOSTILE, selection=HOSTILE)
     with pytest.MonkeyPatch.context() as patch:
         spending.__wrapped__(patch)
         return report.write(folder, folder / "report")
@@ -108,14 +108,14 @@ def test_a_sweep_whose_spending_is_not_known_claims_nothing(tmp_path, monkeypatc
         raise ValueError("ledger.jsonl, line 3: broken")
 
     monkeypatch.setattr(sys.modules["analysis.spending"], "of_sweep", damaged)
-    report_folders.write(tmp_path / "a")
-    report_folders.write(tmp_path / "b", seed=2)
+    run_folders.write(tmp_path / "a")
+    run_folders.write(tmp_path / "b", seed=2)
     text = "".join(Parsed(report.write(tmp_path, tmp_path / "out").read_text()).texts)
     assert "nothing is claimed: ledger.jsonl, line 3: broken" in text
 
 
 def test_the_first_line_of_a_run_is_its_statements_claim(tmp_path):
-    folder = report_folders.write(tmp_path / "run", epsilon=3.0)
+    folder = run_folders.write(tmp_path / "run", epsilon=3.0)
     text = Parsed(report.write(folder, tmp_path / "out").read_text()).texts
     told = next(t for t in text if t.startswith("This adapter is (epsilon = 2.997, delta = 1e-05)"))
     assert "at user level" in told
@@ -124,7 +124,7 @@ def test_the_first_line_of_a_run_is_its_statements_claim(tmp_path):
 @pytest.mark.parametrize("complete", [True, False])
 def test_a_run_that_claims_nothing_says_so_first(tmp_path, complete):
     own = {"strategy": "non_private"} if complete else {"complete": False}
-    folder = report_folders.write(tmp_path / "run", **own)
+    folder = run_folders.write(tmp_path / "run", **own)
     text = "".join(Parsed(report.write(folder, tmp_path / "out").read_text()).texts)
     assert ("NOT PRIVATE" if complete else "No claim yet") in text
 
@@ -136,9 +136,9 @@ def test_a_section_without_data_is_one_line_with_its_reason(parsed):
 
 
 def test_what_sees_private_data_is_marked_on_the_page_and_in_its_table(tmp_path):
-    folder = report_folders.write(tmp_path / "run")
-    rows = [(4, 0, 1, 9.0), (4, 1, 1, 3.0)]
-    report_folders.csv(folder / "exposure.csv", "round,canary,rank,exposure_bits", rows)
+    rows = [{"round": n, "canary": 0, "rank": 1, "exposure_bits": 9.0} for n in (0, 4)]
+    own = {"tables": {"exposure.csv": rows}, "data__canary_references": 511}
+    folder = run_folders.write(tmp_path / "run", **own)
     page = report.write(folder, tmp_path / "out")
     assert re.search(r"Canary exposure[^<]*<span class=\"badge\">simulation_only", page.read_text())
     header = (page.parent / "figures" / "exposure.csv").read_text().splitlines()[0]
@@ -157,7 +157,7 @@ def test_inlined_colours_are_variables_and_ids_are_the_figures_own():
 
 
 def test_the_verb_writes_where_it_is_asked_to(tmp_path, capsys):
-    folder = report_folders.write(tmp_path / "run")
+    folder = run_folders.write(tmp_path / "run")
     assert cli.main(["report", str(folder)]) == 0
     assert (folder / "report" / "report.html").is_file()
     assert str(folder / "report" / "report.html") in capsys.readouterr().out
@@ -183,7 +183,7 @@ def test_a_wrong_argument_is_one_line(tmp_path, monkeypatch, capsys, arguments, 
 
 
 def test_a_table_without_its_column_is_named(tmp_path, capsys):
-    folder = report_folders.write(tmp_path / "run")
-    report_folders.csv(folder / "exposure.csv", "round,canary", [(1, 0)])
+    tables = {"exposure.csv": [{"round": 1, "canary": 0}]}
+    folder = run_folders.write(tmp_path / "run", tables=tables)
     assert cli.main(["report", str(folder)]) == 2
     assert "no column exposure_bits" in capsys.readouterr().err

@@ -16,11 +16,20 @@ DELTA = 1e-5
 
 
 def ledger(
-    folder: Path, z: float, rounds: int, *, q: float = 0.1, k: int = 1, done: int = 99, **header
+    folder: Path,
+    z: float,
+    rounds: int,
+    *,
+    q: float = 0.1,
+    k: int = 1,
+    done: int = 99,
+    failure: float = 0.0,
+    **header,
 ) -> None:
     """A run that intended so many rounds and finished ``done`` of them; z = 0 is not private."""
     folder.mkdir(parents=True, exist_ok=True)
     event = {"sampling_rate": q, "noise_multiplier": z, "group_size": k}
+    event |= {"failure_probability": failure} if failure else {}
     usual = {
         **{"strategy": "user_wise", "seeds_policy": "secret", "delta": DELTA, "event": event},
         **{"rounds_per_event": 1, "group_bound": "mixture" if k > 1 else None},
@@ -72,6 +81,29 @@ def test_a_run_that_is_not_private_makes_the_whole_infinite_and_the_rest_is_told
     assert told.sentences[0].startswith("NOT PRIVATE together: 2 runs of 3 are not private")
     assert f"epsilon <= {rest.composed_upper:.3g}"[:-1] in told.sentences[0]
     assert spending.of_sweep(tmp_path / "1").sentences[0].startswith("NOT PRIVATE: none of 1 run")
+
+
+@pytest.mark.parametrize("more", [[], [{"z": 0.0, "strategy": "non_private"}]])
+def test_failures_that_are_small_for_each_run_but_not_for_all_leave_no_epsilon_in_words(
+    tmp_path, more
+):
+    """By hand: ten rounds at z = 0.5 are a Gaussian of mu = 6.3, twenty one of 8.9."""
+    one, two = (composed((0.5, n), q=1.0).upper for n in (10, 20))
+    failure = 1e-3 * DELTA / 10 / math.exp(one)
+    assert 20 * failure * math.exp(two) > DELTA
+    for name in "01":
+        ledger(tmp_path / name, 0.5, 10, q=1.0, failure=failure)
+    for own in more:
+        ledger(tmp_path / "2", rounds=10, **own)
+    assert math.isfinite(spending.of_sweep(tmp_path / "0").composed_upper)
+    told = spending.of_sweep(tmp_path)
+    assert told.composed_upper == math.inf
+    [text] = told.sentences
+    assert "o finite epsilon is certified for" in text
+    assert "2 runs" in text
+    assert "these failures, which count e^epsilon times, exceed delta" in text
+    assert "infinite" not in text
+    assert "<=" not in text
 
 
 def test_correlated_rounds_are_priced_by_their_events(tmp_path):

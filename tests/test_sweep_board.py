@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import small_world
 import wandb_file
-from run_folders import folder
+from run_folders import write
 
-from analysis import folders, frontier
 from sim import compose, sweep_board
 
 GROUPS = [
@@ -29,39 +28,20 @@ def offline(monkeypatch, tmp_path):
 
 def sweep(path: Path) -> Path:
     """Two strategies at two epsilons, over two seeds and two k, and one run without privacy."""
-    losses = {("user_wise", 1.0): 5.0, ("user_wise", 8.0): 4.0, ("group_privacy", 8.0): 3.5}
-    for (name, epsilon), loss in losses.items():
+    scores = {("user_wise", 1.0): 50.0, ("user_wise", 8.0): 40.0, ("group_privacy", 8.0): 35.0}
+    for (name, epsilon), score in scores.items():
         for seed in (0, 1):
             for k in (1, 2):
-                got = {"heldout_loss": loss + seed + k / 10, "simulation_only/train_loss": 7.5}
-                made = folder(path / f"{name}-{epsilon}-{seed}-{k}", strategy=name, epsilon=epsilon,
-                              summary=got, seed=seed)  # fmt: skip
-                text = (made / "config.yaml").read_text()
-                text = text.replace("records_per_user: 2", f"records_per_user: {k}")
-                (made / "config.yaml").write_text(text)
-    folder(path / "free", strategy="non_private", epsilon=None, summary={"heldout_loss": 3.0},
-           tables={"groups.csv": GROUPS, "exposure.csv": EXPOSED})  # fmt: skip
+                write(path / f"{name}-{epsilon}-{seed}-{k}", strategy=name, epsilon=epsilon, k=k,
+                      perplexity=score + 10 * seed + k, seed=seed,
+                      summary={"simulation_only/train_loss": 7.5})  # fmt: skip
+    write(path / "free", strategy="non_private", perplexity=30.0, data__canary_references=1023,
+          tables={"groups.csv": GROUPS, "exposure.csv": EXPOSED})  # fmt: skip
     return path
 
 
 def settings(*more: str):
     return compose.settings(small_world.overrides("track=wandb", *more))[0]
-
-
-def test_the_frontier_takes_each_strategys_best_setting_after_averaging_seeds(tmp_path):
-    lines = frontier.lines(frontier.rows(folders.of_sweep(sweep(tmp_path))), "heldout_loss")
-    assert lines == {
-        "group_privacy": [(8.0, pytest.approx(3.5 + 0.5 + 0.1))],
-        "non_private": [(1.0, 3.0), (8.0, 3.0)],
-        "user_wise": [(1.0, pytest.approx(5.6)), (8.0, pytest.approx(4.6))],
-    }
-
-
-def test_the_best_accuracy_is_the_highest():
-    row = {"strategy": "user_wise", "epsilon": 1.0, "seed": 0}
-    rows = [{**row, "clip_norm": c, "heldout_accuracy": a} for c, a in ((1, 0.5), (2, 0.7))]
-    assert frontier.lines(rows, "heldout_accuracy") == {"user_wise": [(1.0, 0.7)]}
-    assert frontier.lines(rows, "heldout_loss") == {}
 
 
 def logged(path: Path) -> tuple[list[dict], dict]:
@@ -83,12 +63,26 @@ def test_the_board_is_one_run_in_the_sweeps_group_with_its_table_and_plots(tmp_p
     assert (run.run_group, run.job_type, run.display_name) == (str(path), "sweep", "sweep mine")
     assert row["sweep._type"] == "table-file"
     assert row["sweep.nrows"] == 13
-    assert any(key.startswith("frontier/heldout_loss") for key in row)
     assert told["runs"] == 13
     content = "".join(map(json.dumps, tables(path).values())) + json.dumps([row, told])
     assert "simulation_only" not in content
     assert "7.5" not in content
-    assert tables(path)["sweep"]["columns"][:3] == ["run", "strategy", "epsilon"]
+    columns = tables(path)["sweep"]["columns"]
+    assert columns[:6] == ["run", "strategy", "selection", "k", "seed", "epsilon"]
+    assert "privacy.epsilon" in columns  # differs
+    assert "rounds" not in columns  # the same in all
+
+
+def test_its_lines_are_medians_over_seeds_at_each_lines_best_setting(tmp_path):
+    """By hand: seeds are 10 apart, k = 1 is better by 1."""
+    path = sweep(tmp_path / "mine")
+    sweep_board.log(path, settings())
+    [row], told = logged(path)
+    assert any(key.startswith("frontier/heldout_perplexity") for key in row)
+    points = {(line, x): y for x, line, y in tables(path)["heldout"]["data"]}
+    best = {("user_wise", 1): 56, ("user_wise", 8): 46, ("group_privacy", 8): 41}
+    assert points == best | {("non-private", 1): 30, ("non-private", 8): 30}
+    assert {key: told[f"{key[0]}/epsilon_{key[1]}"] for key in best} == best
 
 
 def test_groups_and_canaries_are_logged_only_where_that_is_on(tmp_path):

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analysis.cells import Cell, Spread, Task
 from analysis.reporting import axes as scales
 from analysis.reporting import style
-from analysis.reporting.cells import Cell, Spread, Task
 from analysis.reporting.plot import Line, Plot, Section, columns, draw_line, rows
 from analysis.runs import Run
 

@@ -1,32 +1,30 @@
 """Memorisation: exposure of planted secrets, against epsilon.
 
-Read from a run's ``exposure.csv``, with columns round, canary, rank, exposure_bits. Exposure is
-log2 of the number of candidates less log2 of the secret's rank among them (Carlini et al., arXiv
-1802.08232): about 1.4 bits on average where nothing was learned of it.
+Drawn from what `analysis.exposure` tells of a run's ``exposure.csv``. Exposure is log2 of the
+number of candidates less log2 of the secret's rank among them (Carlini et al., arXiv 1802.08232):
+about 1.4 bits on average where nothing was learned of it, so means over canaries are shown.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from analysis import exposure
+from analysis.cells import Cell, Spread, Task, named, series
 from analysis.reporting import axes as scales
-from analysis.reporting import files, frontier, style
-from analysis.reporting.cells import Cell, Spread, Task, series
+from analysis.reporting import frontier, style
 from analysis.reporting.plot import Level, Line, Plot, Section, columns, draw_level, draw_line, rows
-from analysis.runs import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FILE = "exposure.csv"
 UNLEARNED = 1 / math.log(2)  # expected exposure of a uniform rank among many, bits
 
 
 def section(tasks: Sequence[Task]) -> Section:
-    """Median exposure against epsilon, a line for each strategy and selection."""
+    """Mean exposure against epsilon, a line for each strategy and selection."""
     plots = [plot for task in tasks for plot in _plots(task)]
     return Section(
         name="canaries",
@@ -34,30 +32,19 @@ def section(tasks: Sequence[Task]) -> Section:
         lead="Secrets were planted with a few users. Exposure says how far up each ranks among all "
         "candidates when the trained model scores them: high means that it can be read out.",
         plots=plots,
-        absent="" if plots else f"no run planted canaries (no {FILE}).",
+        absent="" if plots else f"no run planted canaries (no {exposure.FILE}).",
     )
 
 
-def exposure(run: Run) -> float | None:
-    """Median over the canaries at the last round of the file, bits; None without the file.
-
-    Raises:
-        ConfigurationError: the file lacks a column.
-    """
-    found = files.table(run.folder / FILE, ("round", "canary", "exposure_bits"))
-    last = max((int(row["round"]) for row in found), default=0)
-    bits = [float(row["exposure_bits"]) for row in found if int(row["round"]) == last]
-    return statistics.median(bits) if bits else None
-
-
 def _spread(cell: Cell) -> Spread | None:
-    known = [bits for run in cell.runs if (bits := exposure(run)) is not None]
-    return Spread.of(known) if known else None
+    """Of the canaries' mean in each run, after its last round, bits."""
+    means = [row["bits_mean"] for run in cell.runs for row in exposure.table([run])]
+    return Spread.of(means) if means else None
 
 
 def _plots(task: Task) -> list[Plot]:
     found = series(task.private, lambda cell: cell.level)
-    names = frontier.named(task, found)
+    names = named(task, found)
     lines = [
         Line(label=names[key], look=style.of(*key), points=points)
         for key, cells in found.items()
@@ -82,7 +69,7 @@ def _plot(task: Task, lines: Sequence[Line], across: Sequence[Level]) -> Plot:
         scales.at(axes, [x for line in lines for x, _ in line.points])
         axes.set_ylim(bottom=0)
         axes.set_xlabel("epsilon claimed (smaller is more private)")
-        axes.set_ylabel("exposure (bits), median canary")
+        axes.set_ylabel("exposure (bits), mean over canaries")
 
     told = [f"{line.label}: up to {max(s.high for _, s in line.points):.3g}" for line in lines]
     return Plot(

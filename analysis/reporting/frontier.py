@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from analysis.cells import Cell, Metric, Task, chosen_among, named, series
 from analysis.reporting import axes as scales
 from analysis.reporting import by_selection, style
-from analysis.reporting.cells import Cell, Metric, Task, chosen_among, series
 from analysis.reporting.plot import Level, Line, Plot, Section, columns, draw_level, draw_line, rows
 
 if TYPE_CHECKING:
@@ -41,12 +41,6 @@ def by_k(tasks: Sequence[Task]) -> Section:
         plots=plots,
         absent="" if plots else "no two runs differ in strategy.records_per_user alone.",
     )
-
-
-def named(task: Task, lines: dict[tuple[str, str], list[Cell]]) -> dict[tuple[str, str], str]:
-    """What each line is called: the selection is told where there are several."""
-    several = len({cell.selection for cell in task.cells}) > 1
-    return {key: f"{key[0]}, {key[1]}" if several else key[0] for key in lines}
 
 
 def levels(task: Task) -> list[Level]:

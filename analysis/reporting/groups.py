@@ -1,8 +1,7 @@
 """Disparate impact: what fine-tuning did to the held-out loss of each group of users.
 
-Read from a run's ``groups.csv``, with columns round, grouping, group, users, tokens, loss (nats a
-token). The change is from the first round in the file to the last; a group whose loss falls less
-under privacy than without pays for privacy.
+Drawn from the gains that `analysis.disparity` tells of a run's ``groups.csv``; a group whose loss
+falls less under privacy than without pays for privacy.
 """
 
 from __future__ import annotations
@@ -10,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from analysis.reporting import files, frontier, style
-from analysis.reporting.cells import Cell, Spread, Task, series
+from analysis import disparity
+from analysis.cells import Cell, Spread, Task, named, series
+from analysis.reporting import style
 from analysis.reporting.plot import Dots, Plot, Section, draw_dots
-from analysis.runs import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FILE = "groups.csv"
 _MOST = 6  # series of a figure
 Group = tuple[str, str]  # grouping, group
 
@@ -33,26 +31,8 @@ def section(tasks: Sequence[Task]) -> Section:
         "of training: further left is a larger gain. Groups whose private mark lies far right of "
         "the non-private one pay most.",
         plots=plots,
-        absent="" if plots else f"no run left a {FILE} with two rounds in it.",
+        absent="" if plots else f"no run left a {disparity.FILE} with two rounds in it.",
     )
-
-
-def changes(run: Run) -> dict[Group, float]:
-    """Last loss less first, by group; empty without the file, or with a single round in it.
-
-    Raises:
-        ConfigurationError: the file lacks a column.
-    """
-    rows = files.table(run.folder / FILE, ("round", "grouping", "group", "loss"))
-    losses: dict[Group, dict[int, float]] = {}
-    for row in rows:
-        group = (row["grouping"], row["group"])
-        losses.setdefault(group, {})[int(row["round"])] = float(row["loss"])
-    return {
-        group: by_round[max(by_round)] - by_round[min(by_round)]
-        for group, by_round in losses.items()
-        if len(by_round) > 1
-    }
 
 
 def _plots(task: Task) -> list[Plot]:
@@ -65,7 +45,7 @@ def _plots(task: Task) -> list[Plot]:
 def _shown(task: Task) -> dict[str, Cell]:
     """The non-private cell, and each line's cells at its smallest and largest epsilon."""
     found = series(task.private, lambda cell: cell.level)
-    names = frontier.named(task, found)
+    names = named(task, found)
     ends = [
         (f"{names[key]}, epsilon {cell.level:g}", cell)
         for key, line in found.items()
@@ -76,10 +56,10 @@ def _shown(task: Task) -> dict[str, Cell]:
 
 
 def _spreads(cell: Cell) -> dict[Group, Spread]:
+    """Of the last loss less the first."""
     found: dict[Group, list[float]] = {}
-    for run in cell.runs:
-        for group, change in changes(run).items():
-            found.setdefault(group, []).append(change)
+    for row in disparity.table(cell.runs):
+        found.setdefault((row["grouping"], row["group"]), []).append(-row["gain"])
     return {group: Spread.of(values) for group, values in found.items()}
 
 

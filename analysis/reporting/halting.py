@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from analysis.cells import Cell, Spread, Task
 from analysis.reporting import axes as scales
 from analysis.reporting import style
-from analysis.reporting.cells import Cell, Spread, Task
 from analysis.reporting.plot import (
     Dots,
     Level,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from analysis.cells import Cell, Spread, Task, chosen_among, named, series
 from analysis.reporting import axes as scales
 from analysis.reporting import frontier, style
-from analysis.reporting.cells import Cell, Spread, Task, chosen_among, series
 from analysis.reporting.plot import Line, Plot, Section, columns, rows
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _spread_out(levels: Sequence[float]) -> list[float]:
 def _known(task: Task, at: str, cells: Sequence[Cell], plain: Sequence[Cell]) -> list[Plot]:
     """The figure, if any of its lines has more than two scores."""
     found = series(cells, lambda cell: cell.level or 0.0)
-    names = frontier.named(task, found)
+    names = named(task, found)
     drawn = [_line(names[key], key, line[0]) for key, line in found.items()]
     lines = [line for line in drawn if len(line.points) > 2]
     if not lines:

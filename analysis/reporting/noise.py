@@ -12,9 +12,9 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from analysis.cells import Cell, Spread, Task, named
 from analysis.reporting import axes as scales
-from analysis.reporting import frontier, style
-from analysis.reporting.cells import Cell, Spread, Task
+from analysis.reporting import style
 from analysis.reporting.plot import Line, Plot, Section, columns, draw_line, rows
 from analysis.runs import SIMULATION_ONLY, Row, Run
 
@@ -114,7 +114,7 @@ def _points(task: Task) -> list[Plot]:
     found = [_point(cell) for cell in task.private if all(noise_norms(r) for r in cell.runs)]
     if not found:
         return []
-    names = frontier.named(task, {(c.strategy, c.selection): [] for c, _, _ in found})
+    names = named(task, {(c.strategy, c.selection) for c, _, _ in found})
 
     def draw(axes: Axes) -> None:
         told = set()

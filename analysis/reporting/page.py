@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.reporting import cells, differences, inline, table
+from analysis import cells, differences
+from analysis.reporting import inline, table
 from analysis.reporting.plot import Plot, Section
 from analysis.runs import Run
 

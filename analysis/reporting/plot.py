@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.reporting.cells import Spread
+from analysis.cells import Spread
 from analysis.reporting.style import GRID, INK, MUTED, Look
 
 if TYPE_CHECKING:

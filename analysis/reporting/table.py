@@ -53,11 +53,8 @@ def values(run: Run) -> Values:
     own, told = run.config, run.statement
     passed = halting.passes(run)
     return {
-        "run": run.name,
+        **run.named(),
         "state": run.state,
-        "strategy": run.strategy,
-        "selection": own.get("selection.rule"),
-        "k": own.get("strategy.records_per_user"),
         "epsilon": run.epsilon if run.private or not told else None,
         "delta": told.get("delta") if run.private else None,
         "noise_multiplier": told.get("noise_multiplier") if run.noised else None,
@@ -65,7 +62,6 @@ def values(run: Run) -> Values:
         "rounds": told.get("rounds", run.last_round),
         "cohort": own.get("cohort"),
         "learning_rate": own.get("optimizer.lr"),
-        "seed": own.get("seed"),
         **{key: run.summary.get(key) for key in ("heldout_loss", "heldout_perplexity")},
         "heldout_accuracy": run.summary.get("heldout_accuracy"),
         "signal_to_noise": _signal_to_noise(run),

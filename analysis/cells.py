@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from analysis import runs as run_folders
 from analysis.runs import Run
 
 SEEDS = ("seed", "data.seed")
 _NO_SETTING = ("output", "sweep", "resume", "device", "eval_every")  # where, not what
 _NO_SETTINGS = ("track.", "engine.", "runtime.", "plan.")  # change speed and sinks, not results
-_TASK = ("data.", "model.kind", "model.path", "model.seq_len", "model.dtype")
+_MODEL = ("model.kind", "model.path", "model.revision", "model.seq_len", "model.dtype")
+_TASK = ("data.", *_MODEL)
 _PLANTED = ("data.canar",)  # canaries are planted with users who train: nobody held out changes
 
 
@@ -92,8 +94,8 @@ class Cell:
 
     @property
     def level(self) -> float | None:
-        """Epsilon to two digits: claims calibrated to one target differ after those."""
-        return None if self.epsilon is None else float(f"{self.epsilon:.2g}")
+        """Of its epsilon, as `Run.level`."""
+        return run_folders.level(self.epsilon)
 
     @property
     def score(self) -> Spread:
@@ -146,7 +148,7 @@ def tasks(runs: Iterable[Run]) -> list[Task]:
     groups: dict[Any, list[Run]] = {}
     for run in runs:
         if run.complete:
-            groups.setdefault(_key(run, _is_task), []).append(run)
+            groups.setdefault(task_key(run), []).append(run)
     names = _names([group[0] for group in groups.values()])
     return [_task(name, group) for name, group in zip(names, groups.values(), strict=True)]
 
@@ -171,6 +173,11 @@ def _is_task(name: str) -> bool:
     return is_setting(name) and name.startswith(_TASK) and not name.startswith(_PLANTED)
 
 
+def task_key(run: Run) -> tuple[tuple[str, str], ...]:
+    """Equal for runs of one task."""
+    return _key(run, _is_task)
+
+
 def _key(run: Run, kept: Callable[[str], bool]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((key, repr(v)) for key, v in run.config.items() if kept(key)))
 
@@ -179,7 +186,7 @@ def _names(firsts: Sequence[Run]) -> list[str]:
     """What tells the tasks apart, in few words and each once; empty for a single one."""
     if len(firsts) < 2:
         return [""] * len(firsts)
-    sources = [[_source(run, group) for run in firsts] for group in ("data", "model")]
+    sources = [[source(run, group) for run in firsts] for group in ("data", "model")]
     telling = [own for own in sources if len(set(own)) > 1]
     names = [", ".join(parts) for parts in zip(*telling, strict=True)]
     if len(set(names)) == len(firsts):
@@ -189,7 +196,7 @@ def _names(firsts: Sequence[Run]) -> list[str]:
     return [", ".join(f"{k} {short(str(run.config.get(k)))}" for k in differing) for run in firsts]
 
 
-def _source(run: Run, group: str) -> str:
+def source(run: Run, group: str) -> str:
     """The name of a path, or what there is instead of one: synthetic data, the embedded model."""
     kind = {"data": "data.format", "model": "model.kind"}[group]
     return short(str(run.config.get(f"{group}.path") or run.config.get(kind)))
@@ -215,6 +222,12 @@ def series(cells: Iterable[Cell], x: Callable[[Cell], Any]) -> dict[tuple[str, s
         if (chosen := best(filter(None, (line.get(x(cell)), cell)), cell.metric)) is not None:
             line[x(cell)] = chosen
     return {name: [line[at] for at in sorted(line)] for name, line in sorted(found.items())}
+
+
+def named(task: Task, lines: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """What each line of `series` is called: the selection is told where there are several."""
+    several = len({cell.selection for cell in task.cells}) > 1
+    return {key: f"{key[0]}, {key[1]}" if several else key[0] for key in lines}
 
 
 def chosen_among(cells: Sequence[Cell], lines: dict[tuple[str, str], list[Cell]]) -> str:

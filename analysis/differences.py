@@ -20,6 +20,11 @@ class Difference:
     values: Mapping[str, tuple[str, ...]]  # value as text -> names of runs
 
 
+def keys(runs: Sequence[Run]) -> list[str]:
+    """Keys in which any two of the runs differ, by name."""
+    return [found.key for found in _differing(runs)]
+
+
 def differing(runs: Sequence[Run]) -> list[Difference]:
     """Keys with more than one value, by name; of keys that tell the same runs apart, all."""
     return [found for found in _differing(runs) if not _is_partial(found)]

@@ -1,0 +1,83 @@
+"""What a page draws of groups and canaries is what a run writes of them, by the same code."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import run_folders
+
+from analysis import cells, disparity, runs
+from analysis import exposure as exposures
+from analysis.reporting import canaries
+from analysis.reporting import groups as drawn
+from clients.evaluate import Evaluation, RecordScores
+from sim import exposure, groups
+from sim.population import Population
+
+# By number of records: few has one user, middle and many too.
+PEOPLE = Population.of({"a": [[1, 2]], "b": [[1, 2]] * 2, "c": [[1, 2, 3]] * 3})
+GAINS = {1: (0.1, 0.2, 0.3), 2: (0.4, 0.5, 0.6), 3: (0.2, 0.0, 1.0)}  # by seed and user
+GROUPS = ("few", "middle", "many")
+
+
+def scores(losses: tuple[float, ...]) -> Evaluation:
+    """Every record has one scored token; records of a user have the same loss."""
+    users = np.repeat([0, 1, 2], [1, 2, 3])
+    own = np.asarray(losses)[users]
+    tokens = np.ones(len(users), np.int64)
+    return Evaluation(own.mean(), 6, records=RecordScores(users=users, losses=own, tokens=tokens))
+
+
+def run(folder, gains: tuple[float, ...], **own):
+    """A run whose users' losses fall from 5 by ``gains``."""
+    path = run_folders.write(folder, **own)
+    after = tuple(5 - gain for gain in gains)
+    groups.write(path / disparity.FILE, PEOPLE, {0: scores((5.0, 5.0, 5.0)), 4: scores(after)})
+    return path
+
+
+def test_a_groups_change_is_its_gain_as_the_median_and_range_of_the_seeds(tmp_path):
+    for seed, gains in GAINS.items():
+        run(tmp_path / str(seed), gains, seed=seed)
+    run_folders.write(tmp_path / "plain", strategy="non_private")  # without a file: not drawn
+    plots = drawn.section(cells.tasks(runs.read(tmp_path))).plots
+    assert len(plots) == len(groups.GROUPS)
+    [plot] = [plot for plot in plots if plot.name.endswith("records")]
+    assert plot.simulation_only
+    told = {group: figures for _, group, *figures in plot.rows}
+    for place, group in enumerate(GROUPS):
+        changes = sorted(-gains[place] for gains in GAINS.values())
+        assert told[group] == pytest.approx([changes[1], changes[0], changes[2], 3])
+
+
+def test_what_is_drawn_is_what_the_table_of_gains_says(tmp_path):
+    run(tmp_path / "private", GAINS[1])
+    run(tmp_path / "plain", GAINS[2], strategy="non_private")
+    found = runs.complete([tmp_path])
+    table = {
+        (row["grouping"], row["strategy"], row["group"]): row["gain"]
+        for row in disparity.table(found)
+    }
+    page = {
+        (plot.name.split("_")[1], name, group): -change
+        for plot in drawn.section(cells.tasks(found)).plots
+        for name, group, change, *_ in plot.rows
+    }
+    names = {"non_private": "non-private", "user_wise": "user_wise, epsilon 3"}
+    assert page == {(of, names[who], group): gain for (of, who, group), gain in table.items()}
+
+
+def test_exposure_is_the_mean_canary_of_the_last_round_over_seeds(tmp_path):
+    """Beside 1 / ln 2, which is what a mean comes to where nothing was learned."""
+    ranks = {1: (1, 512, 1024), 2: (256, 256, 256), 3: (1, 1, 1)}
+    for seed, after in ranks.items():
+        path = run_folders.write(tmp_path / str(seed), seed=seed, data__canary_references=1023)
+        by_round = {0: np.array([1, 1, 1]), 4: np.array(after)}
+        exposure.write(path / exposures.FILE, by_round, 1023)
+    found = runs.complete([tmp_path])
+    [plot] = canaries.section(cells.tasks(found)).plots
+    told = {name: figures for name, _, *figures in plot.rows}
+    assert told["user_wise"] == pytest.approx([11 / 3, 2, 10, 3])  # bits (10, 1, 0), 2 and 10
+    assert told["nothing learned"][0] == pytest.approx(1 / np.log(2))
+    [row] = exposures.table(found)
+    assert (row["bits_least"], row["bits_most"], row["bits_limit"]) == (0, 10, 10)
