@@ -2,6 +2,8 @@
 
 Every round that any ledger intended counts, whatever became of its run. Choosing among runs looks
 at all of them, so their composition is what holds; repeat-and-select is cheaper, under conditions.
+Epsilons add up only where they say the same: runs of another unit, or of another relation between
+neighbours, are told apart, and the whole then has no epsilon.
 """
 
 from __future__ import annotations
@@ -26,14 +28,27 @@ _OTHER = "they cost more than the accountant can bound at this delta"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Part:
+    """Private runs whose epsilons say the same, composed."""
+
+    relation: str  # of neighbours, in the words of the statement
+    runs: int
+    rounds: int
+    epsilon: accounting.Epsilon
+    failing: bool  # whether a round's guarantee may fail by itself
+    selected: float | None  # repeat-and-select; None where it has no figure
+
+
+@dataclass(frozen=True, kw_only=True)
 class Spending:
-    """What a sweep cost; every epsilon is at ``delta`` and of adding or removing one user."""
+    """What a sweep cost; every epsilon is at ``delta``, and between the neighbours of its part."""
 
     runs: int  # ledgers
     rounds: int  # that any of them intended
     delta: float  # the least of the runs'; nan where there is no private run
-    composed_upper: float  # infinite where a run is not private, or no epsilon is certified
-    composed_lower: float  # of the private runs
+    parts: tuple[Part, ...]  # one a relation, of the private runs
+    composed_upper: float  # infinite: a run is not private, several parts, none is certified
+    composed_lower: float  # of the private runs; 0 where there are several parts
     selected: float | None  # repeat-and-select; None where it has no figure
     sentences: list[str]  # for the top of a report
 
@@ -54,16 +69,18 @@ def of_sweep(folder: Path) -> Spending:
         raise FileNotFoundError(f"{folder} holds no run.")
     private = [one for one in accounts if not statement.not_private_reasons(one.header)]
     delta = min((account.header["delta"] for account in private), default=math.nan)
-    own, selected = _composed(private, delta), _selected(private, delta)
-    open_ended = len(private) < len(accounts)
+    parts = _parts(private, delta)
+    one = parts[0] if len(parts) == 1 else None
+    whole = one if len(private) == len(accounts) else None
     return Spending(
         runs=len(accounts),
         rounds=sum(account.rounds for account in accounts),
         delta=delta,
-        composed_upper=math.inf if open_ended else own.upper,
-        composed_lower=own.lower,
-        selected=None if open_ended else selected,
-        sentences=_sentences(accounts, private, own, delta, None if open_ended else selected),
+        parts=parts,
+        composed_upper=whole.epsilon.upper if whole else math.inf,
+        composed_lower=one.epsilon.lower if one else 0.0,
+        selected=whole.selected if whole else None,
+        sentences=_sentences(parts, len(accounts), delta),
     )
 
 
@@ -75,9 +92,26 @@ def events(account: Account) -> list[tuple[RoundEvent, int]]:
     ]
 
 
-def _composed(private: Sequence[Account], delta: float) -> accounting.Epsilon:
-    parts = [part for account in private for part in events(account)]
-    return accounting.epsilon(parts, delta) if parts else accounting.Epsilon(lower=0.0, upper=0.0)
+def _parts(private: Sequence[Account], delta: float) -> tuple[Part, ...]:
+    """By relation, that of most runs first."""
+    found: dict[str, list[Account]] = {}
+    for account in private:
+        found.setdefault(wording.relation(account.header), []).append(account)
+    largest = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+    return tuple(_part(relation, accounts, delta) for relation, accounts in largest)
+
+
+def _part(relation: str, accounts: Sequence[Account], delta: float) -> Part:
+    spent = [part for account in accounts for part in events(account)]
+    nothing = accounting.Epsilon(lower=0.0, upper=0.0)
+    return Part(
+        relation=relation,
+        runs=len(accounts),
+        rounds=sum(account.rounds for account in accounts),
+        epsilon=accounting.epsilon(spent, delta) if spent else nothing,
+        failing=any(event.failure_probability for event, _ in spent),
+        selected=_selected(accounts, delta),
+    )
 
 
 def _selected(private: Sequence[Account], delta: float) -> float | None:
@@ -100,48 +134,49 @@ def _selected(private: Sequence[Account], delta: float) -> float | None:
     return figure if math.isfinite(figure) else None
 
 
-def _sentences(
-    accounts: Sequence[Account],
-    private: Sequence[Account],
-    own: accounting.Epsilon,
-    delta: float,
-    selected: float | None,
-) -> list[str]:
-    if not private:
-        return [f"NOT PRIVATE: none of {_runs(len(accounts))} here has an epsilon."]
-    open_ended = len(accounts) - len(private)
+def _sentences(parts: Sequence[Part], runs: int, delta: float) -> list[str]:
+    if not parts:
+        return [f"NOT PRIVATE: none of {_runs(runs)} here has an epsilon."]
+    open_ended = runs - sum(part.runs for part in parts)
+    why = (
+        f"NOT PRIVATE together: {_runs(open_ended)} of {runs} {_are(open_ended)} not private, so "
+        "no epsilon covers the whole"
+    )
+    if len(parts) > 1:
+        mixed = f"No one epsilon covers these {runs} runs: they do not protect the same."
+        alone = [_cost(f"looking at {_runs(part.runs)} alone", part, delta) for part in parts]
+        return [f"{why}." if open_ended else mixed, *map(_capital, alone)]
     if open_ended:
-        told = (
-            f"NOT PRIVATE together: {_runs(open_ended)} of {len(accounts)} {_are(open_ended)} not "
-            "private, so no epsilon covers the whole; "
-            + _cost(f"the other {_runs(len(private))}", "cost", private, own, delta)
-        )
-    else:
-        told = _cost(
-            f"looking at {_runs(len(private))} on the same users", "costs", private, own, delta
-        )
-        told = told[0].upper() + told[1:]
-    if selected is None:
+        told = f"{why}; {_cost(f'looking at the other {_runs(parts[0].runs)}', parts[0], delta)}"
         return [told]
+    told = _capital(_cost(f"looking at {_runs(runs)} on the same users", parts[0], delta))
+    return [told, *_repeated(parts[0])]
+
+
+def _cost(looking: str, part: Part, delta: float) -> str:
+    over = (
+        f"at delta = {_up(delta)}, composed over all {part.rounds:,} rounds that their ledgers "
+        f"intended, at {part.relation}"
+    )
+    if not math.isfinite(part.epsilon.upper):
+        because = _FAILING if part.failing else _OTHER
+        return f"no finite epsilon is certified for {looking} {over}: {because}."
+    upper, lower = _up(part.epsilon.upper), _down(part.epsilon.lower)
+    return f"{looking} costs epsilon <= {upper} (at least {lower}) {over}."
+
+
+def _repeated(part: Part) -> list[str]:
+    if part.selected is None:
+        return []
     return [
-        told,
-        f"Had their number been drawn at random first ({_SHAPE}, mean {len(private)}) and the best "
-        f"alone been looked at, it would be epsilon <= {_up(selected)} (repeat-and-select, arXiv "
-        "2110.03620).",
+        f"Had their number been drawn at random first ({_SHAPE}, mean {part.runs}) and the best "
+        f"alone been looked at, it would be epsilon <= {_up(part.selected)} (repeat-and-select, "
+        "arXiv 2110.03620)."
     ]
 
 
-def _cost(
-    who: str, verb: str, private: Sequence[Account], own: accounting.Epsilon, delta: float
-) -> str:
-    rounds = sum(account.rounds for account in private)
-    over = (
-        f"at delta = {_up(delta)}, composed over all {rounds:,} rounds that their ledgers intended"
-    )
-    if math.isfinite(own.upper):
-        return f"{who} {verb} epsilon <= {_up(own.upper)} (at least {_down(own.lower)}) {over}."
-    failing = any(event.failure_probability for one in private for event, _ in events(one))
-    return f"no finite epsilon is certified for {who} {over}: {_FAILING if failing else _OTHER}."
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _runs(count: int) -> str:

@@ -74,14 +74,15 @@ def _claim(statement: Mapping[str, Any]) -> str:
         return f"NOT PRIVATE: {reasons}. This adapter carries no differential privacy guarantee."
     return (
         f"This adapter is (epsilon = {_shown(statement['epsilon'])}, "
-        f"delta = {_shown(statement['delta'])})-differentially private at {statement['unit']} "
-        f"level, under {ADJACENCY[statement['adjacency']]}{_alone(statement)}. "
+        f"delta = {_shown(statement['delta'])})-differentially private at {relation(statement)}. "
         f"{_tier(statement['epsilon'])}"
     )
 
 
-def _alone(statement: Mapping[str, Any]) -> str:
-    return ", where every record is a user of its own" if statement["unit"] == "record" else ""
+def relation(of: Mapping[str, Any]) -> str:
+    """Between which neighbours an epsilon holds; ``of`` is a statement or a ledger's header."""
+    alone = ", where every record is a user of its own" if of["unit"] == "record" else ""
+    return f"{of['unit']} level, under {ADJACENCY[of['adjacency']]}{alone}"
 
 
 def _tier(epsilon: float) -> str:

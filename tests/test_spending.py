@@ -33,6 +33,7 @@ def ledger(
     usual = {
         **{"strategy": "user_wise", "seeds_policy": "secret", "delta": DELTA, "event": event},
         **{"rounds_per_event": 1, "group_bound": "mixture" if k > 1 else None},
+        **{"unit": "user", "adjacency": "add-or-remove-one-user"},
     }
     with Ledger.create(folder / "ledger.jsonl", {**usual, **header}) as log:
         for number in range(1, rounds + 1):
@@ -104,6 +105,49 @@ def test_failures_that_are_small_for_each_run_but_not_for_all_leave_no_epsilon_i
     assert "these failures, which count e^epsilon times, exceed delta" in text
     assert "infinite" not in text
     assert "<=" not in text
+
+
+RECORDS = {"unit": "record"}
+EMPTIED = {"adjacency": "zero-out-one-user"}
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (RECORDS, "at record level, under adding or removing one user with all records, where"),
+        (EMPTIED, "at user level, under emptying one user's records"),
+    ],
+)
+def test_runs_that_protect_something_else_are_not_added_up(tmp_path, other, named):
+    """A record's epsilon is no user's: the users' figure is that of the users' runs alone."""
+    ledger(tmp_path / "0", 1.0, 5)
+    ledger(tmp_path / "1", 2.0, 7)
+    ledger(tmp_path / "2", 1.5, 9, **other)
+    told = spending.of_sweep(tmp_path)
+    users, others = (part.epsilon for part in told.parts)
+    assert (users, others) == (composed((1.0, 5), (2.0, 7)), composed((1.5, 9)))
+    assert (told.composed_upper, told.composed_lower, told.selected) == (math.inf, 0.0, None)
+    first, second, third = told.sentences
+    assert "No one epsilon covers these 3 runs" in first
+    assert second.startswith("Looking at 2 runs alone costs")
+    assert "at user level, under adding or removing one user" in second
+    assert third.startswith("Looking at 1 run alone costs")
+    assert named in third
+    ledger(tmp_path / "3", 0.0, 5, strategy="non_private")
+    first, *rest = spending.of_sweep(tmp_path).sentences
+    assert first.startswith("NOT PRIVATE together: 1 run of 4 is not private")
+    assert rest == [second, third]
+
+
+@pytest.mark.parametrize("same", [RECORDS, EMPTIED])
+def test_the_neighbours_that_all_runs_share_are_named(tmp_path, same):
+    for name in "01":
+        ledger(tmp_path / name, 1.0, 5, **same)
+    told = spending.of_sweep(tmp_path)
+    assert told.composed_upper == composed((1.0, 10)).upper
+    assert told.parts[0].relation in told.sentences[0]
+    assert ("record level" in told.sentences[0]) == (same is RECORDS)
+    assert ("emptying" in told.sentences[0]) == (same is EMPTIED)
 
 
 def test_correlated_rounds_are_priced_by_their_events(tmp_path):
