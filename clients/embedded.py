@@ -7,6 +7,7 @@ Both come from the public text alone; no private user is read. The result is an 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,5 +145,5 @@ def _progress(steps: int, quiet: bool) -> Iterable[int]:
         range(steps),
         description="Pre-training the embedded model",
         console=rich.console.Console(stderr=True),
-        disable=quiet,
+        disable=quiet or not sys.stderr.isatty(),
     )

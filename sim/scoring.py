@@ -6,6 +6,8 @@ The cache holds one figure per private record: as private as the records beside 
 from __future__ import annotations
 
 import functools
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,10 +49,14 @@ def with_perplexity(
     return replace(population, perplexity=np.load(folder / "perplexity.npy", mmap_mode="r"))
 
 
-def _progress() -> functools.partial:
-    """Shares of the whole on stderr: how many records there are is nobody's business."""
-    return functools.partial(
-        rich.progress.track,
-        description="Scoring records under the public base model, once",
-        console=rich.console.Console(stderr=True),
-    )
+def _progress() -> Callable[[Sequence[int]], Iterable[int]]:
+    """A bar on a terminal, of shares: how many records there are is nobody's business.
+
+    Elsewhere one line before the start: a file would keep how long all records took.
+    """
+    told = "Scoring records under the public base model, once"
+    if not sys.stderr.isatty():
+        print(told, file=sys.stderr, flush=True)
+        return iter
+    console = rich.console.Console(stderr=True)
+    return functools.partial(rich.progress.track, description=told, console=console)

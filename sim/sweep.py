@@ -184,11 +184,12 @@ def _tell(done: Outcome) -> None:
     for number, reason in done.failures.items():
         print(f"userdp: job {number} ({done.jobs[number].name}): {reason}", file=sys.stderr)
     complete = len(done.jobs) - len(done.failures)
+    simulated = all(job.settings.track.simulation_only for job in done.jobs)
     screen.print_rows(
         "sweep",
         {
             "jobs": f"{complete} of {len(done.jobs)} complete, {done.skipped} of them from before",
-            "wall time": _wall_time(done),
+            **({"simulation_only: wall time": _wall_time(done)} if simulated else {}),
             "folder": f"{done.folder}",
         },
     )
@@ -200,6 +201,7 @@ def _tell(done: Outcome) -> None:
 
 
 def _wall_time(done: Outcome) -> str:
+    """It depends on private records: how many there are, how long they are."""
     minutes = f"{done.seconds / 60:.1f} minutes"
     if done.training_seconds is None or not done.training_seconds:
         return minutes

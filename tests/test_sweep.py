@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import time
 from collections.abc import Iterator
@@ -75,6 +76,20 @@ def figures(folder: Path) -> list[dict]:
 def test_output_is_the_folder_of_the_sweep(elsewhere):
     assert swept("cohort=4,6", "output=mine") == [Path("mine/0"), Path("mine/1")]
     assert {path.name for path in elsewhere.iterdir()} == {"mine"}
+
+
+@pytest.mark.parametrize("on", ["false", "true,false", "true"])
+def test_how_long_private_records_took_is_told_only_in_simulations(
+    capsys, monkeypatch, tmp_path, on
+):
+    """Neither a job's output nor the end of the sweep: both may be kept in a file."""
+    monkeypatch.setenv("USERDP_CACHE", str(tmp_path / "cache"))  # nothing is scored yet
+    folders = swept("selection=low_perplexity", "rounds=1", f"track.simulation_only={on}")
+    printed = (folders[0] / "output.txt").read_text()
+    assert "Scoring records" in printed
+    assert not re.search(r"\d:\d\d", printed)
+    told = capsys.readouterr().out
+    assert ("wall time" in told, "outside training" in told) == ((on == "true",) * 2)
 
 
 def test_each_job_is_one_offline_wandb_run(capsys):
