@@ -8,7 +8,6 @@ may quote data.
 from __future__ import annotations
 
 import logging
-import traceback
 import uuid
 from collections.abc import Iterable, Iterator
 
@@ -17,6 +16,10 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+
+from sim.errors import located
+
+_LOG = logging.getLogger("userdp")
 
 CLIENT_APP_RAISED = 3  # flwr's ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 _SERVER = 1
@@ -70,12 +73,5 @@ class InProcessGrid(Grid):
         try:
             return self._app(message, context)
         except Exception as error:
-            _log_location(error)
+            _LOG.error("A node failed: %s.", located(error))
             return Message(Error(CLIENT_APP_RAISED, type(error).__name__), reply_to=message)
-
-
-def _log_location(error: Exception) -> None:
-    """Where a node failed and the kind of the error; never its text, which may quote a record."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{frame.filename}:{frame.lineno} in {frame.name}"
-    logging.getLogger("userdp").error("A node failed: %s at %s.", type(error).__name__, where)

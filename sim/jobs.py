@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from server import ledger
 from sim import compose, parsing
-from sim.errors import ConfigurationError, StoppedError
+from sim.errors import ConfigurationError, StoppedError, located
 from sim.settings import Settings
 
 INDEX, FAILED, OUTPUT = "sweep.json", "failed.txt", "output.txt"
@@ -166,14 +166,20 @@ def _spent(path: Path) -> bool:
         return True
 
 
-def fail(folder: Path, error: Exception) -> str:
-    """Record why a job failed: the reason as the first line, and where, if it is none of ours."""
+def fail(folder: Path, error: Exception, *, simulation_only: bool = False) -> str:
+    """Record why a job failed, the reason as the first line.
+
+    Of an error that is none of ours, the kind and where; its text, which may quote a record, and
+    the traceback only with ``simulation_only``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    ours = isinstance(error, ConfigurationError | StoppedError)
-    text = str(error) if ours else f"{type(error).__name__}: {error}"
+    ours, trace = isinstance(error, ConfigurationError | StoppedError), ""
+    text = str(error) if ours else located(error)
+    if simulation_only and not ours:
+        text = f"{type(error).__name__}: {error}"
+        trace = "".join(traceback.format_exception(error))
     reason = " ".join(text.split())
-    where = "" if ours else "".join(traceback.format_exception(error))
-    (folder / FAILED).write_text(f"{reason}\n{where}")
+    (folder / FAILED).write_text(f"{reason}\n{trace}")
     return reason
 
 

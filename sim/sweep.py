@@ -129,7 +129,7 @@ def _task(todo: Mapping[int, Job], folder: Path, config: DictConfig) -> tuple[in
         with _told_in(job.folder / jobs.OUTPUT):
             done = run.run(jobs.begun(job), job.config, _worlds(folder))
     except Exception as error:  # whatever it is: the other jobs go on
-        jobs.fail(job.folder, error)
+        jobs.fail(job.folder, error, simulation_only=job.settings.track.simulation_only)
         return os.getpid(), 0.0
     return os.getpid(), done.training_seconds
 

@@ -91,7 +91,7 @@ def allowed_imports(name: str) -> set[str]:
     if name in LEAVES:
         return LEAVES
     if name == GRID:
-        return {"sim.wire"}
+        return {"sim.wire", "sim.errors"}
     if package in ("clients", "server"):
         return LEAVES | {package}
     if covers({PEERS}, name):

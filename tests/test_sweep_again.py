@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -61,9 +62,8 @@ def test_a_crash_ends_its_job_alone_and_the_same_command_tries_only_that_again(m
         assert sweep(*GRID) == 1
     out, err = capsys.readouterr()
     assert "3 of 4 complete" in out
-    assert "job 1 (cohort=4 seed=2): MemoryError: no room for this" in err
+    assert "job 1 (cohort=4 seed=2): MemoryError at " in err
     assert "output=mine" in err.splitlines()[-1]
-    assert jobs.reason(Path("mine/1")) == "MemoryError: no room for this"
     before = stamps()
     begun = crashing(monkeypatch, lambda _: False)
     assert sweep(*GRID) == 0
@@ -71,6 +71,27 @@ def test_a_crash_ends_its_job_alone_and_the_same_command_tries_only_that_again(m
     assert "4 of 4 complete, 3 of them from before" in capsys.readouterr().out
     assert {name: stamps()[name] for name in before} == before
     assert jobs.reason(Path("mine/1")) is None
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_the_text_of_a_crash_is_kept_only_in_simulations(monkeypatch, capsys, on):
+    """It may quote a record; what is kept says the kind of error and where in our code."""
+    crashing(monkeypatch, lambda settings: True)
+    assert sweep("cohort=4,6", "output=mine", f"track.simulation_only={str(on).lower()}") == 1
+    kept = [path.read_text() for path in sorted(Path("mine").rglob("failed.txt"))]
+    assert len(kept) == 2
+    for text in (*kept, capsys.readouterr().err):
+        assert ("for this" in text) == on
+        assert "MemoryError" in text
+    reason = jobs.reason(Path("mine/0"))
+    if on:
+        assert reason == "MemoryError: no room for this"
+    else:
+        assert re.fullmatch(
+            r"MemoryError at tests/test_sweep_again.py:\d+ in run_or_crash, "
+            r"called at sim/sweep.py:\d+ in _task",
+            reason,
+        )
 
 
 def test_what_never_reached_its_first_round_starts_anew(capsys):
