@@ -5,13 +5,14 @@ A job's folder is its number, in the order of the choices; ``sweep.json`` says w
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import OmegaConf
 
@@ -21,6 +22,7 @@ from sim.errors import ConfigurationError, StoppedError, located
 from sim.settings import Settings
 
 INDEX, FAILED, OUTPUT = "sweep.json", "failed.txt", "output.txt"
+_LOCK = "sweep.lock"  # never replaced, as the index is
 _PLACE = ("output", "sweep", "resume")  # where a run is kept, no part of what it is
 _BEFORE_ROUND_1 = (FAILED, "metrics.jsonl", "config.yaml", "ledger.jsonl")  # the ledger last
 
@@ -103,8 +105,13 @@ def check(jobs: Sequence[Job], folder: Path) -> None:
 
 
 def write_index(jobs: Sequence[Job], folder: Path, overrides: Sequence[str]) -> None:
-    """Say in ``sweep.json`` which job each folder is."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Say in ``sweep.json`` which job each folder is; for whoever holds the folder ``alone``.
+
+    Raises:
+        ConfigurationError: it is said there, by a process that was faster.
+    """
+    if (folder / INDEX).exists():
+        raise ConfigurationError(f"output={folder}: another process began this sweep; try again.")
     told = {
         "overrides": list(overrides),
         "jobs": {str(job.number): list(job.choices) for job in jobs},
@@ -133,27 +140,50 @@ def complete(folder: Path) -> bool:
     return bool(lines) and '"summary/' in lines[-1]
 
 
-def begun(job: Job) -> Settings:
+def clear_or_resume(job: Job) -> Settings:
     """The settings to carry the job out with: from its first round, or from where it stopped.
 
-    What a start left that did not reach its first round is removed; nothing was spent there.
+    What a start left that did not reach its first round is removed; nothing was spent there. The
+    ledger is locked before it is read, so nobody spends a round between the look and the removal.
 
     Raises:
         ConfigurationError: another process is at work in its folder.
     """
     path = job.folder / "ledger.jsonl"
-    if _spent(path):
-        (job.folder / "privacy_statement.json").unlink(missing_ok=True)  # it was cut off after
-        return replace(job.settings, resume=str(job.folder))
-    if path.exists():
-        with path.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigurationError(f"{path} is in use by another process.") from None
-            for name in _BEFORE_ROUND_1:
-                (job.folder / name).unlink(missing_ok=True)
+    if not path.exists():
+        return job.settings
+    with _locked(path, "r+b"):
+        if _spent(path):
+            if not complete(job.folder):  # it was cut off after
+                (job.folder / "privacy_statement.json").unlink(missing_ok=True)
+            return replace(job.settings, resume=str(job.folder))
+        for name in _BEFORE_ROUND_1:
+            (job.folder / name).unlink(missing_ok=True)
     return job.settings
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a sweep's folder, which is made if it is not there, for this process alone.
+
+    Raises:
+        ConfigurationError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder / _LOCK, "ab"):
+        yield
+
+
+@contextlib.contextmanager
+def _locked(path: Path, mode: Literal["ab", "r+b"]) -> Iterator[None]:
+    with path.open(mode) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(
+                f"output={path.parent}: another process is at it; wait for its end."
+            ) from None
+        yield
 
 
 def _spent(path: Path) -> bool:

@@ -7,7 +7,6 @@ resumed, and what never reached its first round starts anew.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import logging
 import os
@@ -70,16 +69,16 @@ def carry_out(overrides: Sequence[str], began: float | None = None) -> Outcome:
     every = jobs.asked(plain, folder)
     jobs.check(every, folder)
     with contextlib.ExitStack() as stack:
-        if (folder / jobs.INDEX).exists():
-            stack.enter_context(_alone(folder))
+        if known := (folder / jobs.INDEX).exists():
+            stack.enter_context(jobs.alone(folder))
         todo = [job for job in every if not jobs.complete(job.folder)]
         _worlds.cache_clear()
-        begun = [jobs.begun(job) for job in todo]
-        fresh = [settings for settings in begun if settings.resume is None]
+        asked = [jobs.clear_or_resume(job) for job in todo]
+        fresh = [settings for settings in asked if settings.resume is None]
         prepare.check(fresh, _worlds(folder))  # what began was checked then, and fails alone
-        if not (folder / jobs.INDEX).exists():
+        if not known:  # a refused sweep leaves no folder
+            stack.enter_context(jobs.alone(folder))
             jobs.write_index(every, folder, plain)
-            stack.enter_context(_alone(folder))
         trained = _launched(every, todo, folder, overrides)
     if todo:
         sweep_board.log(folder, todo[0].settings)
@@ -125,9 +124,11 @@ def _worlds(folder: Path) -> shared.Worlds:
 def _task(todo: Mapping[int, Job], folder: Path, config: DictConfig) -> tuple[int, float]:
     """One job, wherever Hydra's launcher calls it; the process, and its seconds of training."""
     job = todo[config.job]
+    if jobs.complete(job.folder):  # a launcher may start again what it lost sight of
+        return os.getpid(), 0.0
     try:
         with _told_in(job.folder / jobs.OUTPUT):
-            done = run.run(jobs.begun(job), job.config, _worlds(folder))
+            done = run.run(jobs.clear_or_resume(job), job.config, _worlds(folder))
     except Exception as error:  # whatever it is: the other jobs go on
         jobs.fail(job.folder, error, simulation_only=job.settings.track.simulation_only)
         return os.getpid(), 0.0
@@ -147,17 +148,6 @@ def _told_in(path: Path) -> Iterator[None]:
                 yield
         finally:
             _LOG.handlers = before
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Refuse where another process carries out this sweep."""
-    with (folder / jobs.INDEX).open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigurationError(f"output={folder}: another process is at it.") from None
-        yield
 
 
 def _failure(job: Job) -> str:

@@ -196,20 +196,6 @@ def test_a_folder_with_runs_of_no_sweep_is_refused(capsys):
     assert "holds runs already" in capsys.readouterr().err
 
 
-def test_two_processes_do_not_carry_out_one_sweep(capsys):
-    Path("mine").mkdir()
-    jobs.write_index(jobs.asked(small_world.overrides(*GRID[:2]), Path("mine")), Path("mine"), GRID)
-    holder = "import fcntl, sys; f = open('mine/sweep.json'); fcntl.flock(f, fcntl.LOCK_EX); "
-    holder += "print('held', flush=True); sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as other:
-        assert other.stdout.readline() == b"held\n"
-        assert sweep(*GRID) == 2
-        other.stdin.close()
-    assert "another process" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_other_launchers_leave_the_same_folders(capsys, launcher):
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
