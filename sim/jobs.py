@@ -132,11 +132,14 @@ def differing(folder: Path, config: Mapping[str, Any]) -> str | None:
 
 
 def complete(folder: Path) -> bool:
-    """Whether a run in the folder has left all that a run leaves, its summary last."""
-    statement, card = folder / "privacy_statement.json", folder / "adapter" / "README.md"
-    if not (statement.is_file() and card.is_file()):
+    """Whether a run in the folder has ended: a statement, and the summary as its last metrics.
+
+    The summary is written last, after statement and adapter; reports go by the same two.
+    """
+    metrics = folder / "metrics.jsonl"
+    if not (metrics.is_file() and (folder / "privacy_statement.json").is_file()):
         return False
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    lines = metrics.read_text().splitlines()
     return bool(lines) and '"summary/' in lines[-1]
 
 

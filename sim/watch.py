@@ -142,7 +142,7 @@ class Watch:
 def _written(path: Path) -> Row:
     """Round, epsilon and held-out score that a run last wrote."""
     row = Row(state="waiting")
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in _lines(path):
         try:
             values = json.loads(line)
         except ValueError:  # still being written
@@ -153,6 +153,13 @@ def _written(path: Path) -> Row:
             if (value := values.get(f"heldout_{name}")) is not None:
                 row = replace(row, score=f"{name} {value:.4g}")
     return row
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except FileNotFoundError:  # not begun, or removed by a new start since we looked
+        return []
 
 
 def _size(path: Path) -> int:

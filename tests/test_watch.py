@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import small_world
 
+from analysis import runs
 from sim import jobs, watch
 from sim.jobs import Job
 
@@ -40,8 +41,6 @@ def finish(job: Job) -> None:
         {"round": 2, "heldout_perplexity": 250.0},
         {"round": 2, "summary/epsilon": 7.981},
     )
-    (job.folder / "adapter").mkdir()
-    (job.folder / "adapter" / "README.md").write_text("card")
     (job.folder / "privacy_statement.json").write_text("{}")
 
 
@@ -86,6 +85,23 @@ def test_a_small_terminal_shows_where_the_sweep_is(tmp_path, monkeypatch):
     with watch.Watch(many, stream) as seen:
         names = [job.number for job in seen._in_view()]
     assert names == [6, 7, 8, 9, 10, 11]
+
+
+@pytest.mark.parametrize("lost", ["metrics.jsonl", "privacy_statement.json", None])
+def test_a_run_has_ended_where_statement_and_summary_are_there(four, lost):
+    """A copied folder may lack either: such a job is not complete, for reports as for sweeps."""
+    finish(four[0])
+    (four[0].folder / "config.yaml").write_text("rounds: 2")
+    path = four[0].folder / "metrics.jsonl"
+    path.write_text(path.read_text().replace("summary/epsilon", "summary/heldout_loss"))
+    (four[0].folder / "privacy_statement.json").write_text('{"private": true}')
+    if lost is not None:
+        (four[0].folder / lost).unlink()
+    assert jobs.complete(four[0].folder) == (lost is None)
+    [run] = runs.read(four[0].folder)
+    assert run.complete == (lost is None)
+    with watch.Watch(four[:1], io.StringIO()) as seen:
+        assert seen._rows[0].state == ("complete" if lost is None else "waiting")
 
 
 def test_half_a_line_is_no_figure(four):
