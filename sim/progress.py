@@ -68,10 +68,10 @@ def _bar(stream: TextIO) -> rich.progress.Progress:
 
 
 def _figures(epsilon: float | None, score: Score | None) -> str:
-    shown = [] if epsilon is None else [f"epsilon {_up(epsilon)}"]
+    shown = [] if epsilon is None else [f"epsilon {up(epsilon)}"]
     return "  ".join(shown if score is None else [*shown, f"{score[0]} {score[1]:.4g}"])
 
 
-def _up(epsilon: float) -> str:
+def up(epsilon: float) -> str:
     """Two decimals, never below the value: it is an upper one."""
     return f"{math.ceil(epsilon * 100) / 100:.2f}" if math.isfinite(epsilon) else "infinite"

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from analysis import runs
 from sim import metrics, track
 from sim.errors import ConfigurationError
 
@@ -47,7 +48,11 @@ class TensorBoardTracker:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
         self._writer, self._started = SummaryWriter(str(self._folder)), time.time()
-        self._config = _flat(config)
+        # What is no number, text or truth value is told as text.
+        self._config = {
+            name: value if isinstance(value, str | bool | int | float) else str(value)
+            for name, value in runs.flat(config).items()
+        }
 
     def log(
         self, number: int, values: track.Values, simulation_only: track.Values = track.NONE
@@ -88,15 +93,3 @@ def _numbers(row: track.Values) -> dict[str, float]:
     return {
         key: float(value) for key, value in row.items() if isinstance(value, bool | int | float)
     }
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str | float | bool]:
-    """``{"privacy.epsilon": 8.0, ...}``; what is no number, text or truth value is told as text."""
-    found: dict[str, str | float | bool] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            plain = isinstance(value, str | bool | int | float)
-            found[prefix + key] = value if plain else str(value)
-    return found

@@ -6,7 +6,6 @@ On a terminal a live table; in a file a line whenever a job starts or ends.
 from __future__ import annotations
 
 import json
-import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ import rich.console
 import rich.live
 import rich.table
 
-from sim import jobs
+from sim import jobs, progress
 from sim.jobs import Job
 
 _SECONDS = 1.0  # between two looks at the folders
@@ -38,7 +37,7 @@ class Row:
 
     @property
     def figures(self) -> str:
-        told = [] if self.epsilon is None else [f"epsilon {_up(self.epsilon)}"]
+        told = [] if self.epsilon is None else [f"epsilon {progress.up(self.epsilon)}"]
         return ", ".join([*told, *([self.score] if self.score else [])])
 
 
@@ -124,7 +123,7 @@ class Watch:
                 job.name,
                 row.state,
                 f"{row.round}/{job.settings.rounds}",
-                "" if row.epsilon is None else _up(row.epsilon),
+                "" if row.epsilon is None else progress.up(row.epsilon),
                 row.score,
                 style=_COLOURS.get(row.state),
             )
@@ -164,8 +163,3 @@ def _lines(path: Path) -> list[str]:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else -1
-
-
-def _up(epsilon: float) -> str:
-    """Two decimals, never below the value: it is an upper one."""
-    return f"{math.ceil(epsilon * 100) / 100:.2f}"

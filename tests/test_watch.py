@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from pathlib import Path
 
@@ -102,6 +103,11 @@ def test_a_run_has_ended_where_statement_and_summary_are_there(four, lost):
     assert run.complete == (lost is None)
     with watch.Watch(four[:1], io.StringIO()) as seen:
         assert seen._rows[0].state == ("complete" if lost is None else "waiting")
+
+
+def test_an_epsilon_without_end_is_shown_as_one(four):
+    write(four[0], {"round": 1, "epsilon": math.inf})
+    assert watch._written(four[0].folder / "metrics.jsonl").figures == "epsilon infinite"
 
 
 def test_half_a_line_is_no_figure(four):
