@@ -107,20 +107,32 @@ def launch(
     return [job.return_value for batch in batches for job in batch]
 
 
+def launches_here(overrides: Sequence[str]) -> bool:
+    """Whether jobs are carried out in this process, by Hydra's own launcher."""
+    config = _hydras(overrides)
+    target = None if config is None else OmegaConf.select(config, "hydra.launcher._target_")
+    return target is None or target.endswith(".BasicLauncher")
+
+
 def _choices_of_experiment(overrides: Sequence[str]) -> list[str]:
+    config = _hydras(overrides)
+    params = (config and OmegaConf.select(config, "hydra.sweeper.params")) or {}
+    return [f"{key}={value}" for key, value in params.items()]
+
+
+def _hydras(overrides: Sequence[str]) -> DictConfig | None:
+    """The configuration with Hydra's own part; None where nothing is said of that."""
     asked = _of_hydra(overrides)
     if not asked:
-        return []
+        return None
     try:
         with hydra.initialize_config_module(_CONF, version_base=_VERSION):
-            config = hydra.compose("config", overrides=asked, return_hydra_config=True)
+            return hydra.compose("config", overrides=asked, return_hydra_config=True)
     except HydraException as error:
         told = f"{' '.join(asked)}: {_one_line(error)}"
         if "hydra/launcher" in str(error):
             told += " pip install 'userdp[sweep]' brings joblib and submitit."
         raise ConfigurationError(told) from None
-    params = OmegaConf.select(config, "hydra.sweeper.params") or {}
-    return [f"{key}={value}" for key, value in params.items()]
 
 
 def _of_hydra(overrides: Sequence[str]) -> list[str]:

@@ -69,16 +69,18 @@ def carry_out(overrides: Sequence[str], began: float | None = None) -> Outcome:
     every = jobs.asked(plain, folder)
     jobs.check(every, folder)
     with contextlib.ExitStack() as stack:
+        stack.callback(_forget, folder)
         if known := (folder / jobs.INDEX).exists():
             stack.enter_context(jobs.alone(folder))
         todo = [job for job in every if not jobs.complete(job.folder)]
-        _worlds.cache_clear()
         asked = [jobs.clear_or_resume(job) for job in todo]
         fresh = [settings for settings in asked if settings.resume is None]
         prepare.check(fresh, _worlds(folder))  # what began was checked then, and fails alone
         if not known:  # a refused sweep leaves no folder
             stack.enter_context(jobs.alone(folder))
             jobs.write_index(every, folder, plain)
+        if not compose.launches_here(overrides):
+            _forget(folder)  # the memory is for the processes that need it
         trained = _launched(every, todo, folder, overrides)
     if todo:
         sweep_board.log(folder, todo[0].settings)
@@ -119,6 +121,12 @@ def _launched(
 def _worlds(folder: Path) -> shared.Worlds:
     """Those of one sweep, in this process."""
     return shared.Worlds()
+
+
+def _forget(folder: Path) -> None:
+    """A later sweep, or run, of this process loads what it needs."""
+    _worlds(folder).free()
+    _worlds.cache_clear()
 
 
 def _task(todo: Mapping[int, Job], folder: Path, config: DictConfig) -> tuple[int, float]:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import weakref
+from dataclasses import replace
+
 import pytest
 import small_world
 import tiny
@@ -10,7 +15,7 @@ import torch
 from clients import packing
 from clients.adapter import LoraSettings
 from clients.model import LanguageModel
-from sim import baseline, compose, estimate, outcome, prepare, shared, terms, world
+from sim import baseline, compose, estimate, jobs, outcome, prepare, shared, sweep, terms, world
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +52,67 @@ def test_runs_that_differ_in_the_adapter_share_records_weights_and_scores(monkey
         tuple(tensor.data_ptr() for tensor in one.world.model.module.parameters()) for one in ready
     }
     assert len(pointers) == 1
+
+
+def living(bases: list) -> int:
+    return sum(base() is not None for base in bases)
+
+
+def followed(monkeypatch, **drawn: bool) -> list[weakref.ref]:
+    """The base models that are loaded from now on; none may live when another is loaded."""
+    bases, before = [], world.base
+
+    def load(*asked):
+        assert living(bases) == 0
+        found = replace(before(*asked), **drawn)
+        bases.append(weakref.ref(found.module))
+        return found
+
+    monkeypatch.setattr(world, "base", load)
+    return bases
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_one_base_model_is_in_memory_at_a_time(monkeypatch, tmp_path, drawn):
+    """Another model, and another seed where weights are drawn from it; none at the end."""
+    other = shutil.copytree(small_world.model(), tmp_path / "other")
+    bases, load = followed(monkeypatch, drawn=drawn), shared.Worlds()
+    for place in (small_world.model(), other):
+        for seed in (1, 2):
+            for r in (1, 2):
+                own = [f"model.path={place}", f"seed={seed}", f"model.lora.r={r}"]
+                prepare.prepare(asked(*own), load)
+    assert len(bases) == (4 if drawn else 2)
+    assert living(bases) == 1
+    load.free()
+    assert living(bases) == 0
+
+
+def test_a_complete_head_is_loaded_once_for_all_seeds(monkeypatch):
+    bases, load = followed(monkeypatch, drawn=False), shared.Worlds()
+    plain = asked().model
+    kept = {id(load._base(plain, "cpu", 2, seed)) for seed in (1, 2, 3)}
+    assert (len(bases), len(kept)) == (1, 1)
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_sweep_leaves_no_model_in_memory(monkeypatch, crash):
+    bases = followed(monkeypatch)
+    if crash:
+        monkeypatch.setattr(jobs, "write_index", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError) if crash else contextlib.nullcontext():
+        sweep.carry_out(small_world.overrides("seed=1,2", "rounds=1", "output=mine"))
+    assert len(bases) == 1
+    assert living(bases) == 0
+
+
+def test_workers_of_another_launcher_find_the_memory_free(monkeypatch):
+    bases, met = followed(monkeypatch), []
+    monkeypatch.setattr(sweep.compose, "launch", lambda *_: met.append(living(bases)) or [])
+    other = "hydra.launcher._target_=hydra_plugins.elsewhere.OtherLauncher"
+    for number, own in enumerate([[], ["hydra/launcher=basic"], [other]]):
+        sweep.carry_out(small_world.overrides("seed=1,2", f"output=grid-{number}", *own))
+    assert met == [1, 1, 0]
 
 
 def test_perplexities_and_the_probe_are_computed_once(monkeypatch):
