@@ -47,7 +47,7 @@ class Spending:
     rounds: int  # that any of them intended
     delta: float  # the least of the runs'; nan where there is no private run
     parts: tuple[Part, ...]  # one a relation, of the private runs
-    composed_upper: float  # infinite where a run is not private, and where there are several parts
+    composed_upper: float  # infinite: a run is not private, several parts, none is certified
     composed_lower: float  # of the private runs; 0 where there are several parts
     selected: float | None  # repeat-and-select; None where it has no figure
     sentences: list[str]  # for the top of a report

@@ -1,13 +1,15 @@
 """What the base model scores on the held-out users: computed once, then read from disk.
 
 Base model and held-out users are public, and so is the figure. Sweeps and repeated runs share it,
-and adapters of every seed in one process, since all of them start at B = 0.
+and adapters of every seed in one process, since all of them start at B = 0. Its parts, a loss a
+record, are kept for simulations alone: with ``data.split=record`` their users train too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +18,23 @@ from clients import evaluate
 from sim import cache, outcome
 from sim.prepare import Prepared
 
-VERSION = 2  # of the procedure; part of the cache key
+VERSION = 3  # of the procedure; part of the cache key
 
 
 def score(ready: Prepared) -> evaluate.Evaluation:
     """The adapter before training on the held-out records; it changes nothing of the base model.
 
     The key covers the held-out records and how they are cut, the base model's configuration and
-    weights, the adapter (which holds the head of a classification) and the kind of device.
+    weights, the adapter (which holds the head of a classification), the kind of device, and whether
+    records' losses are kept (``track.simulation_only=true``).
     """
-    seq_len = ready.settings.model.seq_len
-    return ready.world.figure(("base score", seq_len), lambda: _stored(ready))
+    seq_len, kept = ready.settings.model.seq_len, ready.settings.track.simulation_only
+    return ready.world.figure(("base score", seq_len, kept), lambda: _stored(ready))
 
 
 def _stored(ready: Prepared) -> evaluate.Evaluation:
     here, initial = ready.world, ready.world.model.initial.numpy()
+    kept = ready.settings.track.simulation_only
     key = cache.fingerprint(
         "baseline",
         VERSION,
@@ -39,10 +43,12 @@ def _stored(ready: Prepared) -> evaluate.Evaluation:
         here.model.base_digest(),
         hashlib.blake2b(initial.tobytes()).hexdigest(),
         here.model.device.type,
+        kept,
     )
 
     def build(folder: Path) -> None:
-        _write(folder, outcome.score(ready, initial))
+        found = outcome.score(ready, initial)
+        _write(folder, found if kept else replace(found, records=None))
 
     return _read(cache.published(cache.cache_root() / "baselines" / key, build))
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from sim.population import Population
 from sim.shelf import Shelf
 
-FORMAT = 2  # of the files below; part of every cache key
+FORMAT = 2  # of the files below, and of how texts become them; part of every cache key and name
 _BATCH = 1000  # texts in one call of the tokenizer
 Message = Mapping[str, str]  # of a conversation: its ``role`` and its ``content``
 

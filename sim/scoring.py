@@ -35,9 +35,12 @@ def with_perplexity(
     """The population with its records' perplexities, mapped from disk.
 
     The key covers ``content`` (which must change with the population), the base model's
-    configuration and weights, and ``seq_len``.
+    configuration and weights, ``seq_len`` and the kind of device, whose roundings could otherwise
+    turn a selection around.
     """
-    key = cache.fingerprint("perplexity", VERSION, content, model.base_digest(), seq_len)
+    key = cache.fingerprint(
+        "perplexity", VERSION, content, seq_len, model.base_digest(), model.device.type
+    )
 
     def build(folder: Path) -> None:
         figures = perplexity.scores(

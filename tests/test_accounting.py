@@ -227,6 +227,23 @@ def test_growth_is_the_sum_over_a_chain_of_neighbours(e, k):
     assert lemma.log_growth(e, k) == pytest.approx(math.log(chain), rel=1e-9)
 
 
+def test_what_slot_delta_returns_was_found_valid(monkeypatch):
+    """Where growth and depth are equal but for rounding, as in the first trial at epsilon 0."""
+    accepted, valid = set(), lemma.is_valid
+
+    def is_valid(epsilon, log_slot_delta, group_size, delta):
+        found = valid(epsilon, log_slot_delta, group_size, delta)
+        if found:
+            accepted.add(math.exp(log_slot_delta))
+        return found
+
+    monkeypatch.setattr(lemma, "is_valid", is_valid)
+    for group_size in range(2, 12):
+        for delta in np.geomspace(1e-9, 1e-3, 20):
+            accepted.clear()
+            assert lemma.slot_delta(lambda _: 0.0, group_size, delta) in accepted
+
+
 def test_slot_delta_is_valid_and_nearly_the_largest():
     def slot_epsilon(delta: float) -> float:
         return gaussian_epsilon(0.4, delta)

@@ -103,7 +103,7 @@ def test_a_second_run_reads_the_scores_from_disk(tmp_path, monkeypatch, capsys):
     assert "Scoring" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("change", ["record", "owner", "weights", "seq_len"])
+@pytest.mark.parametrize("change", ["record", "owner", "weights", "seq_len", "device"])
 def test_whatever_changes_the_scores_changes_the_key(tmp_path, monkeypatch, change):
     lists = {"a": [[1, 2, 3], [4, 5, 6]], "b": [[7, 8]]}
     scored(tmp_path, Population.of(lists))
@@ -114,6 +114,9 @@ def test_whatever_changes_the_scores_changes_the_key(tmp_path, monkeypatch, chan
     model = None
     if change == "weights":
         model = LanguageModel(tiny.base_model("gpt2", seed=1), LoraSettings(r=2, alpha=4))
+    if change == "device":
+        model = LanguageModel(tiny.base_model("gpt2"), LoraSettings(r=2, alpha=4))
+        model.device = torch.device("cuda")  # nothing is computed there
 
     def refused(*_, **__):
         raise InterruptedError

@@ -143,6 +143,18 @@ def test_other_data_and_another_length_share_no_score():
     ]
 
 
+def test_the_losses_of_single_records_are_kept_for_simulations_alone(monkeypatch, tmp_path):
+    """A strict run and a simulation beside it, which needs them, share a process and a disk."""
+    monkeypatch.setenv("USERDP_CACHE", str(tmp_path / "cache"))
+    load, scores = shared.Worlds(), []
+    for on in (False, True, False):
+        settings = asked("data.split=record", f"track.simulation_only={str(on).lower()}")
+        scores.append(baseline.score(prepare.prepare(settings, load)))
+        assert (scores[-1].records is not None) == on
+        assert bool(list(tmp_path.rglob("records.npz"))) == (len(scores) > 1)
+    assert scores[0] == scores[1] == scores[2]
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
 def test_an_adapter_built_around_shared_tensors_is_the_one_built_into_its_own(family):
     """Two adapters of other shapes around one base: each computes as one built in alone."""

@@ -8,6 +8,7 @@ guarantee whose second figure is at most the user's delta gives a valid ``k e``.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable
 
 DEEPEST = 512.0  # nats below delta to which slot deltas are tried
@@ -43,12 +44,14 @@ def slot_delta(slot_epsilon: Callable[[float], float], group_size: int, delta: f
     start = math.log(delta)
 
     def missing(depth: float) -> float:
-        """Nats by which the group's delta exceeds ``delta``; not above 0 where it is valid."""
+        """Nats by which the group's delta exceeds ``delta``; not above 0 just where it is valid."""
         log_slot = start - depth
         slot = slot_epsilon(math.exp(log_slot))
         if is_valid(slot, log_slot, group_size, delta):
             return min(0.0, log_growth(slot, group_size) - depth)
-        return log_growth(slot, group_size) - depth if math.isfinite(slot) else math.inf
+        if not math.isfinite(slot):
+            return math.inf
+        return max(log_growth(slot, group_size) - depth, sys.float_info.min)  # other roundings
 
     shallow, above, deep = 0.0, math.inf, math.log(group_size)
     while not (below := missing(deep)) <= 0:
