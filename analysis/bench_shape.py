@@ -69,7 +69,7 @@ CASES: dict[str, dict[str, Any]] = {
     "gpu_wide": _GPU
     | {"users": 64, "family": "llama", "layers": 16, "width": 2048, "heads": 32, "mlp": 8192}
     | {"vocabulary": 32000},
-    "cohorts": {"cohorts": [100, 1000, 10_000, 100_000], "records": 2, "length": 64}
+    "cohorts": {"cohorts": [100, 1000, 10_000, 100_000], "records": 2, "length": 48}
     | {"layers": 1, "sides": ["round"], "check": False, "repeats": 1},
 }
 

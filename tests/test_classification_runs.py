@@ -146,7 +146,7 @@ def test_a_run_learns_classes_without_noise(moods):
         row["text"] = " ".join(row["text"].split()[:3]) + (" dog" if number % 2 else " cat")
         row["mood"] = "wild" if number % 2 else "calm"
     moods.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    fixed = ["privacy.reproducible=true", "rounds=30", "cohort=20", "optimizer.lr=0.02"]
+    fixed = ["privacy.reproducible=true", "rounds=30", "cohort=20", "optimizer.lr=0.01"]
     last = logged(ran(by_column(moods), *SPLIT, "strategy=non_private", *fixed))[-1]
     assert last["summary/heldout_loss"] < last["summary/heldout_loss_before"] - 0.2
     assert last["summary/heldout_accuracy"] > last["summary/heldout_majority"] + 0.2

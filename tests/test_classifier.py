@@ -235,7 +235,7 @@ def test_a_causal_checkpoint_gets_a_head_that_depends_on_the_seed_alone(family, 
     device = torch.device("cpu")
 
     def head(seed):
-        base, _ = models.load(
+        base, *_ = models.load(
             tmp_path, revision=None, dtype=torch.float32, device=device, classes=4, seed=seed
         )
         return base.score.weight.detach()

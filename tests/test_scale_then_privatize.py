@@ -201,7 +201,7 @@ class Logged(track.NullTracker):
     def __init__(self):
         self.figures = []
 
-    def log(self, number, values, simulation_only=track._NONE):
+    def log(self, number, values, simulation_only=track.NONE):
         super().log(number, values, simulation_only)
         self.figures.append(values)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from server import accounting
-from sim import compose, planning, run
+from sim import budget, compose, planning
 from sim.errors import ConfigurationError
 
 MNLI = ("plan.sampling_rate=0.005093", "privacy.delta=1e-5", "rounds=3920", "privacy.epsilon=8")
@@ -33,7 +33,7 @@ def test_the_claim_is_what_pld_certifies_of_that_noise():
 
 def test_the_estimate_neither_cuts_the_rounds_nor_is_shown_as_the_claim():
     plan, settings = steered()
-    assert run._budget(plan).rounds == plan.rounds
+    assert budget.certified(plan).rounds == plan.rounds
     described = planning.described(plan, settings, accountants=())
     assert described["epsilon"]["upper"] == plan.epsilon.upper
     assert described["steering"]["order"] == 1
