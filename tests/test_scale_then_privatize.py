@@ -221,7 +221,7 @@ def test_figures_are_those_of_the_release_in_scaled_space(tmp_path):
 def test_an_adaptive_clip_counts_the_units_that_are_unclipped_in_scaled_space(tmp_path):
     people, model = tiny.people(USERS), tiny.language_model()
     asked = tiny.contract(USER, round=1)
-    chosen = units.fetch(people, asked, tiny.everyone(USERS))
+    chosen = list(units.fetch(people, asked, tiny.everyone(USERS)))
     rows, _ = lanes.block_updates(model, model.initial, chosen, update.LocalTraining(), 10**6)
     norms = (rows * torch.from_numpy(bent(rows.shape[1]))).norm(dim=1).sort().values
     between = float(norms[1:3].mean())  # two units lie under it, and none without the scale
