@@ -23,7 +23,7 @@ _Result = TypeVar("_Result")
 
 CPU_TOKENS = 4096  # what keeps some cores busy; more only takes memory
 MOST_TOKENS = 1 << 15  # a GPU is busy with fewer
-MOST_LANES = 128
+MOST_LANES = {"cpu": 128, "cuda": 1024}  # short records fill a GPU only when many
 _LANE_COPIES = 4  # of a lane's D float32: its gradients, a stack's, the leaves' and one to spare
 _SHARE = 0.8  # of free memory
 
@@ -33,7 +33,7 @@ class EngineSettings:
     """Speed and memory only: no setting here changes the sum beyond float tolerance."""
 
     max_tokens: int = CPU_TOKENS  # positions of one forward pass
-    max_lanes: int = MOST_LANES  # units whose gradients are held at a time
+    max_lanes: int = MOST_LANES["cpu"]  # units whose gradients are held at a time
 
     def __post_init__(self) -> None:
         for name, value in (("max_tokens", self.max_tokens), ("max_lanes", self.max_lanes)):
@@ -76,7 +76,8 @@ def fitted(
         seq_len: tokens of a record, at most.
     """
     free = _free_bytes(model.device)
-    lanes = max_lanes or max(1, int(min(float(MOST_LANES), free / 4 / _lane_bytes(model))))
+    most = float(MOST_LANES[model.device.type])
+    lanes = max_lanes or max(1, int(min(most, free / 4 / _lane_bytes(model))))
     if max_tokens is None and model.device.type == "cuda":
         room = _SHARE * (free - lanes * _lane_bytes(model))
         fit = min(float(MOST_TOKENS), room / _position_bytes(model, seq_len))
