@@ -8,7 +8,6 @@ Reads the ``groups.csv`` that runs leave under ``track.simulation_only=true`` (`
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -116,13 +115,9 @@ def _total_loss(run: Run) -> float:
 def main(arguments: Sequence[str]) -> int:
     """Print the table of the runs named, as csv."""
     rows = table(run_folders.complete(map(Path, arguments)))
-    if not rows:
-        print("disparity: name folders of runs with track.simulation_only=true.", file=sys.stderr)
-        return 2
-    writer = csv.DictWriter(sys.stdout, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    return 0
+    return run_folders.print_csv(
+        rows, "disparity: name folders of runs with track.simulation_only=true."
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Reads the ``exposure.csv`` that runs with canaries leave (`docs/memorisation.md`
 
 from __future__ import annotations
 
-import csv
 import math
 import sys
 from collections import defaultdict
@@ -78,13 +77,7 @@ def _row(strategy: str, epsilon: float, runs: Sequence[_Exposures]) -> dict[str,
 def main(arguments: Sequence[str]) -> int:
     """Print the table of the runs named, as csv."""
     rows = table(run_folders.complete(map(Path, arguments)))
-    if not rows:
-        print("exposure: name folders of runs with data.canaries.", file=sys.stderr)
-        return 2
-    writer = csv.DictWriter(sys.stdout, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    return 0
+    return run_folders.print_csv(rows, "exposure: name folders of runs with data.canaries.")
 
 
 if __name__ == "__main__":

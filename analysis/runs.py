@@ -9,6 +9,7 @@ import csv
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -219,3 +220,14 @@ def _lines(path: Path) -> list[Row]:
     if any(type(row.get("round")) is not int for row in rows):
         raise ValueError(f"{path.name} has a line without a round")
     return rows
+
+
+def print_csv(rows: Sequence[Mapping[str, Any]], missing: str) -> int:
+    """Print a table as csv; returns the exit code, 2 after saying what is ``missing``."""
+    if not rows:
+        print(missing, file=sys.stderr)
+        return 2
+    writer = csv.DictWriter(sys.stdout, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return 0

@@ -26,6 +26,10 @@ MOST_TOKENS = 1 << 15  # a GPU is busy with fewer
 MOST_LANES = {"cpu": 128, "cuda": 1024}  # short records fill a GPU only when many
 _LANE_COPIES = 4  # of a lane's D float32: its gradients, a stack's, the leaves' and one to spare
 _SHARE = 0.8  # of free memory
+_TOO_LARGE = (
+    "One record alone does not fit into the device's memory: take engine.checkpointing=true, or a "
+    "smaller model.seq_len."
+)
 
 
 @dataclass(kw_only=True)
@@ -51,10 +55,8 @@ class EngineSettings:
         except torch.OutOfMemoryError:
             pass  # outside, where the traceback no longer holds what the attempt had in memory
         if len(batch.inputs) == 1:
-            raise MemoryError(
-                "One record alone does not fit into the device's memory: take "
-                "engine.checkpointing=true, or a smaller model.seq_len."
-            )
+            _LOG.error(_TOO_LARGE)  # a node's errors reach the server without their text
+            raise MemoryError(_TOO_LARGE)
         torch.cuda.empty_cache()
         self.max_tokens = min(self.max_tokens, batch.inputs.numel() // 2)
         _warn_once()

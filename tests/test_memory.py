@@ -44,11 +44,12 @@ def test_where_memory_runs_out_the_stack_is_halved_and_nothing_is_lost(steps, mo
     assert max(small.tried[-3:]) <= 40
 
 
-def test_a_record_that_alone_does_not_fit_says_what_to_do(monkeypatch):
+def test_a_record_that_alone_does_not_fit_says_what_to_do(monkeypatch, caplog):
     model, adapter = setting()
     monkeypatch.setattr(model, "gradients", Small(model, positions=0))
     with pytest.raises(MemoryError, match=r"engine\.checkpointing=true"):
         clipped(model, adapter, tiny.ragged_units(2))
+    assert "engine.checkpointing=true" in caplog.text
 
 
 def test_nothing_of_a_block_outlives_it(monkeypatch):
