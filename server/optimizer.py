@@ -41,21 +41,39 @@ def learning_rate_factor(schedule: str, warmup: int, rounds: int) -> Callable[[i
 
 
 class ServerOptimizer:
-    """The global adapter (D,) float32 and what steps it (FedOpt, Reddi et al., 2003.00295)."""
+    """The global adapter (D,) float32 and what steps it (FedOpt, Reddi et al., 2003.00295).
+
+    Beside it stands its average over the rounds, in which noise cancels: weights ``average^age``
+    (De et al., 2204.13650), adding up to one. Clients start from the adapter, not from this.
+
+    Raises:
+        ConfigurationError: ``average`` is not in [0, 1).
+    """
 
     def __init__(
         self,
         adapter: np.ndarray,
         make: Callable[[list[torch.Tensor]], torch.optim.Optimizer],
         factor: Callable[[int], float],
+        average: float = 0.0,
     ) -> None:
+        if not 0 <= average < 1:
+            raise ConfigurationError(f"schedule.average={average}: must be in [0, 1).")
         self._parameter = torch.nn.Parameter(torch.from_numpy(adapter.astype(np.float32)))
         self._optimizer = make([self._parameter])
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, factor)
+        self._average, self._weight = average, 0.0  # the sum of average^age so far
+        self._averaged = self._parameter.detach().clone()
 
     @property
     def adapter(self) -> np.ndarray:
+        """Of the last round: where the next one starts."""
         return self._parameter.detach().numpy().copy()
+
+    @property
+    def averaged(self) -> np.ndarray:
+        """What is scored and saved: the adapter itself where ``average`` is 0."""
+        return self._averaged.numpy().copy()
 
     @property
     def learning_rate(self) -> float:
@@ -88,12 +106,16 @@ class ServerOptimizer:
         self._parameter.grad = torch.from_numpy(-update.astype(np.float32))
         self._optimizer.step()
         self._schedule.step()
+        self._weight = self._average * self._weight + 1
+        self._averaged.lerp_(self._parameter.detach(), 1 / self._weight)
 
     def state(self) -> dict[str, Any]:
         return {
             "adapter": self._parameter.detach(),
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
+            "averaged": self._averaged,
+            "weight": self._weight,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -101,3 +123,5 @@ class ServerOptimizer:
             self._parameter.copy_(state["adapter"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
+        self._averaged.copy_(state["averaged"])
+        self._weight = float(state["weight"])

@@ -21,6 +21,7 @@ from sim.errors import ConfigurationError
 from sim.settings import Settings
 
 _CONF, _VERSION = "conf", "1.3"
+_GRIDS = "grids"  # of an experiment: choices by grid, where one product does not hold all jobs
 _QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null")
 OmegaConf.register_new_resolver(
     "unless", lambda value, other: other if value is None else None, replace=True
@@ -35,6 +36,8 @@ def settings(overrides: Sequence[str]) -> tuple[Settings, DictConfig]:
     """
     resumed = value(overrides, "resume")
     config = _composed(overrides) if resumed is None else _stored(resumed, overrides)
+    with open_dict(config):
+        config.pop(_GRIDS, None)
     if "compare" in config:
         raise ConfigurationError("+experiment=selections: start it with userdp compare.")
     return parsing.parse(config), config
@@ -65,21 +68,27 @@ def single(overrides: Sequence[str]) -> None:
 def jobs(overrides: Sequence[str]) -> list[list[str]]:
     """The overrides of each job of a sweep, as Hydra's basic sweeper would split them.
 
-    An experiment's ``hydra.sweeper.params`` are choices too; what the command says goes before.
+    An experiment's ``hydra.sweeper.params`` are choices too, and each of its ``grids`` is a product
+    of its own, in their order; what the command says goes before.
 
     Raises:
         ConfigurationError: an override does not read, or Hydra knows no such launcher.
     """
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
     for name in ("hydra.sweep.subdir", "hydra/sweeper"):
         if value(overrides, name) is not None:
             raise ConfigurationError(
                 f"{name}: a sweep is a grid, and its job folders are numbered; leave it out."
             )
-    parsed = _parsed([*_choices_of_experiment(overrides), *overrides])
+    choices = _choices_of_experiment(overrides)
+    grids = _grids_of_experiment(overrides)
+    return [job for grid in grids for job in _product([*choices, *grid, *overrides])]
+
+
+def _product(overrides: Sequence[str]) -> list[list[str]]:
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
     try:
-        [split] = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+        [split] = BasicSweeper.split_arguments(_parsed(overrides), max_batch_size=None)
     except HydraException as error:  # a range of numbers
         raise ConfigurationError(f"{_one_line(error)}; list the values.") from None
     return [[item for item in job if not item.startswith("hydra")] for job in split]
@@ -118,6 +127,13 @@ def _choices_of_experiment(overrides: Sequence[str]) -> list[str]:
     config = _hydras(overrides)
     params = (config and OmegaConf.select(config, "hydra.sweeper.params")) or {}
     return [f"{key}={value}" for key, value in params.items()]
+
+
+def _grids_of_experiment(overrides: Sequence[str]) -> list[list[str]]:
+    """One empty grid where no experiment is named, or it has none."""
+    name = value(overrides, "+experiment")
+    grids = None if name is None else experiment(name, _GRIDS, [])[1]
+    return [[f"{key}={item}" for key, item in grid.items()] for grid in (grids or {"": {}}).values()]
 
 
 def _hydras(overrides: Sequence[str]) -> DictConfig | None:

@@ -112,7 +112,7 @@ def _save_adapter(
     after: evaluate.Evaluation,
 ) -> None:
     here, folder = ready.world, ready.settings.folder / "adapter"
-    export.save(here.model, ready.optimizer.adapter, folder, base=here.base)
+    export.save(here.model, ready.optimizer.averaged, folder, base=here.base)
     name, _ = after.headline
     scores = {
         f"held-out {name} {when}": score.headline[1]

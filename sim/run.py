@@ -92,7 +92,7 @@ def _train(
     ready: Prepared, strategy: PrivateStrategy, tracker: track.Tracker, host: Host
 ) -> tuple[evaluate.Evaluation, evaluate.Evaluation]:
     """All the rounds that are left; scores of the base model and of the last adapter."""
-    plan, here, ledger = ready.plan, ready.world, strategy.ledger
+    plan, ledger = ready.plan, strategy.ledger
     before = baseline.score(ready)
     tracker.log(0, before.metrics())
     left = max(0, plan.rounds - ledger.rounds_intended)
@@ -100,13 +100,13 @@ def _train(
     with Progress(plan.rounds) as progress:
         progress.update(ledger.rounds_intended, score=before.headline)
 
-        def evaluated(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        def evaluated(server_round: int, _: ArrayRecord) -> MetricRecord | None:
             """After each of Flower's rounds, which count from 1 in every process."""
             if server_round == 0:
                 return None
             spent, score = ledger.rounds_intended, None
             if spent % ready.settings.eval_every == 0 or server_round == left:
-                now = outcome.score(ready, here.model.layout.to_vector(arrays))
+                now = outcome.score(ready, ready.optimizer.averaged)
                 scored[spent], score = now, now.headline
                 tracker.log(strategy.number, now.metrics())
             epsilon = strategy.budget.epsilon_after(spent) if plan.mechanism.private else None
@@ -123,8 +123,8 @@ def _train(
     if strategy.mechanism.halted:
         spent = f"{ledger.rounds_intended} of {plan.rounds} rounds are spent"
         _LOG.warning("strategy.on_failure=halt: the last test failed and ends the run; %s.", spent)
-    last = scored.get(ledger.rounds_intended)  # of the adapter that the optimiser holds
-    return before, last or outcome.score(ready, ready.optimizer.adapter)
+    last = scored.get(ledger.rounds_intended)  # of what the optimiser holds
+    return before, last or outcome.score(ready, ready.optimizer.averaged)
 
 
 def _strategy(ready: Prepared, ledger: Ledger, tracker: track.Tracker) -> PrivateStrategy:

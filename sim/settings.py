@@ -101,6 +101,7 @@ class Selection(Closed):
 class Schedule(Closed):
     name: str
     warmup: Whole
+    average: Number = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

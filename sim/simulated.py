@@ -42,7 +42,7 @@ def measure(ready: Prepared, scores: Mapping[int, Evaluation]) -> Seen:
 
 def _exposed(ready: Prepared, canaries: Canaries, beside: Path, last: int) -> Seen:
     model, references = ready.world.model, len(canaries.secrets) - canaries.count
-    adapters = {0: model.initial.numpy(), last: ready.optimizer.adapter}
+    adapters = {0: model.initial.numpy(), last: ready.optimizer.averaged}
     ranks = {
         number: exposure.ranks(canaries, model, adapter, max_tokens=ready.engine.max_tokens)
         for number, adapter in adapters.items()

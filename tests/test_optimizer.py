@@ -25,8 +25,8 @@ def releases(count):
     return np.random.default_rng(0).standard_normal((count, SIZE))
 
 
-def started(make, factor=lambda _: 1.0):
-    return optimizer.ServerOptimizer(np.linspace(-1, 1, SIZE), make, factor)
+def started(make, factor=lambda _: 1.0, average=0.0):
+    return optimizer.ServerOptimizer(np.linspace(-1, 1, SIZE), make, factor, average)
 
 
 def by_formula(name, factor, means):
@@ -78,23 +78,55 @@ def test_learning_rate_is_that_of_the_next_step():
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_restored_optimiser_goes_on_as_if_it_never_stopped(name):
     factor = optimizer.learning_rate_factor("cosine", 1, 8)
-    whole, first = started(MAKERS[name], factor), started(MAKERS[name], factor)
+    whole, first = started(MAKERS[name], factor, 0.7), started(MAKERS[name], factor, 0.7)
     for mean in releases(6):
         whole.step(mean, 0.1)
     for mean in releases(6)[:3]:
         first.step(mean, 0.1)
-    second = started(MAKERS[name], factor)
+    second = started(MAKERS[name], factor, 0.7)
     second.restore(first.state())
     for mean in releases(6)[3:]:
         second.step(mean, 0.1)
     np.testing.assert_array_equal(second.adapter, whole.adapter)
+    np.testing.assert_array_equal(second.averaged, whole.averaged)
     assert second.learning_rate == whole.learning_rate
 
 
-def test_the_adapter_is_a_copy():
+def test_the_adapter_and_its_average_are_copies():
     server = started(MAKERS["sgd"])
-    server.adapter[:] = 7
+    server.adapter[:] = server.averaged[:] = 7
     assert not (server.adapter == 7).any()
+    assert not (server.averaged == 7).any()
+
+
+@pytest.mark.parametrize("average", [0.0, 0.5, 0.9])
+def test_the_average_weighs_every_round_by_its_age(average):
+    server = started(MAKERS["momentum"], average=average)
+    np.testing.assert_array_equal(server.averaged, server.adapter)  # of no round: where it starts
+    seen = []
+    for mean in releases(6):
+        server.step(mean, 0.1)
+        seen.append(server.adapter.astype(np.float64))
+    weights = np.array([average**age for age in reversed(range(6))])
+    wanted = weights @ np.array(seen) / weights.sum()
+    np.testing.assert_allclose(server.averaged, wanted, rtol=1e-5, atol=1e-6)
+    if average == 0:
+        np.testing.assert_array_equal(server.averaged, server.adapter)
+
+
+def test_averaging_leaves_the_rounds_alone():
+    plain, averaged = started(MAKERS["adam"]), started(MAKERS["adam"], average=0.9)
+    for mean in releases(6):
+        plain.step(mean, 0.1)
+        averaged.step(mean, 0.1)
+    np.testing.assert_array_equal(averaged.adapter, plain.adapter)
+    assert np.abs(averaged.averaged - plain.averaged).max() > 0.01
+
+
+@pytest.mark.parametrize("average", [-0.1, 1.0, math.nan])
+def test_an_average_that_cannot_be_is_refused(average):
+    with pytest.raises(ConfigurationError, match="average"):
+        started(MAKERS["sgd"], average=average)
 
 
 def test_schedules_by_closed_form():
