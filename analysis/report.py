@@ -17,6 +17,7 @@ from analysis.reporting import (
     frontier,
     groups,
     halting,
+    kept,
     learning,
     noise,
     page,
@@ -95,6 +96,7 @@ def sections(runs: Sequence[Run]) -> list[Section]:
     tasks = cells.tasks(runs)
     return [
         frontier.curves(tasks),
+        kept.section(tasks),
         frontier.by_k(tasks),
         accounts.section(tasks),
         noise.section(runs, tasks),

@@ -133,7 +133,9 @@ def _grids_of_experiment(overrides: Sequence[str]) -> list[list[str]]:
     """One empty grid where no experiment is named, or it has none."""
     name = value(overrides, "+experiment")
     grids = None if name is None else experiment(name, _GRIDS, [])[1]
-    return [[f"{key}={item}" for key, item in grid.items()] for grid in (grids or {"": {}}).values()]
+    if grids is None:
+        return [[]]
+    return [[f"{key}={choices}" for key, choices in grid.items()] for grid in grids.values()]
 
 
 def _hydras(overrides: Sequence[str]) -> DictConfig | None:

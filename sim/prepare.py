@@ -135,9 +135,7 @@ def _optimizer(settings: Settings, plan: Plan, here: World) -> optimizer.ServerO
     factor = optimizer.learning_rate_factor(schedule.name, schedule.warmup, plan.rounds)
     try:
         rule = instantiate(settings.optimizer)
-        made = optimizer.ServerOptimizer(
-            here.model.initial.numpy(), rule, factor, schedule.average
-        )
+        made = optimizer.ServerOptimizer(here.model.initial.numpy(), rule, factor, schedule.average)
     except ConfigurationError:
         raise
     except (TypeError, ValueError, HydraException) as error:

@@ -10,7 +10,7 @@ import pytest
 import run_folders
 
 from analysis import cells, differences, report, runs
-from analysis.reporting import accounts, noise, table
+from analysis.reporting import accounts, kept, noise, table
 from analysis.reporting.plot import Plot, Section
 
 
@@ -185,3 +185,28 @@ def test_a_damaged_run_is_told_and_ends_nothing(tmp_path, name, text, state):
     assert run.state == state
     assert run.why
     assert cells.tasks([run]) == []
+
+
+def test_the_share_kept_is_of_the_best_plain_run_with_equal_gradients(tmp_path):
+    def run(name, loss, **own):
+        summary = {"heldout_loss": loss, "heldout_loss_before": 6.0}
+        run_folders.write(tmp_path / name, cohort=100, summary=summary, **own)
+
+    run("private-1", 5.2, seed=1)
+    run("private-2", 5.6, seed=2)
+    run("many", 5.0, k=8)
+    run("plain", 5.0, strategy="non_private")
+    run("plain-worse", 5.5, strategy="non_private", optimizer__lr=1.0)
+    run("plain-longer", 4.0, strategy="non_private", k=8)
+    [own, other] = sorted(kept.shares(cells.tasks(runs.read(tmp_path))[0]).cells, key=lambda c: c.k)
+    assert (own.score.low, own.score.median, own.score.high) == pytest.approx((0.4, 0.6, 0.8))
+    assert other.score.median == pytest.approx(0.5)  # k = 8 beside 4.0, not beside 5.0
+    [plot] = kept.section(cells.tasks(runs.read(tmp_path))).plots
+    [(_, _, median, *_)] = plot.rows
+    assert median == pytest.approx(0.6)  # the better of the two k
+
+
+def test_without_equal_gradients_no_share_is_told(tmp_path):
+    run_folders.write(tmp_path / "private", cohort=100)
+    run_folders.write(tmp_path / "plain", cohort=50, strategy="non_private")
+    assert not kept.section(cells.tasks(runs.read(tmp_path))).plots

@@ -101,11 +101,14 @@ def _curves(task: Task) -> list[Plot]:
     found, ranked = series(task.private, lambda cell: cell.level), by_selection.plots(task)
     joined = {key: line for key, line in found.items() if len(line) > 1}
     if not ranked:
-        return [_curve(task, found)]
-    return [*([_curve(task, joined)] if joined else []), *ranked]
+        return [curve(task, found)]
+    return [*([curve(task, joined)] if joined else []), *ranked]
 
 
-def _curve(task: Task, found: dict[tuple[str, str], list[Cell]]) -> Plot:
+def curve(
+    task: Task, found: dict[tuple[str, str], list[Cell]], file: str = "privacy utility"
+) -> Plot:
+    """The lines of `series` against epsilon."""
     names = named(task, found)
     lines = [_line(names[key], key, cells) for key, cells in found.items()]
     across, metric = levels(task), task.metric
@@ -116,7 +119,7 @@ def _curve(task: Task, found: dict[tuple[str, str], list[Cell]]) -> Plot:
         axes.set_xlabel("epsilon claimed (smaller is more private)")
 
     return Plot(
-        name=task.file("privacy utility"),
+        name=task.file(file),
         title=task.title(f"{metric.label.capitalize()} against epsilon"),
         note=seeds_told(lines) + chosen_among(_in(task, found), found),
         alt=_alt(lines, across, metric, "epsilon"),
