@@ -75,7 +75,10 @@ class Cell:
 
     @property
     def strategy(self) -> str:
+        """Its name, and what sets it apart from others of this name."""
         own = self.first.strategy
+        if self.first.config.get("privacy.group_bound") == "lemma":
+            own += " (lemma)"
         return own if self.first.private or not self.first.noised else f"{own} (NOT PRIVATE)"
 
     @property

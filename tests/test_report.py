@@ -210,3 +210,11 @@ def test_without_equal_gradients_no_share_is_told(tmp_path):
     run_folders.write(tmp_path / "private", cohort=100)
     run_folders.write(tmp_path / "plain", cohort=50, strategy="non_private")
     assert not kept.section(cells.tasks(runs.read(tmp_path))).plots
+
+
+def test_group_privacy_by_the_lemma_is_a_line_of_its_own(tmp_path):
+    run_folders.write(tmp_path / "tight", strategy="group_privacy", perplexity=80.0)
+    bound = {"privacy__group_bound": "lemma"}
+    run_folders.write(tmp_path / "lemma", strategy="group_privacy", perplexity=90.0, **bound)
+    own = {cell.strategy: cell.score.median for cell in cells.tasks(runs.read(tmp_path))[0].cells}
+    assert own == {"group_privacy": 80.0, "group_privacy (lemma)": 90.0}

@@ -88,7 +88,7 @@ def _chosen(tasks: Sequence[Task]) -> list[Cell]:
     groups: dict[str, list[Cell]] = {}
     for cell in (cell for task in tasks for cell in task.private):
         if cell.first.statement["rounds"] > 1:
-            groups.setdefault(cell.strategy, []).append(cell)
+            groups.setdefault(cell.first.strategy, []).append(cell)
     middle = [sorted(cells, key=lambda c: c.epsilon or 0) for cells in groups.values()]
     return [cells[(len(cells) - 1) // 2] for cells in middle]
 

@@ -30,8 +30,8 @@ def section(tasks: Sequence[Task]) -> Section:
     return Section(
         name="kept",
         title="Gain kept",
-        lead="The gain is what training takes off the held-out loss (or adds to the accuracy). 100% "
-        "is the gain of the best non-private run with as many expected gradients: rounds times "
+        lead="What training takes off the held-out loss (or adds to the accuracy), as a share of "
+        "what the best non-private run takes off with as many expected gradients: rounds times "
         "cohort times k.",
         plots=plots,
         absent=""

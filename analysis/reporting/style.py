@@ -27,6 +27,7 @@ VARIABLES = {
 _STRATEGIES = {
     "user_wise": (BLUE, "o"),
     "group_privacy": (VERMILLION, "s"),
+    "group_privacy (lemma)": (ORANGE, "v"),
     "concentrated": (GREEN, "^"),
     "matrix_factorization": (PURPLE, "D"),
     "non_private": (MUTED, "X"),
@@ -53,8 +54,9 @@ class Look:
 
 
 def of(strategy: str, selection: str) -> Look:
-    """The same in every figure; an unknown strategy is orange."""
-    colour, own = _STRATEGIES.get(strategy.partition(" ")[0], (ORANGE, "p"))
+    """The same in every figure; an unknown strategy is light blue."""
+    plain = strategy.partition(" ")[0]
+    colour, own = _STRATEGIES.get(strategy) or _STRATEGIES.get(plain, (SKY, "p"))
     usual = "dashed" if strategy == "non_private" else "solid"
     marker, dashes = _SELECTIONS.get(selection, (own, usual))
     return Look(colour=colour, marker=marker, dashes=dashes)
