@@ -116,6 +116,16 @@ def test_a_run_learns_from_its_users():
     assert rows[0]["heldout_loss"] == last["summary/heldout_loss_before"]
 
 
+def test_what_is_saved_and_scored_is_the_average_over_rounds():
+    fixed = ["privacy.reproducible=true", "privacy.noise_multiplier=1", "eval_every=1"]
+    first, last = (adapter(ran(f"of-{t}", *fixed, f"rounds={t}")) for t in (1, 2))
+    folder = ran("averaged", *fixed, "rounds=2", "schedule.average=0.5")
+    np.testing.assert_allclose(adapter(folder), (last + 0.5 * first) / 1.5, atol=1e-7)
+    losses = [row["heldout_loss"] for row in logged(folder) if "heldout_loss" in row]
+    assert losses[2] == logged(folder)[-1]["summary/heldout_loss"]
+    assert losses[1] != losses[2] != logged(Path("of-2"))[-1]["summary/heldout_loss"]
+
+
 def test_secret_noise_differs_between_two_runs_of_one_configuration():
     """At the noise's own scale: releases of one cohort law differ by noise of std z C / m."""
     options = ["optimizer=sgd", "optimizer.lr=1.0", "rounds=1", "privacy.noise_multiplier=100"]
