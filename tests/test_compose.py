@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,20 @@ def test_an_experiment_brings_its_choices_and_the_command_goes_before_them():
     fewer = compose.jobs(["+experiment=grid", "seed=7", "rounds=3,4"])
     assert len(fewer) == 2 * 3 * 4 * 2
     assert all("seed=7" in job for job in fewer)
+
+
+def test_grids_of_an_experiment_are_products_one_after_the_other():
+    """Counted by hand: see the grids in conf/experiment."""
+    place = ["data.path=x", "model.path=y"]
+    study = compose.jobs(["+experiment=study", *place])
+    assert len(study) == 36 + 6 + 6 + 1 + 10 + 3 + 12
+    assert len(compose.jobs(["+experiment=full", *place])) == 432 + 36 + 72
+    asked = [compose.settings(job)[0] for job in study]
+    assert sum(one.privacy.group_bound == "lemma" for one in asked) == 3
+    assert sum(one.strategy.name == "non_private" for one in asked) == 12
+    assert len({str(replace(one, output="")) for one in asked}) == len(study)  # none twice
+    fewer = compose.jobs(["+experiment=study", *place, "seed=7"])
+    assert len(fewer) == 12 + 2 + 6 + 1 + 10 + 3 + 4
 
 
 @pytest.mark.parametrize(
