@@ -1,9 +1,9 @@
-"""What the runs of a folder spent on the private data together, from their ledgers alone.
+"""What the runs of a folder spent on the private data together, from their ledgers.
 
 Every round that any ledger intended counts, whatever became of its run. Choosing among runs looks
 at all of them, so their composition is what holds; repeat-and-select is cheaper, under conditions.
-Epsilons add up only where they say the same: runs of another unit, or of another relation between
-neighbours, are told apart, and the whole then has no epsilon.
+Epsilons add up only where they say the same: runs of another unit, of another relation between
+neighbours or on other data are told apart, and the whole then has no epsilon.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
+from analysis import cells
 from server import accounting, statement, wording
 from server.accounting import RoundEvent, tuning
 from server.ledger import Account, verify
@@ -32,6 +35,7 @@ class Part:
     """Private runs whose epsilons say the same, composed."""
 
     relation: str  # of neighbours, in the words of the statement
+    data: str  # name of the data set; empty where all runs read one
     runs: int
     rounds: int
     epsilon: accounting.Epsilon
@@ -46,7 +50,7 @@ class Spending:
     runs: int  # ledgers
     rounds: int  # that any of them intended
     delta: float  # the least of the runs'; nan where there is no private run
-    parts: tuple[Part, ...]  # one a relation, of the private runs
+    parts: tuple[Part, ...]  # one a relation and data set, of the private runs
     composed_upper: float  # infinite: a run is not private, several parts, none is certified
     composed_lower: float  # of the private runs; 0 where there are several parts
     selected: float | None  # repeat-and-select; None where it has no figure
@@ -63,12 +67,17 @@ def of_sweep(folder: Path) -> Spending:
         FileNotFoundError: there is no ledger.
         ValueError: a ledger is damaged; names the line.
     """
-    paths = sorted(folder.rglob("ledger.jsonl"))
-    accounts = [verify(path) for path in paths if b"\n" in path.read_bytes()]  # has its header
+    every = sorted(folder.rglob("ledger.jsonl"))
+    paths = [path for path in every if b"\n" in path.read_bytes()]  # has its header
+    accounts = [verify(path) for path in paths]
     if not accounts:
         raise FileNotFoundError(f"{folder} holds no run.")
-    private = [one for one in accounts if not statement.not_private_reasons(one.header)]
-    delta = min((account.header["delta"] for account in private), default=math.nan)
+    private = [
+        (account, _data(path.parent))
+        for path, account in zip(paths, accounts, strict=True)
+        if not statement.not_private_reasons(account.header)
+    ]
+    delta = min((account.header["delta"] for account, _ in private), default=math.nan)
     parts = _parts(private, delta)
     one = parts[0] if len(parts) == 1 else None
     whole = one if len(private) == len(accounts) else None
@@ -97,20 +106,33 @@ def events(account: Account) -> list[tuple[RoundEvent, int]]:
     ]
 
 
-def _parts(private: Sequence[Account], delta: float) -> tuple[Part, ...]:
-    """By relation, that of most runs first."""
-    found: dict[str, list[Account]] = {}
-    for account in private:
-        found.setdefault(wording.relation(account.header), []).append(account)
+def _data(run: Path) -> str:
+    """What a run read, by its configuration; empty where that is missing."""
+    path = run / "config.yaml"
+    config = (yaml.safe_load(path.read_text()) if path.is_file() else None) or {}
+    data = config.get("data") or {}
+    return str(data.get("path") or data.get("format") or "")
+
+
+def _parts(private: Sequence[tuple[Account, str]], delta: float) -> tuple[Part, ...]:
+    """By relation and data set, that of most runs first."""
+    found: dict[tuple[str, str], list[Account]] = {}
+    for account, data in private:
+        found.setdefault((wording.relation(account.header), data), []).append(account)
+    one = len({data for _, data in found}) == 1
     largest = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
-    return tuple(_part(relation, accounts, delta) for relation, accounts in largest)
+    return tuple(
+        _part(relation, "" if one else cells.short(data), accounts, delta)
+        for (relation, data), accounts in largest
+    )
 
 
-def _part(relation: str, accounts: Sequence[Account], delta: float) -> Part:
+def _part(relation: str, data: str, accounts: Sequence[Account], delta: float) -> Part:
     spent = [part for account in accounts for part in events(account)]
     nothing = accounting.Epsilon(lower=0.0, upper=0.0)
     return Part(
         relation=relation,
+        data=data,
         runs=len(accounts),
         rounds=sum(account.rounds for account in accounts),
         epsilon=accounting.epsilon(spent, delta) if spent else nothing,
@@ -149,7 +171,7 @@ def _sentences(parts: Sequence[Part], runs: int, delta: float) -> list[str]:
     )
     if len(parts) > 1:
         mixed = f"No one epsilon covers these {runs} runs: they do not protect the same."
-        alone = [_cost(f"looking at {_runs(part.runs)} alone", part, delta) for part in parts]
+        alone = [_cost(f"looking at {_named(part)} alone", part, delta) for part in parts]
         return [f"{why}." if open_ended else mixed, *map(_capital, alone)]
     if open_ended:
         told = f"{why}; {_cost(f'looking at the other {_runs(parts[0].runs)}', parts[0], delta)}"
@@ -178,6 +200,10 @@ def _repeated(part: Part) -> list[str]:
         f"alone been looked at, it would be epsilon <= {_up(part.selected)} (repeat-and-select, "
         "arXiv 2110.03620)."
     ]
+
+
+def _named(part: Part) -> str:
+    return _runs(part.runs) + (f" on the users of {part.data}" if part.data else "")
 
 
 def _capital(text: str) -> str:

@@ -150,6 +150,25 @@ def test_the_neighbours_that_all_runs_share_are_named(tmp_path, same):
     assert ("emptying" in told.sentences[0]) == (same is EMPTIED)
 
 
+def test_runs_on_other_data_are_told_apart_by_its_name(tmp_path):
+    """Users of one set are not those of another: neither figure holds for both."""
+    for name, z, rounds, path in (
+        ("0", 1.0, 5, "mail/data.jsonl"),
+        ("1", 2.0, 7, "plays.csv"),
+        ("2", 1.5, 3, "mail/data.jsonl"),
+    ):
+        ledger(tmp_path / name, z, rounds)
+        (tmp_path / name / "config.yaml").write_text(f"data: {{format: jsonl, path: {path}}}\n")
+    told = spending.of_sweep(tmp_path)
+    mail, plays = told.parts
+    assert (mail.data, mail.epsilon) == ("mail", composed((1.0, 5), (1.5, 3)))
+    assert (plays.data, plays.epsilon) == ("plays", composed((2.0, 7)))
+    assert (told.composed_upper, told.selected) == (math.inf, None)
+    assert "No one epsilon covers these 3 runs" in told.sentences[0]
+    assert told.sentences[1].startswith("Looking at 2 runs on the users of mail alone costs")
+    assert told.sentences[2].startswith("Looking at 1 run on the users of plays alone costs")
+
+
 def test_correlated_rounds_are_priced_by_their_events(tmp_path):
     """Seven rounds at three a event: three events, in each run for itself."""
     for name in "01":
