@@ -218,3 +218,12 @@ def test_group_privacy_by_the_lemma_is_a_line_of_its_own(tmp_path):
     run_folders.write(tmp_path / "lemma", strategy="group_privacy", perplexity=90.0, **bound)
     own = {cell.strategy: cell.score.median for cell in cells.tasks(runs.read(tmp_path))[0].cells}
     assert own == {"group_privacy": 80.0, "group_privacy (lemma)": 90.0}
+
+
+def test_selections_of_one_epsilon_do_not_crowd_the_lines_of_gain_kept(tmp_path):
+    run_folders.write(tmp_path / "plain", cohort=100, strategy="non_private")
+    for epsilon in (1.0, 8.0):
+        run_folders.write(tmp_path / f"{epsilon}", cohort=100, epsilon=epsilon)
+    run_folders.write(tmp_path / "longest", cohort=100, selection="longest", epsilon=8.0)
+    [plot] = kept.section(cells.tasks(runs.read(tmp_path))).plots
+    assert {name for name, *_ in plot.rows} == {"user_wise, random"}

@@ -23,7 +23,7 @@ KEPT = Metric(
 def section(tasks: Sequence[Task]) -> Section:
     """Share of the non-private gain against epsilon, a line for each strategy and selection."""
     plots = [
-        frontier.curve(task, series(task.private, lambda cell: cell.level), "gain kept")
+        frontier.curve(task, _joined(task), "gain kept")
         for task in map(shares, tasks)
         if task.private
     ]
@@ -38,6 +38,12 @@ def section(tasks: Sequence[Task]) -> Section:
         if plots
         else "this needs a private run and a non-private one with equal rounds x cohort x k.",
     )
+
+
+def _joined(task: Task) -> dict[tuple[str, str], list[Cell]]:
+    """Lines of several epsilons where there are any: single points would crowd them out."""
+    every = series(task.private, lambda cell: cell.level)
+    return {key: line for key, line in every.items() if len(line) > 1} or every
 
 
 def shares(task: Task) -> Task:
