@@ -227,6 +227,11 @@ def series(cells: Iterable[Cell], x: Callable[[Cell], Any]) -> dict[tuple[str, s
     return {name: [line[at] for at in sorted(line)] for name, line in sorted(found.items())}
 
 
+def joined(lines: dict[tuple[str, str], list[Cell]]) -> dict[tuple[str, str], list[Cell]]:
+    """Those of `series` that have more than one point."""
+    return {key: line for key, line in lines.items() if len(line) > 1}
+
+
 def named(task: Task, lines: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
     """What each line of `series` is called: the selection is told where there are several."""
     several = len({cell.selection for cell in task.cells}) > 1

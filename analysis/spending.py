@@ -21,6 +21,9 @@ from server.accounting import RoundEvent, tuning
 from server.ledger import Account, verify
 
 _SHAPE = "geometric"  # of the number of runs that repeat-and-select would draw
+_SEVERAL = (
+    "Data sets are told apart by their paths; who is in several bears what each of them costs."
+)
 # Why a composition is infinite.
 _FAILING = (
     "the guarantee of a concentrated round fails with a probability that is set for its own run "
@@ -172,7 +175,8 @@ def _sentences(parts: Sequence[Part], runs: int, delta: float) -> list[str]:
     if len(parts) > 1:
         mixed = f"No one epsilon covers these {runs} runs: they do not protect the same."
         alone = [_cost(f"looking at {_named(part)} alone", part, delta) for part in parts]
-        return [f"{why}." if open_ended else mixed, *map(_capital, alone)]
+        several = [_SEVERAL] if len({part.data for part in parts}) > 1 else []
+        return [f"{why}." if open_ended else mixed, *map(_capital, alone), *several]
     if open_ended:
         told = f"{why}; {_cost(f'looking at the other {_runs(parts[0].runs)}', parts[0], delta)}"
         return [told]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from analysis.cells import Cell, Metric, Task, chosen_among, named, series
+from analysis.cells import Cell, Metric, Task, chosen_among, joined, named, series
 from analysis.reporting import axes as scales
 from analysis.reporting import by_selection, style
 from analysis.reporting.plot import Level, Line, Plot, Section, columns, draw_level, draw_line, rows
@@ -99,10 +99,10 @@ def _comparable(task: Task) -> bool:
 def _curves(task: Task) -> list[Plot]:
     """Lines with a single epsilon are left to the figure by selection, where there is one."""
     found, ranked = series(task.private, lambda cell: cell.level), by_selection.plots(task)
-    joined = {key: line for key, line in found.items() if len(line) > 1}
     if not ranked:
         return [curve(task, found)]
-    return [*([curve(task, joined)] if joined else []), *ranked]
+    several = joined(found)
+    return [*([curve(task, several)] if several else []), *ranked]
 
 
 def curve(
@@ -152,7 +152,7 @@ def _by_k(task: Task) -> list[Plot]:
 
 def _at_level(task: Task, level: float | None, cells: Sequence[Cell]) -> Plot | None:
     every = series(cells, lambda cell: cell.k)
-    found = {key: line for key, line in every.items() if len(line) > 1}
+    found = joined(every)
     if not found:
         return None
     names, metric = named(task, found), task.metric
