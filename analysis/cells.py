@@ -232,6 +232,11 @@ def joined(lines: dict[tuple[str, str], list[Cell]]) -> dict[tuple[str, str], li
     return {key: line for key, line in lines.items() if len(line) > 1}
 
 
+def fullest(lines: dict[tuple[str, str], list[Cell]]) -> dict[tuple[str, str], list[Cell]]:
+    """`joined`, where there are any: single points would crowd them out."""
+    return joined(lines) or lines
+
+
 def named(task: Task, lines: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
     """What each line of `series` is called: the selection is told where there are several."""
     several = len({cell.selection for cell in task.cells}) > 1

@@ -67,6 +67,35 @@ def test_what_is_drawn_is_what_the_table_of_gains_says(tmp_path):
     assert page == {(of, names[who], group): gain for (of, who, group), gain in table.items()}
 
 
+STRATEGIES = ("group_privacy", "user_wise")
+RULES = ("random", "longest", "shortest", "high_perplexity", "low_perplexity", "random_chunk")
+
+
+def _every_selection(folder) -> None:
+    for strategy in STRATEGIES:
+        for rule in RULES:
+            run(folder / f"{strategy}-{rule}", GAINS[1], strategy=strategy, selection=rule)
+
+
+def _series(folder) -> set[str]:
+    [plot] = [p for p in drawn.section(cells.tasks(runs.read(folder))).plots if "records" in p.name]
+    return {name for name, *_ in plot.rows}
+
+
+def test_many_selections_of_one_strategy_do_not_crowd_out_another(tmp_path):
+    _every_selection(tmp_path)
+    shown = _series(tmp_path)
+    for strategy in STRATEGIES:
+        assert sum(name.startswith(strategy) for name in shown) == len(shown) / 2 > 1
+
+
+def test_a_line_of_several_epsilons_is_drawn_without_the_single_points_beside_it(tmp_path):
+    _every_selection(tmp_path)
+    for strategy in STRATEGIES:
+        run(tmp_path / f"{strategy}-8", GAINS[2], strategy=strategy, epsilon=8.0)
+    assert _series(tmp_path) == {f"{s}, random, epsilon {e}" for s in STRATEGIES for e in (3, 8)}
+
+
 def test_exposure_is_the_mean_canary_of_the_last_round_over_seeds(tmp_path):
     """Beside 1 / ln 2, which is what a mean comes to where nothing was learned."""
     ranks = {1: (1, 512, 1024), 2: (256, 256, 256), 3: (1, 1, 1)}

@@ -6,18 +6,19 @@ falls less under privacy than without pays for privacy.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from analysis import disparity
-from analysis.cells import Cell, Spread, Task, named, series
+from analysis.cells import Cell, Spread, Task, fullest, named, series
 from analysis.reporting import style
 from analysis.reporting.plot import Dots, Plot, Section, draw_dots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MOST = 6  # series of a figure
+_MOST = 8  # series of a figure: the ends of four lines
 Group = tuple[str, str]  # grouping, group
 
 
@@ -43,16 +44,26 @@ def _plots(task: Task) -> list[Plot]:
 
 
 def _shown(task: Task) -> dict[str, Cell]:
-    """The non-private cell, and each line's cells at its smallest and largest epsilon."""
-    found = series(task.private, lambda cell: cell.level)
+    """The non-private cell, and the cells of lines at their smallest and largest epsilon."""
+    found = fullest(series(task.private, lambda cell: cell.level))
     names = named(task, found)
     ends = [
         (f"{names[key]}, epsilon {cell.level:g}", cell)
-        for key, line in found.items()
-        for cell in dict.fromkeys((line[0], line[-1]))
+        for key in _in_turn(found)
+        for cell in dict.fromkeys((found[key][0], found[key][-1]))
     ]
     plain = [] if task.plain is None else [("non-private", task.plain)]
     return dict([*plain, *ends[:_MOST]])
+
+
+def _in_turn(lines: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
+    """One line of each strategy, then the next of each: none crowds another out."""
+    seen: Counter[str] = Counter()
+    turns = {}
+    for strategy, selection in lines:
+        turns[strategy, selection] = seen[strategy]
+        seen[strategy] += 1
+    return sorted(lines, key=turns.__getitem__)
 
 
 def _spreads(cell: Cell) -> dict[Group, Spread]:

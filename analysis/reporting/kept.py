@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
-from analysis.cells import PERPLEXITY, Cell, Metric, Task, joined, series
+from analysis.cells import PERPLEXITY, Cell, Metric, Task, fullest, series
 from analysis.reporting import frontier
 from analysis.reporting.plot import Section
 from analysis.runs import Run
@@ -23,7 +23,7 @@ KEPT = Metric(
 def section(tasks: Sequence[Task]) -> Section:
     """Share of the non-private gain against epsilon, a line for each strategy and selection."""
     plots = [
-        frontier.curve(task, _lines(task), "gain kept")
+        frontier.curve(task, fullest(series(task.private, lambda cell: cell.level)), "gain kept")
         for task in map(shares, tasks)
         if task.private
     ]
@@ -38,12 +38,6 @@ def section(tasks: Sequence[Task]) -> Section:
         if plots
         else "this needs a private run and a non-private one with equal rounds x cohort x k.",
     )
-
-
-def _lines(task: Task) -> dict[tuple[str, str], list[Cell]]:
-    """Lines of several epsilons where there are any: single points would crowd them out."""
-    every = series(task.private, lambda cell: cell.level)
-    return joined(every) or every
 
 
 def shares(task: Task) -> Task:
