@@ -10,7 +10,7 @@ import pytest
 import run_folders
 
 from analysis import cells, differences, report, runs
-from analysis.reporting import accounts, kept, noise, table
+from analysis.reporting import accounts, by_selection, kept, noise, table
 from analysis.reporting.plot import Plot, Section
 
 
@@ -227,3 +227,19 @@ def test_selections_of_one_epsilon_do_not_crowd_the_lines_of_gain_kept(tmp_path)
     run_folders.write(tmp_path / "longest", cohort=100, selection="longest", epsilon=8.0)
     [plot] = kept.section(cells.tasks(runs.read(tmp_path))).plots
     assert {name for name, *_ in plot.rows} == {"user_wise, random"}
+
+
+def test_selections_are_compared_at_the_k_with_most_of_them(tmp_path):
+    """Random at k = 10 is the best run, but no rule was tried beside it."""
+    for number, rule in enumerate(("random", "longest", "shortest")):
+        for k in (2, 5):
+            place = tmp_path / f"{rule}-{k}"
+            run_folders.write(place, selection=rule, k=k, perplexity=100.0 + 10 * number - k)
+    run_folders.write(tmp_path / "best", k=10, perplexity=50.0)
+    [plot] = by_selection.plots(cells.tasks(runs.read(tmp_path))[0])
+    assert plot.title.endswith("k = 5")
+    assert {rule: median for _, rule, median, *_ in plot.rows} == {
+        "random": 95.0,
+        "longest": 105.0,
+        "shortest": 115.0,
+    }

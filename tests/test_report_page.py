@@ -10,8 +10,9 @@ import types
 import pytest
 import run_folders
 
-from analysis import report
+from analysis import report, runs
 from analysis.reporting import inline
+from analysis.reporting.plot import figure
 from sim import cli
 
 HOSTILE = "</script><b>&\"'</style><img src=x onerror=alert(1)>"
@@ -187,3 +188,22 @@ def test_a_table_without_its_column_is_named(tmp_path, capsys):
     folder = run_folders.write(tmp_path / "run", tables=tables)
     assert cli.main(["report", str(folder)]) == 2
     assert "no column exposure_bits" in capsys.readouterr().err
+
+
+def test_axis_labels_lie_within_their_figure(tmp_path):
+    """Of perplexity, of the long names of shares and of accuracy."""
+    run_folders.sweep(tmp_path / "sweep")
+    for own in ({"cohort": 100}, {"cohort": 100, "strategy": "non_private"}):
+        run_folders.write(tmp_path / f"share-{len(own)}", **own)
+        scored = {"heldout_accuracy": 0.9, "heldout_accuracy_before": 0.5}
+        place = tmp_path / f"classes-{len(own)}"
+        run_folders.write(place, data__format="classes", summary=scored, **own)
+    plots = [plot for section in report.sections(runs.read(tmp_path)) for plot in section.plots]
+    assert len({plot.name.split("_")[0] for plot in plots} & {"gain", "privacy", "by"}) == 3
+    for plot in plots:
+        drawn = figure(plot)
+        [axes] = drawn.axes
+        drawn.draw_without_rendering()
+        for label in (axes.xaxis.label, axes.yaxis.label):
+            corners = label.get_window_extent().get_points()
+            assert all(drawn.bbox.padded(1).contains(x, y) for x, y in corners), plot.name

@@ -61,9 +61,10 @@ def at(axes: Axes, values: Iterable[float]) -> None:
 
 
 def percent(axes: Axes, which: Literal["x", "y"]) -> None:
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import FuncFormatter
 
-    (axes.xaxis if which == "x" else axes.yaxis).set_major_formatter(PercentFormatter(1.0, 0))
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
 
 
 def whole(axes: Axes) -> None:

@@ -1,4 +1,4 @@
-"""Utility by record selection at one epsilon: a row for each rule, a mark for each strategy."""
+"""Utility by record selection at one epsilon and k: a row for each rule, a mark a strategy."""
 
 from __future__ import annotations
 
@@ -19,12 +19,20 @@ _MANY = 3  # selections at one epsilon that deserve a figure
 def plots(task: Task) -> list[Plot]:
     """A figure for each epsilon at which many selections were tried."""
     levels = sorted({cell.level for cell in task.private if cell.level is not None})
-    at = {level: [cell for cell in task.private if cell.level == level] for level in levels}
-    return [
-        _plot(task, level, cells)
-        for level, cells in at.items()
-        if len({cell.selection for cell in cells}) >= _MANY
-    ]
+    at = {level: _of_one_k([c for c in task.private if c.level == level]) for level in levels}
+    return [_plot(task, level, cells) for level, cells in at.items() if _rules(cells) >= _MANY]
+
+
+def _of_one_k(cells: Sequence[Cell]) -> list[Cell]:
+    """Those of the k with most selections, the largest of equals: k must not decide the order."""
+    by_k: dict[int | str, list[Cell]] = {}
+    for cell in sorted(cells, key=lambda cell: (isinstance(cell.k, int), cell.k), reverse=True):
+        by_k.setdefault(cell.k, []).append(cell)
+    return max(by_k.values(), key=_rules)
+
+
+def _rules(cells: Sequence[Cell]) -> int:
+    return len({cell.selection for cell in cells})
 
 
 def _plot(task: Task, level: float, cells: Sequence[Cell]) -> Plot:
@@ -51,7 +59,9 @@ def _plot(task: Task, level: float, cells: Sequence[Cell]) -> Plot:
     told = [f"{s}, {r}: {cell.score.median:.4g}" for (s, r), cell in found.items()]
     return Plot(
         name=task.file(f"by selection epsilon {level:g}"),
-        title=task.title(f"{metric.label.capitalize()} by selection, epsilon {level:g}"),
+        title=task.title(
+            f"{metric.label.capitalize()} by selection, epsilon {level:g}, k = {cells[0].k}"
+        ),
         note="Mark: median over seeds; bar: their range. Best rule first."
         + chosen_among(cells, lines),
         alt=f"{metric.label.capitalize()} (median). {'; '.join(told)}.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT, LEGEND_ROW = 400, 262, 16  # points; on a phone a point is a little under a pixel
 _DOTS = 200  # an inch, of the PNG
+_Y_LABEL = 38  # characters that fit beside the axes
 _RC: dict[Any, Any] = {
     "font.size": 11.5,
     "axes.labelsize": 11.5,
@@ -176,6 +178,7 @@ def figure(plot: Plot) -> Figure:
         drawn = Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout="constrained")
         axes = drawn.add_subplot()
         plot.draw(axes)
+        axes.set_ylabel(textwrap.fill(axes.get_ylabel(), _Y_LABEL))
         handles, labels = axes.get_legend_handles_labels()
         if labels:
             across = 2 if max(map(len, labels)) <= 32 else 1
