@@ -1,8 +1,6 @@
 """Runs that differ in their seeds alone are one cell; a cell has a median and a range.
 
-Cells compare within a task only: the same data, split rule and base model. A series is what one
-line of a figure joins: a strategy with a selection. Where other settings vary too, a line shows
-the setting with the best median, and its caption says that this was chosen by held-out score.
+Cells compare within a task only: the same data, split rule and base model.
 """
 
 from __future__ import annotations
@@ -215,39 +213,3 @@ def best(cells: Iterable[Cell], metric: Metric) -> Cell | None:
     """By median score; None of none, the first of equals."""
     sign = 1 if metric.lower_is_better else -1
     return min(cells, key=lambda cell: sign * cell.score.median, default=None)
-
-
-def series(cells: Iterable[Cell], x: Callable[[Cell], Any]) -> dict[tuple[str, str], list[Cell]]:
-    """(strategy, selection) -> its best cell at every x, by x."""
-    found: dict[tuple[str, str], dict[Any, Cell]] = {}
-    for cell in cells:
-        line = found.setdefault((cell.strategy, cell.selection), {})
-        if (chosen := best(filter(None, (line.get(x(cell)), cell)), cell.metric)) is not None:
-            line[x(cell)] = chosen
-    return {name: [line[at] for at in sorted(line)] for name, line in sorted(found.items())}
-
-
-def joined(lines: dict[tuple[str, str], list[Cell]]) -> dict[tuple[str, str], list[Cell]]:
-    """Those of `series` that have more than one point."""
-    return {key: line for key, line in lines.items() if len(line) > 1}
-
-
-def fullest(lines: dict[tuple[str, str], list[Cell]]) -> dict[tuple[str, str], list[Cell]]:
-    """`joined`, where there are any: single points would crowd them out."""
-    return joined(lines) or lines
-
-
-def named(task: Task, lines: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """What each line of `series` is called: the selection is told where there are several."""
-    several = len({cell.selection for cell in task.cells}) > 1
-    return {key: f"{key[0]}, {key[1]}" if several else key[0] for key in lines}
-
-
-def chosen_among(cells: Sequence[Cell], lines: dict[tuple[str, str], list[Cell]]) -> str:
-    """A sentence where lines show the best of several settings; else nothing."""
-    if len(cells) == sum(map(len, lines.values())):
-        return ""
-    return (
-        " Where further settings vary, each point is the one with the best median: it was chosen by"
-        " held-out score, which no epsilon here covers."
-    )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis import cells, differences, disparity, exposure
+from analysis import cells, differences, disparity, exposure, lines
 from analysis import runs as run_folders
 from analysis.cells import Cell, Task
 from analysis.runs import Run
@@ -111,9 +111,9 @@ def _plots(tasks: Sequence[Task]) -> dict[str, Any]:
 
 
 def _lines(task: Task) -> dict[str, list[Cell]]:
-    lines = cells.series(task.private, lambda cell: cell.level)
-    names = cells.named(task, lines)
-    return {names[key]: line for key, line in lines.items()}
+    found = lines.series(task.private, lambda cell: cell.level)
+    names = lines.named(task, found)
+    return {names[key]: line for key, line in found.items()}
 
 
 def _points(line: Sequence[Cell]) -> list[tuple[float, float]]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import run_folders
 
-from analysis import cells, differences, report, runs
+from analysis import cells, differences, lines, report, runs
 from analysis.reporting import accounts, by_selection, kept, noise, table
 from analysis.reporting.plot import Plot, Section
 
@@ -149,7 +149,7 @@ def test_the_best_accuracy_is_the_highest(tmp_path):
         own = {"summary": {"heldout_accuracy": accuracy}, "optimizer__lr": lr}
         run_folders.write(tmp_path / str(lr), **own)
     [task] = cells.tasks(runs.read(tmp_path))
-    [line] = cells.series(task.private, lambda cell: cell.level).values()
+    [line] = lines.series(task.private, lambda cell: cell.level).values()
     assert [cell.score.median for cell in line] == [0.7]
 
 

@@ -197,8 +197,9 @@ def test_a_folder_with_runs_of_no_sweep_is_refused(capsys):
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-def test_other_launchers_leave_the_same_folders(capsys, launcher):
+def test_other_launchers_leave_the_same_folders(monkeypatch, capsys, launcher):
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # in jobs as in conftest.py: sums in equal order
     workers = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
     choices = ["privacy.reproducible=true", "cohort=4,6"]
     assert sweep(*choices, "output=mine", f"hydra/launcher={launcher}", *workers) == 0

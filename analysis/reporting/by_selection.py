@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from analysis.cells import Cell, Task, chosen_among, series
+from analysis.cells import Cell, Task
+from analysis.lines import chosen_among, series
 from analysis.reporting import axes as scales
 from analysis.reporting import style
 from analysis.reporting.plot import Dots, Plot, draw_dots

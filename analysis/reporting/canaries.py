@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from analysis import exposure
-from analysis.cells import Cell, Spread, Task, named, series
+from analysis.cells import Cell, Spread, Task
+from analysis.lines import named, series
 from analysis.reporting import axes as scales
 from analysis.reporting import frontier, style
 from analysis.reporting.plot import Level, Line, Plot, Section, columns, draw_level, draw_line, rows

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from analysis.cells import Cell, Metric, Task, chosen_among, joined, named, series
+from analysis.cells import Cell, Metric, Task
+from analysis.lines import Series, chosen_among, joined, named, series
 from analysis.reporting import axes as scales
 from analysis.reporting import by_selection, style
 from analysis.reporting.plot import Level, Line, Plot, Section, columns, draw_level, draw_line, rows
@@ -105,9 +106,7 @@ def _curves(task: Task) -> list[Plot]:
     return [*([curve(task, several)] if several else []), *ranked]
 
 
-def curve(
-    task: Task, found: dict[tuple[str, str], list[Cell]], file: str = "privacy utility"
-) -> Plot:
+def curve(task: Task, found: Series, file: str = "privacy utility") -> Plot:
     """The lines of `series` against epsilon."""
     names = named(task, found)
     lines = [_line(names[key], key, cells) for key, cells in found.items()]
@@ -129,7 +128,7 @@ def curve(
     )
 
 
-def _in(task: Task, found: dict[tuple[str, str], list[Cell]]) -> list[Cell]:
+def _in(task: Task, found: Series) -> list[Cell]:
     """All cells of the lines, shown or not."""
     return [cell for cell in task.private if (cell.strategy, cell.selection) in found]
 

@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from analysis import disparity
-from analysis.cells import Cell, Spread, Task, fullest, named, series
+from analysis.cells import Cell, Spread, Task
+from analysis.lines import fullest, named, series
 from analysis.reporting import style
 from analysis.reporting.plot import Dots, Plot, Section, draw_dots
 

@@ -7,7 +7,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
-from analysis.cells import PERPLEXITY, Cell, Metric, Task, fullest, series
+from analysis.cells import PERPLEXITY, Cell, Metric, Task
+from analysis.lines import fullest, series
 from analysis.reporting import frontier
 from analysis.reporting.plot import Section
 from analysis.runs import Run

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from analysis.cells import Cell, Spread, Task, chosen_among, named, series
+from analysis.cells import Cell, Spread, Task
+from analysis.lines import chosen_among, named, series
 from analysis.reporting import axes as scales
 from analysis.reporting import frontier, style
 from analysis.reporting.plot import Line, Plot, Section, columns, rows

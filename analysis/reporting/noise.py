@@ -12,7 +12,8 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from analysis.cells import Cell, Spread, Task, named
+from analysis.cells import Cell, Spread, Task
+from analysis.lines import named
 from analysis.reporting import axes as scales
 from analysis.reporting import style
 from analysis.reporting.plot import Line, Plot, Section, columns, draw_line, rows
