@@ -200,6 +200,8 @@ def test_a_folder_with_runs_of_no_sweep_is_refused(capsys):
 def test_other_launchers_leave_the_same_folders(monkeypatch, capsys, launcher):
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # in jobs as in conftest.py: sums in equal order
+    # Its own logging, set up at import, would close the stream that pytest gave to absl.
+    monkeypatch.setenv("SUBMITIT_LOG_LEVEL", "NOCONFIG")
     workers = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
     choices = ["privacy.reproducible=true", "cohort=4,6"]
     assert sweep(*choices, "output=mine", f"hydra/launcher={launcher}", *workers) == 0
