@@ -19,6 +19,8 @@ lint: .venv/installed  ## style and types
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	mkdir -p .venv/typed/userdp
+	ln -sfn $(CURDIR)/sim/userdp/__init__.py $(CURDIR)/sim/userdp/py.typed $(foreach room,sim clients server analysis conf,$(CURDIR)/$(room)) .venv/typed/userdp/
 	touch $@
 
 clean:  ## forget the environment and the caches of the tools

@@ -1,0 +1,1 @@
+"""What happens at a user: selecting records, training in lanes, clipping, adding up."""

@@ -9,11 +9,12 @@ from flwr.app import ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
-from clients import units, update
-from clients.engine import EngineSettings
-from clients.model import LanguageModel
-from sim import wire
-from sim.population import Population
+from userdp.clients.batching import unit_records
+from userdp.clients.models.language_model import LanguageModel
+from userdp.clients.training import cohort_update
+from userdp.clients.training.memory import EngineSettings
+from userdp.sim.data.population import Population
+from userdp.sim.protocol import messages
 
 
 @dataclass(frozen=True)
@@ -26,23 +27,23 @@ class Host:
 
     def train(self, message: Message) -> Message:
         """Do what the contract in the message says, for the units it names."""
-        arrays, contract, assignment = wire.read_train(message)
+        arrays, contract, assignment = messages.read_train(message)
         layout = self.model.layout
-        scale = wire.read_scale(message)
-        result = update.cohort_sum(
+        scale = messages.read_scale(message)
+        result = cohort_update.cohort_sum(
             self.model,
             self._vector(arrays),
-            units.fetch(self.population, contract, assignment),
+            unit_records.fetch(self.population, contract, assignment),
             clip_norm=contract.clip_norm,
-            local=update.LocalTraining(steps=contract.local_steps, lr=contract.local_lr),
+            local=cohort_update.LocalTraining(steps=contract.local_steps, lr=contract.local_lr),
             engine=self.engine,
             scale=None if scale is None else self._vector(scale),
             keep_rows=contract.keep_rows,
         )
         bits = result.unclipped_bits if contract.count_unclipped else None
         rows = None if result.rows is None else result.rows.numpy()
-        answer = wire.NodeSum(result.total.cpu().numpy(), simulation_only(result), bits, rows)
-        return wire.train_reply(message, layout, answer)
+        answer = messages.NodeSum(result.total.cpu().numpy(), simulation_only(result), bits, rows)
+        return messages.train_reply(message, layout, answer)
 
     def _vector(self, arrays: ArrayRecord) -> Tensor:
         """(D,) float32 on the model's device."""
@@ -50,7 +51,7 @@ class Host:
         return vector.float().to(self.model.device)
 
 
-def simulation_only(result: update.CohortSum) -> dict[str, float]:
+def simulation_only(result: cohort_update.CohortSum) -> dict[str, float]:
     """Sums over the node's units that no private run may log: the server adds them up."""
     return {
         "cohort_size": result.units,

@@ -1,0 +1,1 @@
+"""The aggregator: mechanisms, accounting, ledger, statement and the round itself."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
-from server.strategy import PrivateStrategy
+from userdp.server.strategy import PrivateStrategy
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from server.ledger import sync_folder
-from sim.errors import ConfigurationError
+from userdp.server.ledger.ledger import sync_folder
+from userdp.sim.common.errors import ConfigurationError
 
 _FILE = "state.pt"
 

@@ -24,13 +24,14 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from server.checkpoint import Checkpoint
-from server.fold import Fold
-from server.ledger import Ledger
-from server.mechanism import Mechanism, Release
-from server.optimizer import ServerOptimizer
-from sim import rng, wire
-from sim.track import Tracker
+from userdp.server.aggregation import Fold
+from userdp.server.checkpoint import Checkpoint
+from userdp.server.ledger.ledger import Ledger
+from userdp.server.mechanisms.base import Mechanism, Release
+from userdp.server.optimizers.server_optimizer import ServerOptimizer
+from userdp.sim.common import rng
+from userdp.sim.protocol import messages
+from userdp.sim.tracking.tracker import Tracker
 
 
 class BudgetSpentError(Exception):
@@ -60,8 +61,8 @@ class PrivateStrategy(Strategy):
         self,
         *,
         mechanism: Mechanism,
-        contract: wire.Contract,
-        layout: wire.Layout,
+        contract: messages.Contract,
+        layout: messages.Layout,
         ledger: Ledger,
         budget: Budget,
         optimizer: ServerOptimizer,
@@ -131,7 +132,7 @@ class PrivateStrategy(Strategy):
         """Nothing: the run prints its own start-up block."""
 
     def _messages(
-        self, arrays: ArrayRecord, assignment: wire.Assignment, nodes: list[int]
+        self, arrays: ArrayRecord, assignment: messages.Assignment, nodes: list[int]
     ) -> Iterable[tuple[int, Message]]:
         """One message for each node that hosts sampled units; a user's node is slot mod nodes."""
         contract = replace(
@@ -147,8 +148,8 @@ class PrivateStrategy(Strategy):
         for home in np.unique(homes).tolist():
             here = homes == home
             slots = assignment.slots[here] if len(assignment.slots) else assignment.slots
-            part = wire.Assignment(assignment.users[here], slots)
-            yield nodes[home], wire.train_message(nodes[home], arrays, contract, part, scaling)
+            part = messages.Assignment(assignment.users[here], slots)
+            yield nodes[home], messages.train_message(nodes[home], arrays, contract, part, scaling)
 
     def _fold(self, replies: Iterable[Message]) -> Fold:
         """Sum over nodes; a node that failed is asked once more."""
@@ -173,7 +174,7 @@ class PrivateStrategy(Strategy):
                 continue
             if node not in self._sent or reply.metadata.group_id != str(self.number):
                 raise ValueError(f"Round {self.number}: a node's second reply, or an old one.")
-            answer = wire.read_reply(reply, self.layout)
+            answer = messages.read_reply(reply, self.layout)
             if (answer.unclipped_bits is None) != (self.mechanism.adaptive is None):
                 raise ValueError(f"Round {self.number}: a node's clip bits are not as asked.")
             if (answer.rows is None) == self.mechanism.keeps_rows:

@@ -18,15 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis import differences, runs
-from sim import quiet
-from sim.errors import ConfigurationError
+from userdp.sim.common import third_party
+from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.run_folder import config_diff
+from userdp.sim.run_folder import reader as runs
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.spending import Spending
-    from sim.settings import Settings
+    from userdp.sim.config.settings import Settings
+    from userdp.sim.run_folder.composed_epsilon import Spending
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,7 @@ class Run:
 
     @functools.cached_property
     def frame(self) -> pd.DataFrame:
-        """What was tracked, a row a round; round 0 is the base model. Keys as `sim.metrics`."""
+        """What was tracked, a row a round; round 0 is the base model. Keys as `userdp.sim.tracking.metric_kinds`."""
         import pandas as pd
 
         rows: dict[int, dict[str, Any]] = {}
@@ -102,7 +103,7 @@ class Sweep:
         """
         import pandas as pd
 
-        choices = differences.keys([run.files for run in self.runs])
+        choices = config_diff.keys([run.files for run in self.runs])
         return pd.DataFrame(
             [
                 {name: run.configuration.get(name) for name in choices}
@@ -116,9 +117,9 @@ class Sweep:
     @functools.cached_property
     def spending(self) -> Spending:
         """What all rounds of the folder's ledgers cost together."""
-        from analysis import spending
+        from userdp.sim.run_folder import composed_epsilon as spending
 
-        quiet.accountants()
+        third_party.accountants()
         return spending.of_sweep(self.folder)
 
 
@@ -128,11 +129,11 @@ def compose(*overrides: str) -> Configuration:
     Raises:
         ConfigurationError: one line on what is wrong.
     """
-    from sim import compose as composer
-    from sim import parsing
+    from userdp.sim.config import hydra_compose as composer
+    from userdp.sim.config import validation
 
     settings, config = composer.settings(overrides)
-    return Configuration(settings=settings, values=parsing.resolved(config))
+    return Configuration(settings=settings, values=validation.resolved(config))
 
 
 def run(*asked: str | Configuration) -> Run:
@@ -142,13 +143,13 @@ def run(*asked: str | Configuration) -> Run:
         ConfigurationError: before a round is spent.
         StoppedError: a node failed twice; the run can be resumed.
     """
-    quiet.environment()
+    third_party.environment()
     overrides = [item for item in asked if isinstance(item, str)]
     composed = [item for item in asked if isinstance(item, Configuration)]
     if composed and len(asked) > 1:
         raise ConfigurationError("run: give overrides, or one configuration, not both.")
     [configuration] = composed or [compose(*overrides)]
-    from sim import run as runner
+    from userdp.sim.run import runner
 
     return Run(runner.run(configuration.settings, configuration.values).folder)
 
@@ -161,8 +162,8 @@ def sweep(*overrides: str) -> Sweep:
     Raises:
         ConfigurationError: before the first job starts, whichever job is wrong.
     """
-    quiet.environment()
-    from sim import sweep as sweeper
+    third_party.environment()
+    from userdp.sim.sweep import sweep as sweeper
 
     return load_sweep(sweeper.carry_out(overrides).folder)
 
@@ -173,7 +174,7 @@ def load(folder: str | Path) -> Run:
     Raises:
         ConfigurationError: no complete run is there.
     """
-    from sim import jobs
+    from userdp.sim.sweep import jobs
 
     if not jobs.complete(Path(folder)):
         raise ConfigurationError(f"{folder}: no complete run is there; go on with resume={folder}.")
@@ -186,7 +187,7 @@ def load_sweep(folder: str | Path) -> Sweep:
     Raises:
         ConfigurationError: no sweep is there.
     """
-    from sim import jobs
+    from userdp.sim.sweep import jobs
 
     place = Path(folder)
     if not (place / jobs.INDEX).is_file():

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from sim import quiet
-from sim.errors import ConfigurationError, StoppedError
+from userdp.sim.common import third_party
+from userdp.sim.common.errors import ConfigurationError, StoppedError
 
 HELP = """userdp: federated fine-tuning of language models under user-level differential privacy
 
@@ -41,7 +41,7 @@ _SWEEP = ("-m", "--multirun")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code, as ``HELP`` lists them."""
-    quiet.environment()
+    third_party.environment()
     asked = list(sys.argv[1:] if arguments is None else arguments)
     verbs: dict[str, Callable[[list[str]], Any]] = {
         "run": _run,
@@ -105,55 +105,57 @@ def _overrides(arguments: list[str], *flags: str) -> list[str]:
 def _run(arguments: list[str]) -> None:
     began, overrides = time.perf_counter(), _overrides(arguments, *_SWEEP)
     if set(_SWEEP) & set(arguments):
-        from sim import sweep
+        from userdp.sim.sweep import sweep
 
         sweep.main(overrides, began)
         return
-    from sim import compose
+    from userdp.sim.config import hydra_compose
 
-    compose.single(overrides)
+    hydra_compose.single(overrides)
 
 
 def _plan(arguments: list[str]) -> None:
-    from sim import advice_screen, adviser, compose, planning, screen
+    from userdp.sim.config import hydra_compose
+    from userdp.sim.console import alternatives_table, run_summary
+    from userdp.sim.planning import alternatives, planner
 
-    asked, _ = compose.settings(_overrides(arguments, "--all", "--json"))
-    quiet.accountants()
-    plan = planning.bare(asked)
+    asked, _ = hydra_compose.settings(_overrides(arguments, "--all", "--json"))
+    third_party.accountants()
+    plan = planner.bare(asked)
     # The other accountants are slow to import, and no part of the claim.
-    names = planning.ACCOUNTANTS if "--json" in arguments else [plan.accountant]
-    told = planning.described(plan, asked, names)
-    told |= adviser.advice(plan, asked, alternatives="--all" in arguments)
+    names = planner.ACCOUNTANTS if "--json" in arguments else [plan.accountant]
+    told = planner.described(plan, asked, names)
+    told |= alternatives.advice(plan, asked, alternatives="--all" in arguments)
     if "--json" in arguments:
-        screen.print_json(told)
+        run_summary.print_json(told)
     else:
-        screen.print_plan(told, plan)
-        advice_screen.print_advice(told)
+        run_summary.print_plan(told, plan)
+        alternatives_table.print_advice(told)
 
 
 def _verify(arguments: list[str]) -> None:
-    from sim import verify
+    from userdp.sim.run import verify
 
     verify.run(_overrides(arguments))
 
 
 def _bench(arguments: list[str]) -> None:
-    from analysis import bench
+    from userdp.analysis.benchmark import command
 
     overrides = _overrides(arguments, "--json", "--long")
-    bench.main([*overrides, *({"--json", "--long"} & set(arguments))])
+    command.main([*overrides, *({"--json", "--long"} & set(arguments))])
 
 
 def _compare(arguments: list[str]) -> None:
-    from analysis import compare
+    from userdp.analysis.comparison import command as compare
 
     compare.main([*_overrides(arguments, "--dry-run"), *({"--dry-run"} & set(arguments))])
 
 
 def _report(arguments: list[str]) -> None:
-    from analysis import report
+    from userdp.analysis.report import command as report
 
-    quiet.accountants()
+    third_party.accountants()
     report.main(_overrides(arguments))
 
 

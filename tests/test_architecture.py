@@ -17,43 +17,90 @@ NAMES = {
 # What both sides may know of the world. Everything else in `sim` but the grid is the root: it
 # composes a run, and may import anything.
 LEAVES = {
-    *("sim.population", "sim.selection", "sim.rng", "sim.wire", "sim.track", "sim.metrics"),
-    *("sim.datasets", "sim.sources", "sim.splits", "sim.cache", "sim.errors"),
-    *("sim.masking", "sim.records", "sim.contract", "sim.rows", "sim.readers", "sim.digests"),
-    "sim.shelf",
-    *("sim.synthetic", "sim.corpus", "sim.grammar", "sim.messages", "sim.pages", "sim.tales"),
-    "sim.form_letters",
+    *(
+        "userdp.sim.data.population",
+        "userdp.sim.data.selection",
+        "userdp.sim.common.rng",
+        "userdp.sim.protocol.messages",
+        "userdp.sim.tracking.tracker",
+        "userdp.sim.tracking.metric_kinds",
+    ),
+    *(
+        "userdp.sim.data.loading",
+        "userdp.sim.data.sources.registry",
+        "userdp.sim.data.holdout",
+        "userdp.sim.common.cache",
+        "userdp.sim.common.errors",
+    ),
+    *(
+        "userdp.sim.data.masking",
+        "userdp.sim.data.records",
+        "userdp.sim.protocol.contract",
+        "userdp.sim.data.sources.base",
+        "userdp.sim.data.sources.readers",
+        "userdp.sim.common.file_hash",
+    ),
+    "userdp.sim.data.population_writer",
+    *(
+        "userdp.sim.data.synthetic.users",
+        "userdp.sim.data.corpus",
+        "userdp.sim.data.synthetic.grammar",
+        "userdp.sim.data.synthetic.private_phrases",
+        "userdp.sim.data.synthetic.public_pages",
+        "userdp.sim.data.synthetic.public_stories",
+    ),
+    "userdp.sim.data.synthetic.form_letters",
 }
-GRID = "sim.grid"
+GRID = "userdp.sim.runtime.in_process"
 ROOT_FILES = {name for name in NAMES if name.startswith("sim.")} - LEAVES - {GRID, "sim.__init__"}
 MAY_DRIVE_A_RUN = {
-    *("analysis.audit", "analysis.compare", "analysis.comparison", "analysis.example"),
-    *("analysis.bench", "analysis.bench_shape", "analysis.bench_round"),
+    *(
+        "analysis.audit",
+        "userdp.analysis.comparison.command",
+        "userdp.analysis.comparison.jobs",
+        "userdp.analysis.examples.quickstart",
+    ),
+    *(
+        "userdp.analysis.benchmark.command",
+        "userdp.analysis.benchmark.cases",
+        "userdp.analysis.benchmark.private_round",
+    ),
 }
 PEERS = "analysis.peers"  # runs where userdp is not installed
-MAY_READ_LEDGERS = {"analysis.spending"}
+MAY_READ_LEDGERS = {"userdp.sim.run_folder.composed_epsilon"}
 # What a page takes from beside the run folders: the words of a claim, figures, one-line errors.
-REPORTS = {"analysis.report", "analysis.reporting"}
-MAY_REPORT = {"analysis", "server.accounting", "server.wording", "sim.errors"}
+REPORTS = {"userdp.analysis.report.command", "analysis.reporting"}
+MAY_REPORT = {
+    "analysis",
+    "server.accounting",
+    "userdp.server.statement.prose",
+    "userdp.sim.common.errors",
+}
 DRIVERS = ROOT_FILES | MAY_DRIVE_A_RUN
 # Where a third party may be known: a module, or a package with all its modules.
 THIRD_PARTIES = {
     "flwr": {
-        *("sim.wire", GRID, "clients.app", "server.app", "server.strategy"),
+        *(
+            "userdp.sim.protocol.messages",
+            GRID,
+            "userdp.clients.app",
+            "userdp.server.app",
+            "userdp.server.strategy",
+        ),
         *(f"{PEERS}.flower_ray", *DRIVERS),
     },
-    "wandb": {"sim.track_wandb", "sim.sweep_board"},
-    "tensorboard": {"sim.track_tensorboard"},
+    "wandb": {"userdp.sim.tracking.wandb_tracker", "userdp.sim.sweep.wandb_summary"},
+    "tensorboard": {"userdp.sim.tracking.tensorboard_tracker"},
     "hydra": DRIVERS,
     "omegaconf": DRIVERS,
     "pydantic": ROOT_FILES,
-    "peft": {"clients.adapter", PEERS},  # a benchmark runs plain peft beside us
+    "peft": {"userdp.clients.models.peft_adapter", PEERS},  # a benchmark runs plain peft beside us
     "transformers": {"clients", PEERS, *DRIVERS},
     "opacus": {"server.accounting", f"{PEERS}.opacus"},
     "pfl": {f"{PEERS}.pfl"},
     "dp_accounting": {"server.accounting"},
     "datasets": {"sim"},
-    "rich": {"sim", "clients.embedded", "analysis"},
+    "rich": {"sim", "userdp.clients.models.embedded", "analysis"},
     "matplotlib": {"analysis.reporting"},
     "jinja2": {"analysis.reporting"},
 }
@@ -91,7 +138,7 @@ def allowed_imports(name: str) -> set[str]:
     if name in LEAVES:
         return LEAVES
     if name == GRID:
-        return {"sim.wire", "sim.errors"}
+        return {"userdp.sim.protocol.messages", "userdp.sim.common.errors"}
     if package in ("clients", "server"):
         return LEAVES | {package}
     if covers({PEERS}, name):
@@ -101,7 +148,7 @@ def allowed_imports(name: str) -> set[str]:
     if name in MAY_READ_LEDGERS:
         return {"analysis", "server"}
     if package == "analysis" and name not in MAY_DRIVE_A_RUN:
-        return {"analysis", "sim.errors"}
+        return {"analysis", "userdp.sim.common.errors"}
     return set(PACKAGES)
 
 

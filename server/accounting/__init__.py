@@ -1,15 +1,14 @@
 """Events to certified epsilon, target epsilon to noise multiplier.
 
->>> from server import accounting
+>>> from userdp.server import accounting
 >>> event = accounting.RoundEvent(sampling_rate=0.01, noise_multiplier=1.0)
 >>> spent = accounting.epsilon([(event, 1000)], 1e-6)
 >>> 2.11 < spent.lower <= spent.upper < 2.13
 True
 """
 
-from server.accounting import edgeworth
-from server.accounting.calibrate import calibrate
-from server.accounting.certify import (
+from userdp.server.accounting.calibrate import calibrate
+from userdp.server.accounting.certify import (
     Epsilon,
     affordable_rounds,
     available,
@@ -18,7 +17,7 @@ from server.accounting.certify import (
     epsilon_curve,
     slot_epsilon,
 )
-from server.accounting.events import Composition, RoundEvent
+from userdp.server.accounting.events import Composition, RoundEvent
 
 __all__ = [
     "Composition",
@@ -27,7 +26,6 @@ __all__ = [
     "affordable_rounds",
     "available",
     "calibrate",
-    "edgeworth",
     "epsilon",
     "epsilon_at_deltas",
     "epsilon_curve",

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from server.accounting import certify, edgeworth
-from server.accounting.events import RoundEvent
-from server.accounting.root import private_root
+from userdp.server.accounting import certify
+from userdp.server.accounting.edgeworth import estimate
+from userdp.server.accounting.events import RoundEvent
+from userdp.server.accounting.root_finding import private_root
 
 ESTIMATE_ORDER = 1  # of the expansion that guesses: higher ones go astray where rounds are few
 
@@ -59,6 +60,6 @@ def _estimate(event: RoundEvent, rounds: int, epsilon: float, delta: float) -> f
     """A noise multiplier to start from, of the event without cap and failure."""
     plain = event.uncapped().unfailing()
     try:
-        return edgeworth.calibrate(plain, rounds, epsilon, delta, order=ESTIMATE_ORDER)
+        return estimate.calibrate(plain, rounds, epsilon, delta, order=ESTIMATE_ORDER)
     except (ValueError, OverflowError):  # beyond what the estimate can do
         return max(1.0, event.group_size * event.sampling_rate * math.sqrt(rounds) / epsilon)

@@ -9,8 +9,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from server.accounting import failing, lemma, pld, prv, rdp, truncated
-from server.accounting.events import Composition, RoundEvent, merged
+from userdp.server.accounting import failure_probability, group_lemma, prv, rdp
+from userdp.server.accounting.events import Composition, RoundEvent, merged
+from userdp.server.accounting.pld import accountant as pld
+from userdp.server.accounting.pld import truncated_poisson
 
 ACCOUNTANTS = ("pld", "prv", "rdp")
 GROUP_BOUNDS = ("mixture", "lemma")
@@ -84,7 +86,7 @@ def epsilon(
         options = {"accountant": accountant, "group_bound": group_bound}
         return _failing(parts, delta, relative_gap=relative_gap, **options)
     capped = any(event.cohort_cap is not None for event, _ in parts)
-    low, high = (truncated if capped else pld).bracket(parts, delta, relative_gap)
+    low, high = (truncated_poisson if capped else pld).bracket(parts, delta, relative_gap)
     group_size = max(event.group_size for event, _ in parts)
     if group_size > 1 and group_bound == "lemma":
         high = _lemma_upper(_single_slots(parts), group_size, delta, accountant)
@@ -111,13 +113,13 @@ def quick_upper(composition: Composition, delta: float, *, group_bound: str = "m
 
     def without_failure(left: float) -> float:
         if any(event.cohort_cap is not None for event, _ in plain):
-            return truncated.quick_upper(plain, left)
+            return truncated_poisson.quick_upper(plain, left)
         if group_size > 1 and group_bound == "lemma":
             return _lemma_upper(_single_slots(plain), group_size, left, "pld")
         return pld.quick_upper(plain, left)
 
     return (
-        failing.upper(without_failure, delta, slack, LEAST_DELTA)
+        failure_probability.upper(without_failure, delta, slack, LEAST_DELTA)
         if slack
         else without_failure(delta)
     )
@@ -194,7 +196,7 @@ def _failing(parts: Composition, delta: float, **options) -> Epsilon:
     def without_failure(left: float) -> float:
         return epsilon(plain, left, **options).upper
 
-    high = failing.upper(without_failure, delta, _slack(parts), LEAST_DELTA)
+    high = failure_probability.upper(without_failure, delta, _slack(parts), LEAST_DELTA)
     return Epsilon(lower=0.0, upper=high)
 
 
@@ -227,10 +229,10 @@ def _lemma_upper(parts: pld.Parts, group_size: int, delta: float, accountant: st
     """The user's epsilon by the lemma over single-slot events."""
     quick = "pld" if accountant == "prv" else accountant
     curve = _slot_curve(parts, quick)
-    slot_delta = lemma.slot_delta(curve, group_size, delta)
+    slot_delta = group_lemma.slot_delta(curve, group_size, delta)
     if slot_delta == 0:
         return math.inf
     if accountant == quick:
         return group_size * curve(slot_delta)
     smaller = [slot_delta * math.exp(-depth) for depth in (0.02, 0.1, 0.3, 1, 2, 4)]
-    return lemma.first_valid(_slot_curve(parts, accountant), smaller, group_size, delta)
+    return group_lemma.first_valid(_slot_curve(parts, accountant), smaller, group_size, delta)

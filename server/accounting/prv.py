@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from server.accounting.events import RoundEvent
+from userdp.server.accounting.events import RoundEvent
 
 RELATIVE_ERROR = 0.004
 LEAST_ERROR = 0.001

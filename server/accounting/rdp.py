@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 
-from server.accounting.events import RoundEvent
+from userdp.server.accounting.events import RoundEvent
 
 ORDERS = (
     [1 + x / 10 for x in range(1, 20)]

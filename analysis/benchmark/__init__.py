@@ -1,0 +1,1 @@
+"""`userdp bench`: a private round beside plain training and beside peers."""

@@ -1,0 +1,133 @@
+"""One side of a benchmark: what it does when it is told to go, and how it answers.
+
+The driver writes one line of JSON, the spec, and then one word a line: ``go`` (a whole round or
+pass, timed), ``sum`` (the clipped sum before noise, as a few numbers that tell it from another) or
+``profile`` (a round more, and which operations or kernels take its time). Every answer is one line
+of JSON. Between lines a side sleeps in a read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+
+from userdp.analysis.benchmark.peers.work import Work
+
+_DIRECTIONS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """What a module of sides makes of the work."""
+
+    go: Callable[[], object]  # a whole round or pass
+    clipped_sum: Callable[[], np.ndarray] | None = None  # (D,) before noise, peft's order
+    details: dict[str, Any] = field(default_factory=dict)  # for the reader of the figures
+    processes: bool = False  # whether the side's memory is that of several processes
+
+
+def serve(side: Side, work: Work, lines: Iterable[str], answers: TextIO) -> None:
+    """Answer each line until there are no more."""
+    tell(answers, {"ready": True, "details": side.details})
+    for line in lines:
+        word = line.strip()
+        if word == "go":
+            tell(answers, timed(side, work))
+        elif word == "sum":
+            tell(answers, {"sum": fingerprint(side.clipped_sum) if side.clipped_sum else None})
+        elif word == "profile":
+            tell(answers, {"profile": profile(side, work.spec.device)})
+        else:
+            raise ValueError(f"Expected go, sum or profile, not {word!r}.")
+
+
+def tell(answers: TextIO, what: dict[str, Any]) -> None:
+    print(json.dumps(what), file=answers, flush=True)
+
+
+def timed(side: Side, work: Work) -> dict[str, Any]:
+    """Seconds of one ``go``, and the most memory held during it, in bytes."""
+    cuda = work.spec.device.startswith("cuda")
+    _reset_peak()
+    if cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    side.go()
+    if cuda:
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    gpu = torch.cuda.max_memory_allocated() if cuda else None
+    if cuda:
+        torch.cuda.empty_cache()  # the next side's turn, on the same card
+    return {
+        "seconds": seconds,
+        "tokens": int(work.lengths.sum()),
+        "peak_bytes": _peak_bytes(side.processes),
+        "gpu_peak_bytes": gpu,
+    }
+
+
+def profile(side: Side, device: str, most: int = 6) -> list[tuple[str, float]]:
+    """What takes the time of one ``go`` in this process, as shares, largest first."""
+    cuda = device.startswith("cuda")
+    activity = torch.profiler.ProfilerActivity
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with torch.profiler.profile(activities=[activity.CUDA if cuda else activity.CPU]) as seen:
+            side.go()
+    name = "self_device_time_total" if cuda else "self_cpu_time_total"
+    times = {event.key: float(getattr(event, name)) for event in seen.key_averages()}
+    total = sum(times.values()) or 1.0
+    largest = sorted(times.items(), key=lambda item: -item[1])[:most]
+    return [(key[:60], time_ / total) for key, time_ in largest]
+
+
+def fingerprint(clipped_sum: Callable[[], np.ndarray]) -> list[float]:
+    """The projections of a sum (D,) on a few fixed random directions of unit length."""
+    total = clipped_sum()
+    draw = np.random.Generator(np.random.PCG64(3))
+    signs = draw.choice([-1.0, 1.0], (_DIRECTIONS, len(total)))
+    return (signs @ total / np.sqrt(len(total))).tolist()
+
+
+def _reset_peak() -> None:
+    """Start the kernel's record of peak memory anew, where it has one."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_bytes(processes: bool) -> int | None:
+    """Peak resident memory of this process, or the sum over it and its descendants; Linux only."""
+    if not Path("/proc/self/status").exists():
+        return None
+    own = int(Path("/proc/self/stat").read_text().split()[0])
+    return sum(_peak(number) for number in (_descendants(own) if processes else {own}))
+
+
+def _peak(number: int) -> int:
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{number}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    return 0
+
+
+def _descendants(root: int) -> set[int]:
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    family = {root}
+    while more := {child for child, parent in parents.items() if parent in family} - family:
+        family |= more
+    return family

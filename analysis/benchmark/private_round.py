@@ -1,0 +1,138 @@
+"""Our sides of `userdp bench`: a whole private round, user-wise or with a record slot a unit.
+
+Coins, ledger, message, clipped sum, noise, step, checkpoint, all through what `userdp run` uses.
+The sampling rate is 1, so that every repetition does the same work.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ConfigRecord
+
+from userdp.analysis.benchmark.peers.side import Side
+from userdp.analysis.benchmark.peers.work import Spec, Work
+from userdp.clients.app import Host, client_app
+from userdp.clients.models import acceleration
+from userdp.clients.models.language_model import LanguageModel
+from userdp.clients.models.peft_adapter import LoraSettings
+from userdp.clients.training import memory
+from userdp.server.ledger.ledger import Ledger
+from userdp.server.mechanisms.base import Mechanism
+from userdp.server.mechanisms.group_privacy import GroupPrivacy
+from userdp.server.mechanisms.user_wise import UserWise
+from userdp.server.optimizers.server_optimizer import ServerOptimizer
+from userdp.server.strategy import Budget, PrivateStrategy
+from userdp.sim.common import rng
+from userdp.sim.data import population
+from userdp.sim.data.population import Population
+from userdp.sim.protocol import messages as wire
+from userdp.sim.protocol.contract import Contract
+from userdp.sim.runtime.in_process import InProcessGrid
+from userdp.sim.tracking import tracker
+
+
+def user_wise(work: Work, serve: Callable[[Side], None]) -> None:
+    """A unit is a user."""
+    _serve_rounds(work, serve, UserWise)
+
+
+def group_privacy(work: Work, serve: Callable[[Side], None]) -> None:
+    """A unit is a record."""
+    _serve_rounds(work, serve, GroupPrivacy)
+
+
+def _serve_rounds(work: Work, serve: Callable[[Side], None], kind: type[Mechanism]) -> None:
+    """One ``go`` is a round over every user, the next from where the last one ended."""
+    spec = work.spec
+    model = LanguageModel(work.base(), LoraSettings(r=spec.rank, alpha=2 * spec.rank))
+    host = Host(model, users(work), fitted(model, spec))
+    grid = InProcessGrid(client_app(host), nodes=1)
+    mechanism = _mechanism(work, kind)
+    start = work.adapter(model.layout.size)
+    arrays = model.layout.to_arrays(start)
+    with tempfile.TemporaryDirectory() as folder:
+        strategy = _strategy(spec, mechanism, model, start, Path(folder, "timed"))
+        aside = _strategy(spec, mechanism, model, start, Path(folder, "aside"))
+
+        def round_() -> None:
+            nonlocal arrays
+            messages = strategy.configure_train(0, arrays, ConfigRecord(), grid)
+            arrays, _ = strategy.aggregate_train(0, grid.send_and_receive(messages))
+
+        def clipped_sum() -> np.ndarray:
+            messages = aside.configure_train(0, arrays, ConfigRecord(), grid)
+            (reply,) = grid.send_and_receive(messages)
+            return wire.read_reply(reply, model.layout).total
+
+        serve(Side(go=round_, clipped_sum=clipped_sum, details=_details(host)))
+
+
+def fitted(model: LanguageModel, spec: Spec) -> memory.EngineSettings:
+    """What a run would choose on this machine, but for what the spec says."""
+    acceleration.checkpoint(model.module, spec.checkpointing)
+    acceleration.compile_layers(model.module, spec.compile)
+    return memory.fitted(model, spec.length, spec.max_tokens, spec.max_lanes)
+
+
+def users(work: Work) -> Population:
+    """The users of the work, as a run holds them."""
+    counts, lengths = work.counts, work.lengths
+    return Population(
+        tokens=work.tokens,
+        record_offsets=population.offsets(lengths),
+        user_records=np.arange(len(lengths)),
+        user_offsets=population.offsets(counts),
+        user_keys=np.arange(len(counts), dtype=np.uint64),
+    )
+
+
+def _details(host: Host) -> dict[str, Any]:
+    return {"max_tokens": host.engine.max_tokens, "max_lanes": host.engine.max_lanes}
+
+
+def _mechanism(work: Work, kind: type[Mechanism]) -> Mechanism:
+    return kind(
+        users=len(work.counts),
+        cohort=len(work.counts),
+        records_per_user=int(work.counts.max()),
+        clip_norm=work.spec.clip_norm,
+        noise_multiplier=work.spec.noise_multiplier,
+    )
+
+
+def _strategy(
+    spec: Spec, mechanism: Mechanism, model: LanguageModel, start: np.ndarray, folder: Path
+) -> PrivateStrategy:
+    folder.mkdir()
+    contract = Contract(
+        round=0,
+        unit=mechanism.unit,
+        clip_norm=mechanism.clip_norm,
+        records_per_user=mechanism.records_per_user,
+        selection="random",
+        redraw=True,
+        resample=False,
+        max_tokens=spec.length,
+        local_steps=1,
+        local_lr=1.0,
+        seed=0,
+    )
+    adam = functools.partial(torch.optim.Adam, lr=spec.learning_rate)
+    return PrivateStrategy(
+        mechanism=mechanism,
+        contract=contract,
+        layout=model.layout,
+        ledger=Ledger.create(folder / "ledger.jsonl", {}),
+        budget=Budget(rounds=spec.rounds, epsilon_after=lambda _: 0.0),
+        optimizer=ServerOptimizer(start, adam, lambda _: 1.0),
+        secrets=rng.Secrets(),
+        tracker=tracker.NullTracker(),
+        checkpoints=folder,
+    )

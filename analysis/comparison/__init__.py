@@ -1,0 +1,1 @@
+"""`userdp compare`: strategies and record selections on the same users and budget."""

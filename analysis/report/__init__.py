@@ -1,0 +1,1 @@
+"""`userdp report`: one HTML page about a run or a sweep."""

@@ -1,0 +1,117 @@
+"""`userdp report FOLDER`: one HTML page about a run or a sweep, its figures and tables beside it.
+
+Reads the files of run folders at any depth, and changes nothing in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from userdp.analysis.aggregates import seed_groups
+from userdp.analysis.report.figures import (
+    canary_exposure,
+    concentration_test,
+    epsilon_by_round,
+    figure,
+    gain_kept,
+    group_disparity,
+    learning_curves,
+    noise_and_signal,
+    privacy_utility,
+)
+from userdp.analysis.report.figures.axes import number
+from userdp.analysis.report.figures.figure import Section
+from userdp.analysis.report.page import headline, html, run_table
+from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.run_folder import reader as run_folders
+from userdp.sim.run_folder.reader import Run
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write the page of ``FOLDER [output=DIR]`` and say where it is.
+
+    Raises:
+        ConfigurationError: a wrong argument, no run in the folder, or a table that lacks a column.
+    """
+    folder, output = _asked(arguments)
+    print(write(folder, output))
+
+
+def _asked(arguments: Sequence[str]) -> tuple[Path, Path]:
+    outputs = [item.partition("=")[2] for item in arguments if item.startswith("output=")]
+    folders = [item for item in arguments if not item.startswith("output=")]
+    if len(folders) != 1 or len(outputs) > 1 or "" in outputs:
+        raise ConfigurationError(
+            f"report {' '.join(arguments)}: name one folder of runs, and output=DIR if you want."
+        )
+    folder = Path(folders[0])
+    if not folder.is_dir():
+        raise ConfigurationError(f"report {folder}: there is no such folder; name one of runs.")
+    return folder, Path(outputs[0]) if outputs else folder / "report"
+
+
+def write(folder: Path, output: Path) -> Path:
+    """Write report.html, runs.csv and figures/ into ``output``; returns the page's path.
+
+    Raises:
+        ConfigurationError: no run is at or below ``folder``, or a run's groups.csv or exposure.csv
+            lacks a column.
+    """
+    runs = run_folders.read(folder)
+    if not runs:
+        raise ConfigurationError(
+            f"report {folder}: no run there, at any depth; name the output= of a run or a sweep."
+        )
+    found = sections(runs)
+    drawings = {p.name: figure.save(p, output / "figures") for s in found for p in s.plots}
+    output.mkdir(parents=True, exist_ok=True)
+    run_table.write(output / "runs.csv", [run_table.values(run) for run in runs])
+    text = html.html(
+        html.Page(
+            title=_title(folder, single=len(runs) == 1),
+            single=len(runs) == 1,
+            first_lines=headline.first_lines(folder, runs),
+            facts=html.facts(runs, _scores(runs)),
+            sections=found,
+            drawings=drawings,
+            runs=runs,
+        )
+    )
+    path = output / "report.html"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _title(folder: Path, *, single: bool) -> str:
+    """A sweep's folder; of a run, which is often only numbered, the folder above it too."""
+    path = folder.resolve()
+    return f"{path.parent.name}/{path.name}" if single else path.name
+
+
+def sections(runs: Sequence[Run]) -> list[Section]:
+    """The page's figures, in order."""
+    tasks = seed_groups.tasks(runs)
+    return [
+        privacy_utility.curves(tasks),
+        gain_kept.section(tasks),
+        privacy_utility.by_k(tasks),
+        epsilon_by_round.section(tasks),
+        noise_and_signal.section(runs, tasks),
+        concentration_test.section(tasks),
+        learning_curves.section(tasks),
+        group_disparity.section(tasks),
+        canary_exposure.section(tasks),
+    ]
+
+
+def _scores(runs: Sequence[Run]) -> dict[str, str]:
+    """Of each task: the base model's score, and the non-private one."""
+    told = {}
+    for task in seed_groups.tasks(runs):
+        plain = None if task.plain is None else task.plain.score
+        for name, spread in (("base model", task.before), ("non-private", plain)):
+            if spread is not None:
+                title = task.title(f"{task.metric.label.capitalize()}, {name}")
+                told[title] = number(spread.median)
+    return told

@@ -1,0 +1,94 @@
+"""Memorisation: exposure of planted secrets, against epsilon.
+
+Drawn from what `userdp.analysis.aggregates.canary_exposure` tells of a run's ``exposure.csv``. Exposure is log2 of the
+number of candidates less log2 of the secret's rank among them (Carlini et al., arXiv 1802.08232):
+about 1.4 bits on average where nothing was learned of it, so means over canaries are shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from userdp.analysis.aggregates import canary_exposure
+from userdp.analysis.aggregates.seed_groups import Cell, Spread, Task
+from userdp.analysis.aggregates.series import named, series
+from userdp.analysis.report.figures import axes as scales
+from userdp.analysis.report.figures import privacy_utility, style
+from userdp.analysis.report.figures.figure import (
+    Level,
+    Line,
+    Plot,
+    Section,
+    columns,
+    draw_level,
+    draw_line,
+    rows,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+UNLEARNED = 1 / math.log(2)  # expected exposure of a uniform rank among many, bits
+
+
+def section(tasks: Sequence[Task]) -> Section:
+    """Mean exposure against epsilon, a line for each strategy and selection."""
+    plots = [plot for task in tasks for plot in _plots(task)]
+    return Section(
+        name="canaries",
+        title="Memorisation",
+        lead="Secrets were planted with a few users. Exposure says how far up each ranks among all "
+        "candidates when the trained model scores them: high means that it can be read out.",
+        plots=plots,
+        absent="" if plots else f"no run planted canaries (no {canary_exposure.FILE}).",
+    )
+
+
+def _spread(cell: Cell) -> Spread | None:
+    """Of the canaries' mean in each run, after its last round, bits."""
+    means = [row["bits_mean"] for run in cell.runs for row in canary_exposure.table([run])]
+    return Spread.of(means) if means else None
+
+
+def _plots(task: Task) -> list[Plot]:
+    found = series(task.private, lambda cell: cell.level)
+    names = named(task, found)
+    lines = [
+        Line(label=names[key], look=style.of(*key), points=points)
+        for key, cells in found.items()
+        if (points := [(c.epsilon or 0.0, s) for c in cells if (s := _spread(c)) is not None])
+    ]
+    across = _levels(task)
+    return [_plot(task, lines, across)] if lines else []
+
+
+def _levels(task: Task) -> list[Level]:
+    chance = Level(label="nothing learned", spread=Spread.of([UNLEARNED]), dashes="dotted")
+    plain = None if task.plain is None else _spread(task.plain)
+    return [chance] if plain is None else [Level(label="non-private", spread=plain), chance]
+
+
+def _plot(task: Task, lines: Sequence[Line], across: Sequence[Level]) -> Plot:
+    def draw(axes: Axes) -> None:
+        for line in lines:
+            draw_line(axes, line)
+        for level in across:
+            draw_level(axes, level)
+        scales.at(axes, [x for line in lines for x, _ in line.points])
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("epsilon claimed (smaller is more private)")
+        axes.set_ylabel("exposure (bits), mean over canaries")
+
+    told = [f"{line.label}: up to {max(s.high for _, s in line.points):.3g}" for line in lines]
+    return Plot(
+        name=task.file("exposure"),
+        title=task.title("Canary exposure against epsilon"),
+        note=privacy_utility.seeds_told(lines),
+        alt=f"Exposure in bits. {'; '.join(told)}.",
+        columns=columns("epsilon", "exposure_bits"),
+        rows=rows(*lines, *across),
+        draw=draw,
+        simulation_only=True,
+    )

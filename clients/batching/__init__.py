@@ -1,0 +1,1 @@
+"""From the ragged records of many units to rectangular batches on the device."""

@@ -1,0 +1,1 @@
+"""Language models with stacked LoRA adapters: one adapter for each lane."""

@@ -1,0 +1,150 @@
+"""The embedded base model: a small tokenizer and causal model, pre-trained on the public text.
+
+Both come from the public text alone; no private user is read. The result is an ordinary folder that
+``AutoModelForCausalLM`` and ``AutoTokenizer`` load without network.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import rich.console
+import rich.progress
+import tokenizers
+import torch
+import transformers
+from torch import Tensor
+
+from userdp.clients.tokenization.tokenizer import TokenizerEncode
+from userdp.sim.common import cache
+from userdp.sim.data.synthetic import users
+
+VERSION = 1  # of this file's procedure; part of the cache key
+END = "<|end|>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything the weights depend on, besides the versions of text and procedure."""
+
+    seed: int = 0
+    tales: int | None = None  # how many of the public tales; None takes all
+    vocabulary: int = 2000
+    layers: int = 2
+    width: int = 128
+    heads: int = 4
+    context: int = 128  # tokens
+    steps: int = 450
+    batch: int = 16  # windows of ``context`` tokens in a step
+    noise: float = 0.03  # share of tokens replaced
+    learning_rate: float = 5e-3
+
+
+DEFAULT = Recipe()
+
+
+def ensure(cache_folder: Path, *, quiet: bool = False, recipe: Recipe = DEFAULT) -> Path:
+    """The folder of the embedded model and tokenizer, pre-trained the first time (about a minute).
+
+    ``quiet`` switches the progress bar on stderr off.
+    """
+    key = cache.fingerprint("embedded", VERSION, users.VERSION, recipe)
+    return cache.published(
+        cache_folder / "models" / f"embedded-{key}", lambda folder: _build(folder, recipe, quiet)
+    )
+
+
+def _build(folder: Path, recipe: Recipe, quiet: bool) -> None:
+    texts = users.public_text(recipe.seed)[: recipe.tales]
+    tokenizer = train_tokenizer(texts, recipe)
+    encoded = TokenizerEncode(tokenizer)(texts)
+    stream = torch.tensor([token for ids in encoded for token in ids])
+    model = pretrain(stream, tokenizer, recipe, quiet)
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+
+
+def train_tokenizer(texts: Sequence[str], recipe: Recipe) -> transformers.PreTrainedTokenizerFast:
+    """Byte-level BPE (Sennrich et al., arXiv 1508.07909), so no text has unknown characters."""
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
+    bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=recipe.vocabulary,
+        special_tokens=[END],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token=END, pad_token=END, model_max_length=recipe.context
+    )
+
+
+def pretrain(
+    stream: Tensor, tokenizer: transformers.PreTrainedTokenizerFast, recipe: Recipe, quiet: bool
+) -> transformers.GPT2LMHeadModel:
+    """AdamW on random windows of the token stream (tokens,); global random state is left alone."""
+    model = _fresh_model(len(tokenizer), tokenizer.eos_token_id, recipe)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _warm_cosine(step, recipe))
+    draws = torch.Generator().manual_seed(recipe.seed)
+    for _ in _progress(recipe.steps, quiet):
+        starts = torch.randint(len(stream) - recipe.context, (recipe.batch, 1), generator=draws)
+        windows = stream[starts + torch.arange(recipe.context)]  # (batch, context)
+        windows = _noisy(windows, recipe.noise, len(tokenizer), draws)
+        model(input_ids=windows, labels=windows).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        optimiser.zero_grad()
+    return model.eval()
+
+
+def _noisy(windows: Tensor, rate: float, vocabulary: int, draws: torch.Generator) -> Tensor:
+    """Windows (batch, context) with some tokens replaced by uniform ones, as input and as target.
+
+    The tales are so regular that the model would otherwise give all else a probability of nearly 0.
+    """
+    replaced = torch.rand(windows.shape, generator=draws) < rate
+    return torch.where(replaced, torch.randint(vocabulary, windows.shape, generator=draws), windows)
+
+
+def _fresh_model(vocabulary: int, end: int, recipe: Recipe) -> transformers.GPT2LMHeadModel:
+    config = transformers.GPT2Config(
+        vocab_size=vocabulary,
+        n_layer=recipe.layers,
+        n_embd=recipe.width,
+        n_head=recipe.heads,
+        n_positions=recipe.context,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return transformers.GPT2LMHeadModel(config).train()
+
+
+def _warm_cosine(step: int, recipe: Recipe) -> float:
+    """Factor on the learning rate: up over the first 5 % of the steps, then down along a cosine."""
+    warm = max(1, recipe.steps // 20)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, recipe.steps - warm)))
+
+
+def _progress(steps: int, quiet: bool) -> Iterable[int]:
+    return rich.progress.track(
+        range(steps),
+        description="Pre-training the embedded model",
+        console=rich.console.Console(stderr=True),
+        disable=quiet or not sys.stderr.isatty(),
+    )

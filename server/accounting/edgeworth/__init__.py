@@ -1,0 +1,1 @@
+"""Epsilon by an Edgeworth expansion: an estimate, never a claim."""

@@ -1,0 +1,83 @@
+"""Central moments and cumulants of one round's privacy loss, by quadrature over the outputs.
+
+The loss is ``L(x) = log P(x)/Q(x)``: P is the output with the user, a mixture over how many of the
+user's coins come up, and Q the output without. Moments are taken about the mean: computed from raw
+ones, cumulants of the fourth and fifth order are lost to cancellation.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from userdp.server.accounting.events import RoundEvent
+from userdp.server.accounting.pld import privacy_loss
+
+TAIL = 1e-30  # mass of P and of Q beyond the quadrature's ends
+STEPS_PER_NOISE = 64  # points in one standard deviation of the noise
+LEAST_DEVIATION = 1e-11  # below this the loss is not far enough above its own rounding error
+ODD = np.array([-1.0, 1.0, -1.0, 1.0, -1.0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moments:
+    """Moments of a loss ``L`` about its mean."""
+
+    mean: float
+    central: tuple[float, float, float, float]  # E (L - mean)^j for j = 2, 3, 4, 5
+    absolute: tuple[float, float]  # E |L - mean|^j for j = 1, 3
+
+    def cumulants(self) -> np.ndarray:
+        """(5,) cumulants of order 1 to 5; those of independent losses add up."""
+        second, third, fourth, fifth = self.central
+        return np.array(
+            [self.mean, second, third, fourth - 3 * second**2, fifth - 10 * third * second]
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundMoments:
+    """The moments of ``log P/Q`` when the user was there (P) and when not (Q)."""
+
+    with_user: Moments
+    without: Moments
+
+
+def of_round(event: RoundEvent) -> RoundMoments:
+    """Both moments of a round's loss.
+
+    Raises:
+        ValueError: the loss is too small for float64 to hold its moments.
+    """
+    low, high = privacy_loss.support(event, TAIL)
+    points = math.ceil((high - low) / event.noise_multiplier * STEPS_PER_NOISE) + 1
+    x = np.linspace(low, high, points)
+    loss = privacy_loss.privacy_loss(event, x)
+    log_without = -((x / event.noise_multiplier) ** 2) / 2
+    found = RoundMoments(
+        with_user=_weighted(loss, np.exp(loss + log_without)),
+        without=_weighted(loss, np.exp(log_without)),
+    )
+    if not found.without.central[0] > LEAST_DEVIATION**2:
+        raise ValueError(f"The privacy loss of {event} is too small to compute its moments.")
+    return found
+
+
+def negated(cumulants: np.ndarray) -> np.ndarray:
+    """(5,) cumulants of ``-L``."""
+    return ODD * cumulants
+
+
+def _weighted(loss: np.ndarray, weight: np.ndarray) -> Moments:
+    """Moments on a uniform grid: the trapezoidal rule, whose error here is far below rounding."""
+    share = weight / weight.sum()
+    mean = float(share @ loss)
+    away = loss - mean
+    second, third, fourth, fifth = (float(share @ away**j) for j in (2, 3, 4, 5))
+    return Moments(
+        mean=mean,
+        central=(second, third, fourth, fifth),
+        absolute=(float(share @ np.abs(away)), float(share @ np.abs(away) ** 3)),
+    )

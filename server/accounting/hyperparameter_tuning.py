@@ -1,0 +1,77 @@
+"""What choosing among several runs on the same users costs, beside the cost of one run.
+
+Two answers. If anything of every run may be seen, the runs compose. If the number of runs is itself
+drawn at random, and nothing but the best run leaves, repeat-and-select is cheaper (Papernot and
+Steinke, "Hyperparameter Tuning with Renyi Differential Privacy", arXiv 2110.03620).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from userdp.server.accounting import certify, group_lemma
+from userdp.server.accounting.certify import Epsilon
+from userdp.server.accounting.events import RoundEvent
+from userdp.server.accounting.rdp import ORDERS
+
+# Distribution of the number of runs -> parameter of the truncated negative binomial.
+SHAPES: Mapping[str, float] = {"logarithmic": 0.0, "geometric": 1.0}
+
+
+def composed(event: RoundEvent, rounds: int, runs: int, delta: float, **options: str) -> Epsilon:
+    """Certified epsilon of ``runs`` runs of ``rounds`` such events; options as `certify.epsilon`.
+
+    Raises:
+        ValueError: an argument is out of range, or the accountant refuses the event.
+    """
+    return certify.epsilon([(event, rounds * runs)], delta, **options)  # type: ignore[arg-type]
+
+
+def unavailable(event: RoundEvent, group_bound: str) -> str | None:
+    """Why repeat-and-select has no figure for the event, or None if it has one."""
+    if event.group_size > 1 and group_bound == "mixture":
+        return (
+            "repeat-and-select is proved over Renyi divergences, which the mixture bound of Group "
+            "Privacy does not have; take privacy.group_bound=lemma."
+        )
+    if event.cohort_cap is not None:
+        return (
+            "repeat-and-select is computed over Renyi divergences, which capped cohorts lack here."
+        )
+    if event.failure_probability:
+        return "repeat-and-select is computed for guarantees that hold with certainty."
+    return None
+
+
+def repeat_and_select(
+    event: RoundEvent, rounds: int, mean_runs: float, delta: float, *, shape: float
+) -> float:
+    """Upper epsilon of drawing how many runs to make, making them, and releasing the best alone.
+
+    Valid only if the number of runs is drawn before the first, from the truncated negative binomial
+    distribution of this shape and mean, and the best is told by a score that is public or part of
+    what the run releases. With several slots a user, by the group lemma over one slot's figure.
+
+    Args:
+        event, rounds: one run.
+        mean_runs: expected number of runs, at least 1.
+        delta: in (0, 1).
+        shape: 0 for the logarithmic distribution, 1 for the geometric.
+
+    Raises:
+        ValueError: ``mean_runs`` is below 1.
+    """
+    if not 1 <= mean_runs < math.inf:
+        raise ValueError(f"Expected a finite mean_runs >= 1, got {mean_runs!r}.")
+    from dp_accounting import dp_event, rdp  # slow to import, and needed here only
+
+    run = dp_event.SelfComposedDpEvent(event.single_slot().dp_event(), rounds)
+    accountant = rdp.RdpAccountant(ORDERS)
+    accountant.compose(dp_event.RepeatAndSelectDpEvent(run, mean_runs, shape))
+
+    def slot_epsilon(slot_delta: float) -> float:
+        return float(accountant.get_epsilon(slot_delta))
+
+    slot_delta = group_lemma.slot_delta(slot_epsilon, event.group_size, delta)
+    return event.group_size * slot_epsilon(slot_delta) if slot_delta else math.inf

@@ -1,0 +1,1 @@
+"""Certified epsilon from both sides, by discretised privacy loss distributions (PLD)."""

@@ -1,0 +1,100 @@
+"""Privacy loss distributions of a composition, and the grid they live on."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+from userdp.server.accounting.events import RoundEvent
+from userdp.server.accounting.pld import convolution, loss_grid, privacy_loss
+
+STEPS_PER_DEVIATION = 20  # grid steps in one standard deviation of a round's loss
+FEWEST_CELLS = 200
+CELL_LIMIT = 2**19
+TAIL_SHARE = 1e-6
+LEAST_TAIL = 1e-280
+ABSOLUTE_GAP = 1e-5  # epsilons closer than this need no finer grid
+
+Parts = Sequence[tuple[RoundEvent, int]]
+
+_below = functools.lru_cache(maxsize=16)(loss_grid.below)
+_above = functools.lru_cache(maxsize=16)(loss_grid.above)
+_range = functools.lru_cache(maxsize=64)(privacy_loss.loss_range)
+_deviation = functools.lru_cache(maxsize=64)(privacy_loss.loss_deviation)
+
+
+def tail_mass(parts: Parts, delta: float) -> float:
+    """Mass a round's grid may leave out: a small share of delta, in few sizes (to share grids)."""
+    share = TAIL_SHARE * delta / sum(count for _, count in parts)
+    return max(10.0 ** (4 * math.floor(math.log10(share) / 4)), LEAST_TAIL)
+
+
+def widest_range(parts: Parts, delta: float) -> float:
+    """Largest range of one round's loss."""
+    return max(_range(event, tail_mass(parts, delta)) for event, _ in parts)
+
+
+def coarse_step(parts: Parts, delta: float) -> float:
+    """Grid width at which the discretisation adds about 0.04 % to the variance of the loss."""
+    rounds = sum(count for _, count in parts)
+    variance = sum(count * _deviation(event) ** 2 for event, count in parts) / rounds
+    narrowest = min(_range(event, tail_mass(parts, delta)) for event, _ in parts)
+    step = min(math.sqrt(variance) / STEPS_PER_DEVIATION, narrowest / FEWEST_CELLS)
+    return max(step, widest_range(parts, delta) / CELL_LIMIT)
+
+
+def lower(parts: Parts, delta: float, step: float) -> float:
+    """Epsilon that is certainly not above the true one."""
+    return _worse_direction(parts, delta, step, "lower")
+
+
+def upper(parts: Parts, delta: float, step: float) -> float:
+    """Epsilon that is certainly not below the true one."""
+    return _worse_direction(parts, delta, step, "upper")
+
+
+def _worse_direction(parts: Parts, delta: float, step: float, side: convolution.Side) -> float:
+    """The larger of both directions' bounds, from grids on the same certain side."""
+    tail, discretised = tail_mass(parts, delta), _below if side == "lower" else _above
+    rounds = [(discretised(event, step, tail), count) for event, count in parts]
+    removal = convolution.epsilon([(loss.removal, n) for loss, n in rounds], delta, side)
+    addition = convolution.epsilon([(loss.addition, n) for loss, n in rounds], delta, side)
+    return max(removal, addition)
+
+
+def bracket(parts: Parts, delta: float, relative_gap: float) -> tuple[float, float]:
+    """Certified (lower, upper) epsilon; the grid is halved until they are close or it is full.
+
+    Args:
+        parts: distinct events with positive counts; at least one.
+        delta: in (0, 1).
+        relative_gap: wanted bound of upper / lower - 1.
+    """
+    step = coarse_step(parts, delta)
+    finest = widest_range(parts, delta) / CELL_LIMIT
+    low, high = 0.0, math.inf
+    while not math.isfinite(high) or (step >= finest and not _close(low, high, relative_gap)):
+        try:
+            low = max(low, lower(parts, delta, step))
+            high = min(high, upper(parts, delta, step))
+            step /= 2
+        except convolution.TooFineError:
+            if math.isfinite(high):
+                return low, high
+            step, finest = 4 * step, math.inf  # the first grid that fits is the last one
+    return low, high
+
+
+def quick_upper(parts: Parts, delta: float) -> float:
+    """Upper epsilon on the first grid: for bounds that take many of them."""
+    step = coarse_step(parts, delta)
+    while True:
+        try:
+            return upper(parts, delta, step)
+        except convolution.TooFineError:
+            step *= 4
+
+
+def _close(low: float, high: float, relative_gap: float) -> bool:
+    return high - low <= max(relative_gap * low, ABSOLUTE_GAP)

@@ -1,0 +1,70 @@
+"""How the clip norm follows a quantile of the units' norms, and what that costs in noise.
+
+Andrew et al., "Differentially Private Learning with Adaptive Clipping", arXiv 1905.03871. With
+``b_i = 1[norm of unit i <= C]``, a round releases one joint Gaussian over its one cohort:
+
+    sum of clipped updates  + N(0, (z_D C)^2 I)     sensitivity C
+    sum of (b_i - 1/2)      + N(0, sigma_b^2)       sensitivity 1/2
+
+Whitened by their noise the two move by ``sqrt(1/z_D^2 + 1/(2 sigma_b)^2)`` with a unit, which is
+``1/z`` for the ``z_D`` below: the round costs what a Gaussian of noise multiplier z costs. Too many
+unclipped units make C smaller: ``C <- C exp(-eta (b - gamma))``, ``b = 1/2 + noised bits / m``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from userdp.sim.common.errors import ConfigurationError
+
+BIT_SENSITIVITY = 0.5  # of the sum of (b_i - 1/2) to one unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveClip:
+    """Public parameters of the rule; the clip norm itself is the mechanism's."""
+
+    quantile: float = 0.5  # gamma: the share of units whose norm shall be at most C
+    learning_rate: float = 0.2  # eta
+    bit_noise: float | None = None  # sigma_b; None for the paper's m/20
+
+    def __post_init__(self) -> None:
+        if not 0 < self.quantile < 1:
+            raise ConfigurationError(
+                f"strategy.clip_quantile={self.quantile}: must lie between 0 and 1."
+            )
+        if not 0 < self.learning_rate < math.inf:
+            raise ConfigurationError(
+                f"strategy.clip_learning_rate={self.learning_rate}: must be positive and finite."
+            )
+        if self.bit_noise is not None and not 0 < self.bit_noise < math.inf:
+            raise ConfigurationError(
+                f"strategy.clip_bit_noise={self.bit_noise}: must be positive and finite, or null "
+                "for a twentieth of the expected units."
+            )
+
+    def bit_std(self, expected_units: float) -> float:
+        """sigma_b: standard deviation of the noise on the sum of bits."""
+        return expected_units / 20 if self.bit_noise is None else self.bit_noise
+
+    def update_multiplier(self, noise_multiplier: float, expected_units: float) -> float:
+        """z_D: noise on the sum of updates, over C, that leaves z to both queries together.
+
+        Raises:
+            ConfigurationError: the bits alone would cost more than z.
+        """
+        std = self.bit_std(expected_units)
+        share = BIT_SENSITIVITY * noise_multiplier / std  # (z / (2 sigma_b))
+        if share >= 1:
+            raise ConfigurationError(
+                f"strategy.clip_bit_noise={std:g}: must be above half of "
+                f"privacy.noise_multiplier={noise_multiplier:g}, or the clip bits alone cost more "
+                f"than the round; give strategy.clip_bit_noise={2 * noise_multiplier:.3g}, a "
+                "larger cohort, or leave out strategy.clip_quantile."
+            )
+        return noise_multiplier / math.sqrt(1 - share**2)
+
+    def next_norm(self, clip_norm: float, unclipped_fraction: float) -> float:
+        """C of the next round, from the noised fraction of units that this round left unclipped."""
+        return clip_norm * math.exp(-self.learning_rate * (unclipped_fraction - self.quantile))

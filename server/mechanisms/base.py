@@ -1,0 +1,245 @@
+"""One round's mechanism: cohort, sensitivity, noise and accounting event, which cannot disagree.
+
+Everything a round's privacy rests on is derived here from a few public numbers. There is no second
+place to type a sampling rate, a denominator or a noise level.
+
+Formal guarantees, for a `Mechanism` whose clients obey its clip norm C:
+- a unit enters a round at most once, with an independent coin of probability q (`draw`);
+- adding or removing one unit moves the sum by at most C, so the release is
+  ``(sum + N(0, (z C)^2 I)) / m`` at sensitivity C/m, whatever the realised cohort, the empty one
+  included;
+- the denominator m is a constant of the configuration;
+- with an adaptive clip, update and clip bits are one joint Gaussian of multiplier z over one
+  cohort, and contract, queries and release of a round have one C: a mechanism is frozen, and
+  `after` makes that of the next round.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from userdp.server.accounting import RoundEvent
+from userdp.server.ledger.ledger import Query
+from userdp.server.mechanisms import sampling
+from userdp.server.mechanisms.adaptive_clip import BIT_SENSITIVITY, AdaptiveClip
+from userdp.sim.common import rng
+from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.protocol.contract import Assignment
+
+
+@dataclass(frozen=True)
+class CohortSum:
+    """What the nodes' answers add up to: private, and gone once it is released."""
+
+    total: np.ndarray  # (D,) float64, sum of clipped updates
+    unclipped_bits: float = 0.0  # sum of clip bits, where the clip norm adapts
+    rows: np.ndarray | None = None  # (units, D) float64 clipped, where a mechanism looks at each
+
+
+@dataclass(frozen=True)
+class Release:
+    """What one round makes public, and what a simulation may see beside it."""
+
+    mean: np.ndarray  # (D,) float64, noised
+    noise_std: float  # of the noise on a coordinate of the mean
+    unclipped_fraction: float | None = None  # noised; None where the clip norm is fixed
+    released: Mapping[str, float] = field(default_factory=dict)  # further figures of the event
+    simulation_only: Mapping[str, float] = field(default_factory=dict)
+    halted: bool = False  # the mechanism releases nothing more: the run ends here
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mechanism(ABC):
+    """Public parameters of a subsampled Gaussian mechanism over privacy units."""
+
+    unit: ClassVar[str]  # what one clip bounds: "user" or "record_slot"
+    private: ClassVar[bool] = True
+    rescalable: ClassVar[bool] = True  # whether noise may live in another space every round
+    keeps_rows: ClassVar[bool] = False  # needs every unit's clipped update, not their sum alone
+
+    users: int  # N, declared
+    cohort: float  # expected users' worth of gradients in a round
+    records_per_user: int  # k; 0 takes all of a user's records (user-wise only)
+    clip_norm: float  # C
+    noise_multiplier: float  # z, of all queries of a round together
+    adaptive: AdaptiveClip | None = None  # how C moves from round to round, where it does
+
+    def __post_init__(self) -> None:
+        if self.users < 1:
+            raise ConfigurationError(f"privacy.users={self.users}: must be at least 1.")
+        if not 0 < self.cohort <= self.users:
+            raise ConfigurationError(
+                f"cohort={self.cohort:g}: must be above 0 and at most the {self.users} "
+                "declared users."
+            )
+        if self.records_per_user < 0:
+            raise ConfigurationError(
+                f"strategy.records_per_user={self.records_per_user}: must be at least 1, or all."
+            )
+        if not self.clip_norm > 0:
+            raise ConfigurationError(f"strategy.clip_norm={self.clip_norm}: must be positive.")
+        self._check_noise()
+
+    def _check_noise(self) -> None:
+        # Below 2^-32 of the sum's size, float64 noise would round away in the sum it protects.
+        if not (math.isfinite(self.noise_multiplier) and math.isfinite(self.clip_norm)):
+            raise ConfigurationError("strategy.clip_norm and the noise must be finite.")
+        if not self.noise_multiplier > self.expected_units * 2.0**-32:
+            raise ConfigurationError(
+                f"privacy.noise_multiplier={self.noise_multiplier}: must be positive "
+                "(strategy=non_private trains without noise, and says so)."
+            )
+        if self.adaptive is not None:  # refuses clip bits that cost more than z
+            self.adaptive.update_multiplier(self.noise_multiplier, self.expected_units)
+
+    @property
+    def adjacency(self) -> str:
+        """Which populations are neighbours."""
+        return "add-or-remove-one-user"
+
+    @property
+    def sampling_scheme(self) -> str:
+        return "poisson"
+
+    @property
+    def sampling_rate(self) -> float:
+        """q, of every coin."""
+        return self.cohort / self.users
+
+    @property
+    def group_size(self) -> int:
+        """Units that one user owns, each with its own coin."""
+        return 1
+
+    @property
+    def expected_units(self) -> float:
+        """m, the denominator."""
+        return self.cohort * self.group_size
+
+    @property
+    def noise_std(self) -> float:
+        """Standard deviation of the noise on the sum, a coordinate."""
+        return self.update_multiplier * self.clip_norm
+
+    @property
+    def update_multiplier(self) -> float:
+        """``noise_std`` over C: z, or a little more where the clip bits take their share."""
+        if self.adaptive is None:
+            return self.noise_multiplier
+        return self.adaptive.update_multiplier(self.noise_multiplier, self.expected_units)
+
+    def event(self) -> RoundEvent:
+        """What one round costs."""
+        return RoundEvent(
+            sampling_rate=self.sampling_rate,
+            noise_multiplier=self.noise_multiplier,
+            group_size=self.group_size,
+        )
+
+    def ledger_event(self) -> Mapping[str, Any]:
+        return self.event().to_dict()
+
+    @property
+    def rounds_per_event(self) -> int:
+        """Rounds in which a user takes part at most once, so that they cost one event together."""
+        return 1
+
+    def event_count(self, rounds: int) -> int:
+        """How many events so many rounds cost."""
+        return math.ceil(rounds / self.rounds_per_event)
+
+    @property
+    def halted(self) -> bool:
+        """Whether the mechanism releases nothing more."""
+        return False
+
+    def for_run(self, *, rounds: int, delta: float, epsilon: float | None) -> Self:
+        """The mechanism with what a whole run's figures fix; ``epsilon`` is its target, if any."""
+        return self
+
+    def remarks(self) -> Sequence[str]:
+        """What is likely not meant, each in one line.
+
+        Raises:
+            ConfigurationError: at this noise the mechanism cannot do what it is for.
+        """
+        return []
+
+    def summary(self) -> Mapping[str, float]:
+        """Released figures of all rounds so far that only this mechanism has."""
+        return {}
+
+    def details(self) -> Mapping[str, Any]:
+        """Public parameters that only this mechanism has, for the ledger and the statement."""
+        return {}
+
+    def queries(self) -> Sequence[Query]:
+        """The Gaussian queries of a round's joint release."""
+        update = Query(name="update", sensitivity=self.clip_norm, noise_std=self.noise_std)
+        if self.adaptive is None:
+            return [update]
+        std = self.adaptive.bit_std(self.expected_units)
+        return [update, Query(name="unclipped_bits", sensitivity=BIT_SENSITIVITY, noise_std=std)]
+
+    @abstractmethod
+    def draw(self, stream: rng.SecretStream, number: int) -> Assignment:
+        """The cohort of round ``number``: one coin per unit position, over declared positions."""
+
+    def release(self, cohort: CohortSum, stream: rng.SecretStream, number: int) -> Release:
+        """Noised mean of round ``number``, and noised clip bits where C adapts.
+
+        Noise is drawn and added in float64 on the CPU, once, here. Floating-point noise is not the
+        real Gaussian (Mironov, CCS 2012): the statement names it as a limit.
+        """
+        noise = self.noise_std * rng.standard_normal(stream, len(cohort.total))
+        mean = (cohort.total.astype(np.float64) + noise) / self.expected_units
+        noise_std = self.noise_std / self.expected_units
+        if self.adaptive is None:
+            return Release(mean, noise_std)
+        std = self.adaptive.bit_std(self.expected_units)
+        noised_bits = cohort.unclipped_bits + std * float(rng.standard_normal(stream, 1)[0])
+        return Release(mean, noise_std, 0.5 + noised_bits / self.expected_units)
+
+    def after(self, release: Release) -> Self:
+        """The mechanism of the next round: the same, or with the clip norm that follows."""
+        if self.adaptive is None or release.unclipped_fraction is None:
+            return self
+        follows = self.adaptive.next_norm(self.clip_norm, release.unclipped_fraction)
+        return replace(self, clip_norm=follows)
+
+    def state(self) -> dict[str, Any]:
+        """What the mechanism has become through its releases: public, stored with each of them."""
+        return {"clip_norm": self.clip_norm}
+
+    def restored(self, state: Mapping[str, Any]) -> Self:
+        """The mechanism of the round after a stored one."""
+        return replace(self, **state)
+
+    def store_secrets(self, folder: Path) -> None:
+        """Make durable what later rounds need and nobody may see; called before each ``state``."""
+        return None
+
+    def load_secrets(self, folder: Path, size: int, *, released: int, intended: int) -> None:
+        """Take up what ``store_secrets`` left, for an adapter of ``size`` parameters.
+
+        ``released``: number of the last round that may have been released; ``intended``: of the
+        last one spent.
+
+        Raises:
+            ConfigurationError: it is not there, or does not belong to those rounds.
+        """
+        return None
+
+    def delete_secrets(self, folder: Path) -> None:
+        """Remove it: the rounds are over."""
+        return None
+
+    def _heads(self, stream: rng.SecretStream) -> np.ndarray:
+        return sampling.poisson_positions(stream, self.sampling_rate, self.users * self.group_size)

@@ -1,0 +1,1 @@
+"""The concentration mechanism: a noised test decides how much noise a round needs."""

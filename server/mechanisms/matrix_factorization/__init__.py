@@ -1,0 +1,1 @@
+"""Noise that is correlated over rounds, by a banded matrix factorisation."""

@@ -1,0 +1,64 @@
+"""User-wise DP-SGD: average a user's records, clip, add up.
+
+Algorithm 2 of Chua et al., arXiv 2406.14322; ULS in Charles et al., arXiv 2407.07737.
+
+For t in 1..T:
+    U ~ each of N users independently with probability q = m / N
+    g_u = clip(mean over u's <= k records of the update, C)
+    release (sum of g_u over u in U + N(0, (z C)^2 I)) / m
+
+The average is inside the clip, so the sensitivity is C whatever k: k costs compute, not privacy.
+
+With a cap on the cohort, U is a uniformly random subset of ``cohort_max`` wherever more users are
+drawn (truncated Poisson sampling, arXiv 2508.15089). The number of users then enters the event, and
+neighbours differ in one user's records: the place of an emptied user still draws a coin.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from userdp.server.accounting import RoundEvent
+from userdp.server.mechanisms import sampling
+from userdp.server.mechanisms.base import Mechanism
+from userdp.sim.common import rng
+from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.protocol.contract import Assignment
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserWise(Mechanism):
+    """The privacy unit and the clipped unit are both the user."""
+
+    unit: ClassVar[str] = "user"
+
+    cohort_max: int | None = None  # at most so many users in a round; None: as many as are drawn
+
+    def __post_init__(self) -> None:
+        if self.cohort_max is not None and self.cohort_max < 1:
+            raise ConfigurationError(
+                f"strategy.cohort_max={self.cohort_max}: must be at least 1, or null for no cap."
+            )
+        super().__post_init__()
+
+    @property
+    def adjacency(self) -> str:
+        return super().adjacency if self.cohort_max is None else "zero-out-one-user"
+
+    @property
+    def sampling_scheme(self) -> str:
+        return super().sampling_scheme if self.cohort_max is None else "truncated poisson"
+
+    def event(self) -> RoundEvent:
+        if self.cohort_max is None:
+            return super().event()
+        return replace(super().event(), population=self.users, cohort_cap=self.cohort_max)
+
+    def draw(self, stream: rng.SecretStream, number: int) -> Assignment:
+        users = self._heads(stream)
+        if self.cohort_max is not None:
+            users = sampling.random_subset(stream, users, self.cohort_max)
+        return Assignment(users=users, slots=np.empty(0, np.int64))

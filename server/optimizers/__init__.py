@@ -1,0 +1,1 @@
+"""Server optimisers: torch.optim, and rules made for noisy means."""

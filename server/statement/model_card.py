@@ -1,0 +1,93 @@
+"""The README of an adapter's folder, a Hugging Face model card led by the privacy claim."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from userdp.server.statement import prose
+
+_GENERATION = "text-generation"
+_LOAD = """```python
+from peft import PeftModel
+from transformers import {kind}
+
+base = {kind}.from_pretrained({base})
+model = PeftModel.from_pretrained(base, "path/of/this/folder")
+```"""
+
+
+def model_card(
+    statement: Mapping[str, Any],
+    *,
+    base_model: str,
+    base_revision: str | None = None,
+    scores: Mapping[str, float] | None = None,
+    classes: Sequence[str] = (),
+) -> str:
+    """The card's text. Write it after ``save_pretrained``, which replaces tags and base model.
+
+    Args:
+        statement: a validated privacy statement.
+        base_model: name of the base model as others know it; becomes public.
+        base_revision: the revision that the adapter was trained on.
+        scores: public scores by name, for example held-out perplexity before and after.
+        classes: of a classification, in the order of its logits; else none.
+    """
+    title = f"LoRA adapter for {base_model}"
+    if not statement["private"]:
+        title = f"NOT PRIVATE: {title}"
+    sections = [
+        _front_matter(statement, base_model, "text-classification" if classes else _GENERATION),
+        f"# {title}",
+        prose.prose(statement).rstrip(),
+        "## Parameters",
+        _table(_parameters(statement) | {"base_model": base_model, "base_revision": base_revision}),
+        *(["## Scores", _table(scores)] if scores else []),
+        "## Use",
+        _loading(base_model, base_revision, classes),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _loading(base_model: str, base_revision: str | None, classes: Sequence[str]) -> str:
+    arguments = json.dumps(base_model)
+    if base_revision is not None:
+        arguments += f", revision={json.dumps(base_revision)}"
+    if not classes:
+        return _LOAD.format(kind="AutoModelForCausalLM", base=arguments)
+    named = json.dumps(dict(enumerate(classes)))
+    code = _LOAD.format(
+        kind="AutoModelForSequenceClassification", base=f"{arguments}, num_labels={len(classes)}"
+    )
+    return f"{code}\n\nThe classes, by the numbers of their logits: {named}."
+
+
+def _front_matter(statement: Mapping[str, Any], base_model: str, task: str) -> str:
+    level = f"{statement['unit']}-level-dp"
+    privacy = ["differential-privacy", level] if statement["private"] else ["not-private"]
+    tags = [*privacy, "lora", "federated-learning"]
+    quoted = json.dumps(base_model)  # a JSON string is a YAML string
+    lines = ["---", f"base_model: {quoted}", "library_name: peft", f"pipeline_tag: {task}"]
+    return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
+
+
+def _parameters(statement: Mapping[str, Any]) -> dict[str, Any]:
+    """The statement's figures and words, exactly; the texts stand in the prose."""
+    sampling = {f"sampling {name}": value for name, value in statement["sampling"].items()}
+    plain = (str, int, float, type(None))
+    return {
+        name: value
+        for name, value in statement.items()
+        if isinstance(value, plain) and name != "trust_model"
+    } | sampling
+
+
+def _table(rows: Mapping[str, Any]) -> str:
+    lines = [f"| {name} | {_cell(value)} |" for name, value in rows.items()]
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _cell(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

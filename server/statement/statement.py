@@ -1,0 +1,226 @@
+"""The privacy claim of a run, put together from its ledger and an accountant's figures.
+
+Nothing is accounted here: the composition comes from the ledger, and epsilon is an argument. The
+English of it is in ``userdp.server.statement.prose``, the list of its fields in ``userdp.server.statement.schema``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from userdp.server.statement import model_card as card
+from userdp.server.statement import prose as wording
+from userdp.server.statement import schema
+
+validate = schema.validate
+prose = wording.prose
+model_card = card.model_card
+
+# What the statement takes from the ledger's header, beside ``event`` and fields of the same name.
+HEADER_FIELDS = (
+    *("strategy", "clipped_unit", "adjacency", "declared_users", "users_counted", "delta"),
+    *("event", "clip_norm", "adaptive_clip", "denominator", "sampling_scheme", "cohort_cap"),
+    *(
+        "records_per_user",
+        "resample",
+        "rescaled",
+        "records_bounded",
+        "chunks_cross_records",
+        "local_steps",
+    ),
+    *("selection", "group_bound", "seeds_policy", "drop_failed_nodes", "rounds_per_event"),
+    *("mechanism_details", "unit", "rescaled"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What an accountant says of the composition in a ledger, at the header's delta."""
+
+    epsilon: float  # upper value; infinite where there is none
+    epsilon_lower: float
+    accountant: str
+    accountant_version: str
+    certified: bool  # False for estimates (central limit, Edgeworth): no claim rests on those
+    epsilon_at_deltas: Mapping[float, float]  # delta -> upper value
+    slot_epsilon: float | None = None  # the same with one slot per user
+
+    def __post_init__(self) -> None:
+        if not self.certified:
+            raise ValueError(f"accountant={self.accountant!r} only estimates: it is no claim.")
+        if not 0 <= self.epsilon_lower <= self.epsilon:
+            raise ValueError(
+                f"Expected 0 <= epsilon_lower <= epsilon, got {self.epsilon_lower}, {self.epsilon}."
+            )
+
+
+def build(
+    header: Mapping[str, Any],
+    spent: Sequence[tuple[Mapping[str, Any], int]],
+    claim: Claim,
+    *,
+    ledger_hash: str,
+    codes: Sequence[str],
+    simulation_only: bool = False,
+    released: Sequence[str] = schema.RELEASED,
+    sweep: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The statement of a run, ready for ``privacy_statement.json``.
+
+    Args:
+        header: the ledger's, with every name of ``HEADER_FIELDS``; beside them ``simulated_cohort``
+            where noise was scaled for a cohort that was not run, and ``canaries`` where users were
+            planted.
+        spent: the ledger's composition; the number of rounds is taken from here.
+        claim: the account of that same composition.
+        codes: hashes of the code that started the run, and of that which resumed it if it changed.
+
+    Raises:
+        ValueError: the header lacks a field, rounds of another event were spent, or the figures
+            contradict each other.
+    """
+    lacking = [name for name in HEADER_FIELDS if name not in header]
+    if lacking:
+        raise ValueError(f"The ledger's header lacks {', '.join(lacking)}.")
+    event = header["event"]
+    if any(other != event for other, _ in spent):
+        raise ValueError(f"The ledger spent other events than the header's {event=}.")
+    reasons = not_private_reasons(header)
+    statement = {name: header[name] for name in HEADER_FIELDS if name in schema.FIELDS} | {
+        "format": schema.FORMAT,
+        "private": not reasons,
+        "reasons": reasons,
+        "trust_model": schema.TRUST_MODEL,
+        "noise_multiplier": event["noise_multiplier"],
+        "sampling": _sampling(header),
+        "rounds": sum(count for _, count in spent),
+        "record_level": _is_record_level(header, claim),
+        "released": [
+            *released,
+            *([schema.ADAPTED] if header["adaptive_clip"] else []),
+            *([schema.TESTED] if wording.is_tested(header) else []),
+        ],
+        "assumptions": _assumptions(header),
+        "not_covered": [
+            *schema.NOT_COVERED,
+            *([schema.RECORDS] if header["unit"] == "record" else []),
+            *([schema.SIMULATION_ONLY] if simulation_only else []),
+        ],
+        "code_hash": ", then ".join(codes),
+        "ledger_hash": ledger_hash,
+        "sweep": dict(sweep) if sweep is not None else None,
+        **_figures(claim),
+    }
+    statement = {name: statement[name] for name in schema.FIELDS}
+    validate(statement)
+    return statement
+
+
+def not_private_reasons(header: Mapping[str, Any]) -> list[str]:
+    """Why a run of this mechanism is not private; empty when it is."""
+    reasons = []
+    if header["strategy"] == "non_private" or header["event"]["noise_multiplier"] == 0:
+        reasons.append(f"strategy={header['strategy']} adds no noise")
+    if header["seeds_policy"] == "reproducible":
+        reasons.append("privacy.reproducible=true derives coins and noise from a seed")
+    simulated = header.get("simulated_cohort")
+    if simulated is not None and simulated != header["denominator"]:
+        reasons.append(
+            f"noise was scaled for a cohort of {simulated}, but {header['denominator']} was run"
+        )
+    return reasons
+
+
+def _figures(claim: Claim) -> dict[str, Any]:
+    deltas = sorted(claim.epsilon_at_deltas.items())
+    slot = claim.slot_epsilon
+    return {
+        "epsilon": wording.round_up(claim.epsilon),
+        "epsilon_lower": wording.round_down(claim.epsilon_lower),
+        "epsilon_at_deltas": {repr(delta): wording.round_up(epsilon) for delta, epsilon in deltas},
+        "slot_epsilon": None if slot is None else wording.round_up(slot),
+        "accountant": claim.accountant,
+        "accountant_version": claim.accountant_version,
+    }
+
+
+def _sampling(header: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "scheme": header["sampling_scheme"],
+        "rate": header["event"]["sampling_rate"],
+        "expected_cohort": header["denominator"],
+        "cap": header["cohort_cap"],
+    }
+
+
+def _is_record_level(header: Mapping[str, Any], claim: Claim) -> bool:
+    """Whether taking one record away changes one slot at most, so that slot means record."""
+    one_slot_a_record = header["records_bounded"] and not header["resample"]
+    return (
+        claim.slot_epsilon is not None
+        and header["clipped_unit"] == "record_slot"
+        and one_slot_a_record
+        and not header["chunks_cross_records"]
+    )
+
+
+def _assumptions(header: Mapping[str, Any]) -> list[str]:
+    assumptions = [
+        "every record is filed under exactly one user id",
+        "noise is drawn in double-precision floating point: the gap to real numbers "
+        "(Mironov, CCS 2012) is not closed",
+    ]
+    if header["seeds_policy"] == "secret":
+        assumptions.append(
+            "cohort coins and noise come from the operating system's entropy and stay secret"
+        )
+    if header["users_counted"]:
+        assumptions.append(
+            f"the number of users, {header['declared_users']}, was counted from the training data "
+            "once and is treated as public"
+        )
+    if planted := header.get("canaries"):
+        assumptions.append(
+            f"{planted} of the declared users are canaries: invented, and planted to measure what "
+            "training remembers (data.canaries); a run with them is a simulation"
+        )
+    if "factor_sha256" in header["mechanism_details"]:
+        assumptions += [
+            "a user's place in the list of users, and so their group and rounds, is public and "
+            "stays when another user comes or goes",
+            "the last rows of correlated noise stayed secret while the run lasted; they were kept "
+            "in a file of mode 0600 and deleted at its end",
+        ]
+    if wording.is_tested(header):
+        assumptions.append(
+            "a user's clipped update depends on the user and the adapter alone; its last bits in "
+            "float32 also depend on who shares its stack (not so with engine.max_lanes=1)"
+        )
+    if header["drop_failed_nodes"]:
+        assumptions.append(
+            "runtime.drop_failed_nodes=true: whether a node fails does not depend on users' data"
+        )
+    return assumptions
+
+
+def code_hash(packages: Iterable[str]) -> str:
+    """SHA-256 over the names and contents of all Python files of installed packages.
+
+    Raises:
+        ValueError: a package cannot be found.
+    """
+    total = hashlib.sha256()
+    for package in sorted(packages):
+        found = importlib.util.find_spec(package)
+        if found is None or found.origin is None:
+            raise ValueError(f"No {package=} to hash.")
+        folder = Path(found.origin).parent
+        for file in sorted(folder.rglob("*.py")):
+            content = hashlib.sha256(file.read_bytes()).hexdigest()
+            total.update(f"{package}/{file.relative_to(folder).as_posix()} {content}\n".encode())
+    return total.hexdigest()

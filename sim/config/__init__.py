@@ -1,0 +1,1 @@
+"""The configuration: typed settings, their validation, and composition through Hydra."""

@@ -1,0 +1,236 @@
+"""What a run was asked for: typed, checked before anything heavy, independent of Hydra.
+
+Each error names the field, its value and the mend.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.config.field_types import Closed, Count, Number, Quantity, Text, Whole
+from userdp.sim.config.strategy import Strategy
+from userdp.sim.data import selection
+
+_LEAST = {"users": 1, "canaries": 0, "canary_records": 1, "canary_references": 1}  # of data
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data(Closed):
+    format: Literal["synthetic", "form_letters", "jsonl", "csv", "parquet", "hub"]
+    users: Whole = 2400  # of those that are invented
+    path: str | None = None
+    name: str | None = None
+    hub_split: str = "train"
+    user: str | None = "user_id"  # None: every record is a user of its own
+    text: str | None = "text"
+    prompt: str | None = None
+    chat: str | None = None
+    text_pair: str | None = None
+    label: str | None = None
+    classes: Whole | tuple[Whole | Text, ...] | None = None
+    split: Literal["user", "record", "column"] = "user"
+    split_column: str | None = None
+    holdout: Number = 0.1
+    seed: Whole = 0
+    strict: bool = False
+    canaries: Whole = 0  # invented users, planted to measure memorisation
+    canary_records: Whole = 1  # of each, all the same
+    canary_references: Whole = 1024  # secrets that nobody holds, to rank theirs among
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            if (value := getattr(self, name)) < least:
+                raise ConfigurationError(f"data.{name}={value}: must be at least {least}.")
+        self._check_canaries()
+        if self.format in ("synthetic", "form_letters") and self.label is not None:
+            raise ConfigurationError(
+                f"data.label={self.label}: invented users have no classes; choose other data."
+            )
+
+    def _check_canaries(self) -> None:
+        if self.canaries and self.label is not None:
+            raise ConfigurationError(
+                f"data.canaries={self.canaries}: a classification learns no text to remember; "
+                "leave out data.label, or the canaries."
+            )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """As the label column spells them, in the order of their numbers; none: no labels."""
+        given = range(self.classes) if isinstance(self.classes, int) else self.classes or ()
+        return tuple(map(str, given))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora(Closed):
+    r: Whole
+    alpha: Number
+    targets: str | tuple[str, ...]
+    freeze_a: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(Closed):
+    kind: Literal["embedded", "local", "hub"]
+    path: str | None = None
+    revision: str | None = None
+    seq_len: Whole
+    dtype: Literal["auto", "float32", "bfloat16"]
+    lora: Lora
+
+    def __post_init__(self) -> None:
+        if self.seq_len < 2:
+            raise ConfigurationError(f"model.seq_len={self.seq_len}: must be at least 2 tokens.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection(Closed):
+    rule: str
+
+    def __post_init__(self) -> None:
+        if self.rule not in selection.RULES:
+            known = ", ".join(selection.RULES)
+            raise ConfigurationError(f"selection.rule={self.rule}: choose one of {known}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule(Closed):
+    name: str
+    warmup: Whole
+    average: Number = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Privacy(Closed):
+    users: Whole | None
+    epsilon: Number | None
+    noise_multiplier: Number | None
+    delta: Number | None
+    accountant: Literal["pld", "prv", "rdp", "edgeworth"]
+    edgeworth_order: Literal[1, 2, 3]
+    group_bound: Literal["mixture", "lemma"]
+    reproducible: bool
+
+    def __post_init__(self) -> None:
+        if self.accountant == "edgeworth" and self.group_bound == "lemma":
+            raise ConfigurationError(
+                "privacy.group_bound=lemma: accountant=edgeworth takes mixture only."
+            )
+        for name in ("users", "epsilon", "noise_multiplier", "delta"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ConfigurationError(f"privacy.{name}={value}: must be positive and finite.")
+        if self.delta is not None and self.delta >= 1:
+            raise ConfigurationError(f"privacy.delta={self.delta}: must be below 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine(Closed):
+    max_tokens: Count | Literal["auto"]
+    max_lanes: Count | Literal["auto"]
+    compile: bool
+    checkpointing: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime(Closed):
+    nodes: Whole
+    drop_failed_nodes: bool
+
+    def __post_init__(self) -> None:
+        if self.nodes < 1:
+            raise ConfigurationError(f"runtime.nodes={self.nodes}: must be at least 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Track(Closed):
+    sink: Literal["jsonl", "wandb", "tensorboard"]
+    simulation_only: bool
+    project: str = "userdp"
+    group: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Closed):
+    sampling_rate: Number | None
+    records_per_user: tuple[Quantity, ...] | None = None  # quantiles, equally spaced from 0 to 1
+    gradients: Quantity | None = None  # G, expected record gradients a round
+    ks: tuple[Count, ...] = (1, 2, 5, 10, 20)
+    tuning_runs: Count | None = None
+
+    def __post_init__(self) -> None:
+        if self.sampling_rate is not None and not 0 < self.sampling_rate <= 1:
+            raise ConfigurationError(
+                f"plan.sampling_rate={self.sampling_rate}: must be above 0 and at most 1."
+            )
+        records = self.records_per_user
+        if records is not None and (not records or list(records) != sorted(records)):
+            raise ConfigurationError(
+                f"plan.records_per_user={list(records)}: expected quantiles in ascending order."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Closed):
+    """A whole run, by the groups of the configuration."""
+
+    data: Data
+    model: Model
+    selection: Selection
+    strategy: Strategy
+    optimizer: dict[str, Any]
+    schedule: Schedule
+    privacy: Privacy
+    engine: Engine
+    runtime: Runtime
+    track: Track
+    plan: Plan
+    rounds: Whole
+    cohort: Number
+    eval_every: Whole
+    seed: Whole
+    device: str
+    resume: str | None
+    sweep: str | None
+    output: str
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise ConfigurationError(f"rounds={self.rounds}: must be at least 1.")
+        if self.eval_every < 1:
+            raise ConfigurationError(f"eval_every={self.eval_every}: must be at least 1.")
+        if not 0 < self.cohort < math.inf:
+            raise ConfigurationError(f"cohort={self.cohort:g}: must be positive and finite.")
+        self._check_noise()
+        if self.data.canaries and not self.track.simulation_only:
+            raise ConfigurationError(
+                f"data.canaries={self.data.canaries}: invented users are for simulations; set "
+                "track.simulation_only=true."
+            )
+        rule, label = self.selection.rule, self.data.label
+        if label is not None and rule not in selection.OF_RECORDS:
+            raise ConfigurationError(
+                f"selection.rule={rule} with data.label={label}: chooses by next tokens or cuts "
+                f"across records; choose one of {', '.join(sorted(selection.OF_RECORDS))}."
+            )
+
+    def _check_noise(self) -> None:
+        epsilon, z = self.privacy.epsilon, self.privacy.noise_multiplier
+        if self.strategy.name == "non_private":
+            if (epsilon, z) != (None, None):
+                raise ConfigurationError(
+                    f"privacy.epsilon={epsilon}, privacy.noise_multiplier={z}: "
+                    "strategy=non_private takes neither; choose a private strategy for a target."
+                )
+        elif (epsilon is None) == (z is None):
+            raise ConfigurationError(
+                f"privacy.epsilon={epsilon}, privacy.noise_multiplier={z}: give exactly one."
+            )
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.resume or self.output)

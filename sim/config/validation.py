@@ -1,0 +1,68 @@
+"""From a composed configuration to settings, and each way that fails as one line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pydantic
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.config.settings import Settings
+
+
+def parse(config: DictConfig) -> Settings:
+    """Check types and ranges of a composed configuration.
+
+    Raises:
+        ConfigurationError: with one line for the first wrong field.
+    """
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigurationError(f"{missing[0]} is missing: give it a value, {missing[0]}=...")
+    values = resolved(config)
+    try:
+        return pydantic.TypeAdapter(Settings).validate_python(values)
+    except pydantic.ValidationError as error:
+        raise ConfigurationError(_first_line(error, values)) from None
+
+
+def _first_line(error: pydantic.ValidationError, values: Mapping[str, Any]) -> str:
+    """The first problem; a check of ours speaks for itself, a wrong type gets its field's name."""
+    first = error.errors()[0]
+    ours = first.get("ctx", {}).get("error")
+    if isinstance(ours, ConfigurationError):
+        return str(ours)
+    name, value = _located(first["loc"], values)
+    if first["type"] == "unexpected_keyword_argument":
+        return f"{name}={value}: no such key; leave it out."
+    if first["type"] == "missing":
+        return f"{name} is missing: give it a value, {name}=..."
+    wanted = [
+        problem["msg"] for problem in error.errors() if _located(problem["loc"], values)[0] == name
+    ]
+    told = ", or ".join(text.removeprefix("Input should be ") for text in dict.fromkeys(wanted))
+    return f"{name}={value}: should be {told}."
+
+
+def _located(place: tuple[int | str, ...], values: Any) -> tuple[str, Any]:
+    """Dotted name and value of a field, without pydantic's names for branches of a union."""
+    names = []
+    for part in place:
+        if isinstance(values, Mapping) and part in values:
+            names.append(str(part))
+            values = values[part]
+        elif isinstance(values, Mapping):  # a key that is not there
+            return ".".join([*names, str(part)]), None
+    return ".".join(names), values
+
+
+def resolved(config: DictConfig) -> Mapping[str, Any]:
+    """The composed configuration as plain values, for `config.yaml` and the trackers."""
+    try:
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigurationError(str(error).splitlines()[0]) from None
+    return {name: value for name, value in plain.items() if name != "hydra"}

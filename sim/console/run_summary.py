@@ -1,0 +1,170 @@
+"""What a person sees in the terminal: the plan before a run, the outcome after it.
+
+On a terminal long values wrap under themselves; in a file or a pipe every value is one line.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from userdp.server.mechanisms.base import Mechanism
+from userdp.server.mechanisms.concentrated.mechanism import Concentrated
+from userdp.server.statement import prose
+from userdp.sim.planning.edgeworth_target import Steering
+from userdp.sim.planning.planner import Plan
+
+_DIGITS = 4  # of a printed figure
+
+
+def print_start(
+    plan: Plan,
+    *,
+    model: str,
+    minutes: float | None,
+    reproducible: bool,
+    real: Mapping[str, int],
+) -> None:
+    """The start-up block: public values only, and real counts where simulation_only is on."""
+    mechanism = plan.mechanism
+    rows = {
+        "declared users": f"{mechanism.users:,}",
+        "model": model,
+        "mechanism": _mechanism(mechanism),
+        "rounds": f"{plan.rounds}, q = {mechanism.sampling_rate:.{_DIGITS}g}, "
+        f"{mechanism.expected_units:g} units expected a round",
+        "noise": f"z = {mechanism.noise_multiplier:.10g}, {_clip(mechanism)}",
+        **_correlated(mechanism),
+        "claim": claim(plan, reproducible),
+        "expected time": "open, since k is" if minutes is None else _time(minutes),
+        **{f"simulation_only: {name}": f"{value:,}" for name, value in real.items()},
+    }
+    public = reproducible or not mechanism.private
+    print_rows("NOT PRIVATE: userdp run" if public else "userdp run", rows)
+
+
+def print_end(folder: Path, scores: Mapping[str, str], statement: Mapping[str, Any]) -> None:
+    """The closing summary: scores, where things are, and the claim last."""
+    rows = {
+        **scores,
+        "adapter": f"{folder / 'adapter'}",
+        "statement": f"{folder / 'privacy_statement.json'}",
+        "run folder": f"{folder}",
+    }
+    print_rows("outcome" if statement["private"] else "NOT PRIVATE: outcome", rows)
+    print(_wrapped("", prose.prose(statement).split("\n\n")[0]), flush=True)
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def print_plan(described: Mapping[str, Any], plan: Plan) -> None:
+    """The answer of ``userdp plan`` to a person."""
+    rows = {
+        "strategy": f"{described['strategy']}, k = {described['records_per_user']}",
+        "rounds": f"{described['rounds']}, q = {described['sampling_rate']:.{_DIGITS}g}, "
+        f"{described['expected_cohort']:g} units expected a round",
+        "noise multiplier z": f"{described['noise_multiplier']:.10g}",
+        "noise std on the mean": f"{described['noise_std_on_mean']:.{_DIGITS}g}",
+        **_correlated(plan.mechanism),
+        "claim": claim(plan, reproducible=False),
+    }
+    if "cohort_cap" in described:
+        rows["cap"] = (
+            f"{described['cohort_cap']} users a round; without it the same noise gives epsilon <= "
+            f"{upper(described['epsilon_without_cap'])}"
+        )
+    if plan.mechanism.private:
+        rows["other accountants"] = "userdp plan --json"
+    print_rows("userdp plan", rows)
+
+
+def claim(plan: Plan, reproducible: bool) -> str:
+    """One line: what the whole run will cost."""
+    if not plan.mechanism.private:
+        return "NOT PRIVATE: no clip, no noise"
+    least = prose.round_down(plan.epsilon.lower, _DIGITS)
+    text = f"epsilon <= {upper(plan.epsilon.upper)} (at least {_figure(least)}) "
+    text += f"at delta = {upper(plan.delta)}, {plan.accountant}"
+    if plan.mechanism.group_size > 1:
+        text += f", {plan.group_bound}"
+    if plan.steering is not None:
+        text += f"; {_estimate(plan.steering)}"
+    return f"NOT PRIVATE (privacy.reproducible=true); would be {text}" if reproducible else text
+
+
+def _estimate(steering: Steering) -> str:
+    asked = "" if steering.target is None else f" for the target {steering.target:g}"
+    return f"the Edgeworth estimate{asked} is {steering.epsilon:.{_DIGITS}g}, no bound"
+
+
+def upper(value: float | None) -> str:
+    """An upper value in few digits, never below itself."""
+    return _figure(None if value is None else prose.round_up(value, _DIGITS))
+
+
+def _figure(value: float | None) -> str:
+    return "infinite" if value is None else f"{value:.{_DIGITS}g}"
+
+
+def _mechanism(mechanism: Mechanism) -> str:
+    k = mechanism.records_per_user or "all"
+    words = {
+        "user": f"user-wise: the mean over a user's {k} records, clipped",
+        "record_slot": f"Group Privacy: {k} record slots a user, each clipped",
+    }
+    if isinstance(mechanism, Concentrated):
+        tested = f"tested for {mechanism.threshold:.{_DIGITS}g} who agree within"
+        return f"{words['user']}, {tested} {mechanism.radius:g}; else {mechanism.on_failure}"
+    return words[mechanism.unit] if mechanism.private else f"none: the mean over {k} records a user"
+
+
+def _clip(mechanism: Mechanism) -> str:
+    start = f"C = {mechanism.clip_norm:g}"
+    rule = mechanism.adaptive
+    return start if rule is None else f"{start} at first, then the {rule.quantile:g} quantile"
+
+
+def _correlated(mechanism: Mechanism) -> dict[str, str]:
+    """A row on noise that is correlated over the rounds, where it is."""
+    told = mechanism.details()
+    if "participations" not in told:
+        return {}
+    whole, count = told.get("run_noise_multiplier"), told["participations"]
+    often = "once" if count == 1 else f"{count} times"
+    once = "" if whole is None else f": together one Gaussian of {whole:.{_DIGITS}g}"
+    return {
+        "correlated": f"over {told['bands']} rounds; {told['groups']} public groups, a user takes "
+        f"part {often} at most{once}"
+    }
+
+
+def _time(minutes: float) -> str:
+    return f"at most about {max(0.1, minutes):.1f} minutes of training"
+
+
+def print_rows(title: str, rows: Mapping[str, str]) -> None:
+    width = max(map(len, rows))
+    lines = [_wrapped(f"  {name:<{width}}  ", value) for name, value in rows.items()]
+    print("\n".join([title, *lines]), flush=True)
+
+
+def _wrapped(prefix: str, text: str) -> str:
+    """The text after its prefix; on a terminal, further lines are indented as far."""
+    if not sys.stdout.isatty():
+        return prefix + text
+    return textwrap.fill(
+        prefix + text,
+        width=shutil.get_terminal_size().columns,
+        subsequent_indent=" " * len(prefix),
+        break_long_words=False,
+        break_on_hyphens=False,
+        drop_whitespace=True,
+        replace_whitespace=False,
+    )

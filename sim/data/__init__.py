@@ -1,0 +1,1 @@
+"""Users and their records: loading, tokenised populations on disk, record selection, canaries."""

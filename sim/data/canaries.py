@@ -1,0 +1,97 @@
+"""Canaries: invented users with a secret each, planted among the training users (off by default).
+
+A canary's record is one public prompt and then a random number of its own, drawn from all numbers
+of nine digits (Carlini et al., The Secret Sharer, arXiv 1802.08232). Whether training remembered it
+is seen by ranking its loss among those of reference numbers that nobody holds: `userdp.sim.run.simulation_only.canary_exposure`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from userdp.sim.common import cache, rng
+from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.config.settings import Data
+from userdp.sim.data.corpus import Corpus, Encode
+from userdp.sim.data.population import Population
+
+PROMPT, DIGITS = "my number is", 9  # the secrets' public space: 10^9 numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canaries:
+    """Who is planted, and what they are ranked among.
+
+    ``secrets`` holds one record a user, prompt given and number learned: first those of the
+    ``count`` canaries, then the references.
+    """
+
+    count: int
+    secrets: Population
+
+
+def drawn(data: Data, encode: Encode, seq_len: int) -> Canaries | None:
+    """The canaries that were asked for, or None; a function of ``data.seed`` and their number.
+
+    Raises:
+        ConfigurationError: a secret does not fit into ``seq_len`` tokens.
+    """
+    if not data.canaries:
+        return None
+    numbers = [
+        *(_number(rng.generator(data.seed, "canary", i)) for i in range(data.canaries)),
+        *_references(data),
+    ]
+    records = encode.prompted([(PROMPT, f" {number}") for number in numbers])
+    if (longest := max(map(len, records))) > seq_len:
+        raise ConfigurationError(
+            f"data.canaries={data.canaries}: a secret and its prompt take {longest} tokens; raise "
+            f"model.seq_len={seq_len}."
+        )
+    secrets = Population.of({_id(place): [record] for place, record in enumerate(records)})
+    return Canaries(count=data.canaries, secrets=secrets)
+
+
+def planted(corpus: Corpus, canaries: Canaries | None, records: int) -> Corpus:
+    """The corpus with the canaries behind the training users, who keep their slots and keys.
+
+    Each canary holds so many ``records``, all the same. Copies the training tokens into memory.
+    """
+    if canaries is None:
+        return corpus
+    own: dict[str, Sequence[Sequence[int]]] = {
+        _id(i): [record.tolist() for record in canaries.secrets.records(i)] * records
+        for i in range(canaries.count)
+    }
+    more = Population.of(own)
+    name = cache.fingerprint(corpus.name, "canaries", more.content_digest())
+    return replace(corpus, train=_joined(corpus.train, more), name=name)
+
+
+def _joined(first: Population, second: Population) -> Population:
+    """The users of both, slot after slot."""
+    stored, held = len(first.record_offsets) - 1, len(first.user_records)
+    ends = [first.record_offsets, second.record_offsets[1:] + len(first.tokens)]
+    return Population(
+        tokens=np.concatenate([first.tokens, second.tokens]),
+        record_offsets=np.concatenate(ends),
+        user_records=np.concatenate([first.user_records, second.user_records + stored]),
+        user_offsets=np.concatenate([first.user_offsets, second.user_offsets[1:] + held]),
+        user_keys=np.concatenate([first.user_keys, second.user_keys]),
+    )
+
+
+def _id(place: int) -> str:
+    return f"userdp canary {place}"
+
+
+def _number(source: np.random.Generator) -> str:
+    return "".join(map(str, source.integers(10, size=DIGITS)))
+
+
+def _references(data: Data) -> list[str]:
+    source = rng.generator(data.seed, "canary references")
+    return [_number(source) for _ in range(data.canary_references)]

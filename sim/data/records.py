@@ -1,0 +1,179 @@
+"""What a row says: whose record it is and what a tokenizer is called with, or why it is none.
+
+A record is a text, a text after a prompt, a conversation, or one text or two with a class.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from userdp.sim.common import cache
+from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.data.corpus import Encode, Labelled, Message
+from userdp.sim.data.sources.base import Row
+
+Content = str | tuple[str, str] | list[int] | Labelled
+
+
+class BadRecord(Exception):
+    """Why a row is no record; the text is a reason to count by, never a value of the row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Which column holds what; ``split`` is needed for a split by column only.
+
+    A record is a ``text``, after the ``prompt`` if that column is named, or it is a ``chat``: a
+    list of messages with ``role`` and ``content``. With a ``label`` it is a ``text``, and a second
+    one if ``pair`` is named, of one of the ``classes``. Without a column for the ``user``, every
+    record is a user of its own.
+    """
+
+    user: str | None
+    text: str | None = None
+    prompt: str | None = None
+    chat: str | None = None
+    split: str | None = None
+    pair: str | None = None
+    label: str | None = None
+    classes: tuple[str, ...] = ()  # as the label column spells them, in the order of their numbers
+
+    def __post_init__(self) -> None:
+        if (self.text is None) == (self.chat is None):
+            raise ConfigurationError(
+                f"data.text={self.text!r} with data.chat={self.chat!r}: give exactly one of them"
+            )
+        if self.chat is not None and self.prompt is not None:
+            raise ConfigurationError(
+                f"data.prompt={self.prompt!r} with data.chat={self.chat!r}: messages hold their "
+                "prompts already; leave data.prompt out"
+            )
+        self._check_labels()
+
+    def _check_labels(self) -> None:
+        if self.label is None:
+            if self.pair is not None:
+                raise ConfigurationError(
+                    f"data.text_pair={self.pair!r}: a second text belongs to a classification; "
+                    "name data.label too"
+                )
+            if self.classes:
+                raise ConfigurationError(
+                    f"data.classes={','.join(self.classes)}: name the column in data.label too"
+                )
+            return
+        for name, column in (("prompt", self.prompt), ("chat", self.chat)):
+            if column is not None:
+                raise ConfigurationError(
+                    f"data.{name}={column!r} with data.label={self.label!r}: what is classified is "
+                    "data.text, and data.text_pair for a second text"
+                )
+        if len(set(self.classes)) < max(2, len(self.classes)):
+            raise ConfigurationError(
+                f"data.classes=[{', '.join(self.classes)}] with data.label={self.label!r}: list "
+                "the classes, two or more and each once, or give their number if labels count "
+                "from 0; they are public and never read from the data"
+            )
+
+
+def user(row: Row, column: str | None) -> str | None:
+    """The user's id as text; None where every record is a user of its own.
+
+    Raises:
+        BadRecord: the row is broken or names no user.
+    """
+    if row.columns is None:
+        raise BadRecord("broken line")
+    if column is None:
+        return None
+    named = row.columns.get(column)
+    if named is None or named == "":
+        raise BadRecord("missing user")
+    if isinstance(named, bool) or not isinstance(named, str | int):
+        raise BadRecord("user is neither text nor an integer")
+    return _encodable(str(named), "user is not valid Unicode")
+
+
+def own_user(content: object, seen: Counter[str]) -> str:
+    """The id of a record that is its own user: what it holds, and which one of equal ones it is.
+
+    Adding or taking away one record changes no other's id. ``seen`` counts by content.
+    """
+    digest = cache.fingerprint(content)
+    seen[digest] += 1
+    return f"{digest}-{seen[digest]}"
+
+
+def content(row: Row, columns: Columns, encode: Encode) -> Content:
+    """A text, a prompt and its text, the token ids of a conversation, or what is classified.
+
+    Raises:
+        BadRecord: what is needed is missing, empty or of another kind.
+    """
+    values = row.columns or {}
+    if columns.chat is not None:
+        return _conversation(values.get(columns.chat), encode)
+    text = _text(values.get(columns.text or ""), "text", may_be_empty=False)
+    if columns.label is not None:
+        return Labelled(text, _second(values, columns.pair), _label(values, columns))
+    if columns.prompt is None:
+        return text
+    return _text(values.get(columns.prompt), "prompt", may_be_empty=True), text
+
+
+def _second(values: Mapping[str, Any], column: str | None) -> str | None:
+    return None if column is None else _text(values.get(column), "second text", may_be_empty=False)
+
+
+def _label(values: Mapping[str, Any], columns: Columns) -> int:
+    named = values.get(columns.label or "")
+    if named is None or named == "":
+        raise BadRecord("missing label")
+    if isinstance(named, bool) or not isinstance(named, str | int):
+        raise BadRecord("label is neither text nor an integer")
+    if str(named) not in columns.classes:
+        raise BadRecord("label is none of data.classes")
+    return columns.classes.index(str(named))
+
+
+def _text(value: Any, kind: str, *, may_be_empty: bool) -> str:
+    if value is None or (isinstance(value, str) and not value.strip() and not may_be_empty):
+        raise BadRecord(f"empty {kind}")
+    if not isinstance(value, str):
+        raise BadRecord(f"{kind} is not text")
+    return _encodable(value, f"{kind} is not valid Unicode")
+
+
+def _conversation(value: Any, encode: Encode) -> list[int]:
+    if not isinstance(value, list) or not value:
+        raise BadRecord("chat is not a list of messages")
+    messages = [_message(message) for message in value]
+    if not any(message["role"] == "assistant" for message in messages):
+        raise BadRecord("chat without a message of the assistant")
+    try:
+        return encode.conversation(messages)
+    except ConfigurationError:
+        raise
+    except ValueError as refused:
+        raise BadRecord(str(refused)) from None
+
+
+def _message(value: Any) -> Message:
+    if not isinstance(value, Mapping):
+        raise BadRecord("chat is not a list of messages")
+    return {
+        name: _text(value.get(name), f"{name} of a message", may_be_empty=name == "content")
+        for name in ("role", "content")
+    }
+
+
+def _encodable(text: str, reason: str) -> str:
+    """The text; half a surrogate pair, which JSON can spell, is refused: no tokenizer takes it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadRecord(reason) from None
+    return text

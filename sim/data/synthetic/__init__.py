@@ -1,0 +1,1 @@
+"""Generated users and texts, which need no network."""

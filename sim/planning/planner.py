@@ -1,0 +1,249 @@
+"""From settings and a public number of users to a mechanism and its price; reads no data."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from userdp.server import accounting
+from userdp.server.mechanisms.base import Mechanism
+from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.config.settings import Settings
+from userdp.sim.planning import edgeworth_target as steering
+from userdp.sim.planning import mechanism_builder
+from userdp.sim.planning.edgeworth_target import Steering
+
+ACCOUNTANTS = ("pld", "prv", "rdp")
+_calibrate = functools.lru_cache(maxsize=256)(accounting.calibrate)  # a sweep checks, then runs
+_LOG = logging.getLogger("userdp")
+Options = Mapping[str, str]  # how a claim is computed: accountant and group_bound
+_DIGITS = 6  # of a calibrated noise multiplier, rounded up: what is printed is what is used
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A mechanism, how often it runs and what that costs at ``delta``."""
+
+    mechanism: Mechanism
+    rounds: int
+    delta: float
+    accountant: str
+    group_bound: str
+    epsilon: accounting.Epsilon  # of all the rounds; infinite where nothing is noised
+    target: float | None  # the epsilon that the claim must meet, if one must
+    steering: Steering | None = None  # where an estimate found the noise
+
+    @property
+    def events(self) -> int:
+        """How many of the mechanism's events the rounds cost."""
+        return self.mechanism.event_count(self.rounds)
+
+    @property
+    def options(self) -> Options:
+        """How the claim is computed, as `server.accounting` takes it."""
+        return {"accountant": self.accountant, "group_bound": self.group_bound}
+
+
+def make(settings: Settings, users: int) -> Plan:
+    """The mechanism that meets the settings, calibrated if they name a target epsilon.
+
+    Raises:
+        ConfigurationError: the settings contradict each other or no noise meets the target.
+    """
+    return made(settings, users, _delta(settings, users))
+
+
+def made(settings: Settings, users: int, delta: float) -> Plan:
+    """As ``make``, at a delta that was checked before."""
+    privacy = settings.privacy
+    build = mechanism_builder.builder(settings, users, delta)
+    steered = privacy.accountant == "edgeworth"
+    accountant = "pld" if steered else privacy.accountant  # an estimate is never the claim
+    options = {"accountant": accountant, "group_bound": privacy.group_bound}
+    z, any_noise = privacy.noise_multiplier, build(1.0)
+    events = any_noise.event_count(settings.rounds)
+    if any_noise.private:
+        if steered:
+            steering.check(any_noise.event())
+        z = z or _calibrated(any_noise.event(), events, settings, delta, options)
+        mechanism = build(z)
+        spent = _accounted(mechanism.event(), events, delta, options)
+    else:
+        mechanism = build(0.0)
+        spent = accounting.Epsilon(lower=math.inf, upper=math.inf)
+    adapted = mechanism_builder.adapted(mechanism, settings.strategy)
+    for remark in adapted.remarks():
+        _LOG.warning("%s", remark)
+    return Plan(
+        mechanism=adapted,
+        rounds=settings.rounds,
+        delta=delta,
+        epsilon=spent,
+        target=None if steered else privacy.epsilon,
+        steering=steering.of(mechanism.event(), events, settings, delta) if steered else None,
+        **options,
+    )
+
+
+def bare(settings: Settings) -> Plan:
+    """A plan for ``plan.sampling_rate`` in the place of declared users.
+
+    Raises:
+        ConfigurationError: neither the rate (with delta) nor ``privacy.users`` is given.
+    """
+    rate, users = settings.plan.sampling_rate, settings.privacy.users
+    if rate is None:
+        if users is None:
+            raise ConfigurationError(
+                "privacy.users=None: declare the number of users, or give plan.sampling_rate and "
+                "privacy.delta; a plan reads no data."
+            )
+        return make(settings, users)
+    if settings.privacy.delta is None:
+        raise ConfigurationError("privacy.delta=None: plan.sampling_rate needs a delta beside it.")
+    if users is not None:
+        raise ConfigurationError(
+            f"privacy.users={users}: plan.sampling_rate={rate} replaces it; give one of them."
+        )
+    for name in ("clip_quantile", "cohort_max", "test_share"):
+        if (value := getattr(settings.strategy, name)) is not None:
+            raise ConfigurationError(
+                f"strategy.{name}={value}: plan.sampling_rate={rate} says nothing of the number of "
+                "users, which it depends on; give privacy.users instead."
+            )
+    users = 2**20  # any power of two: cohort / users is then the rate to the last bit
+    plan = made(replace(settings, cohort=rate * users), users, settings.privacy.delta)
+    if plan.mechanism.sampling_rate != rate:
+        raise ConfigurationError(
+            f"plan.sampling_rate={rate}: strategy={settings.strategy.name} draws its cohorts "
+            "another way; give privacy.users and cohort instead."
+        )
+    return plan
+
+
+def described(
+    plan: Plan, settings: Settings, accountants: Sequence[str] = ACCOUNTANTS
+) -> dict[str, Any]:
+    """The plan as ``userdp plan --json`` prints it; infinite is None."""
+    mechanism = plan.mechanism
+    # Under plan.sampling_rate the cohort of the plan stands for the rate only.
+    bare_rate = settings.plan.sampling_rate is not None
+    expected = settings.cohort * mechanism.group_size if bare_rate else mechanism.expected_units
+    return {
+        "strategy": settings.strategy.name,
+        "records_per_user": settings.strategy.records_per_user,
+        "rounds": plan.rounds,
+        "sampling_rate": mechanism.sampling_rate,
+        "expected_cohort": expected,
+        "delta": plan.delta,
+        "noise_multiplier": mechanism.noise_multiplier,
+        "epsilon": {"lower": finite(plan.epsilon.lower), "upper": finite(plan.epsilon.upper)},
+        "accountants": _by_accountant(plan, accountants) if mechanism.private else {},
+        "noise_std_on_mean": mechanism.noise_std / expected,
+        **({"steering": vars(plan.steering)} if plan.steering else {}),
+        **_cap_cost(plan),
+    }
+
+
+def _cap_cost(plan: Plan) -> dict[str, Any]:
+    """The cap of the cohort, and what the same noise would give without it."""
+    event = plan.mechanism.event() if plan.mechanism.private else None
+    if event is None or event.cohort_cap is None:
+        return {}
+    without = _epsilon(event.uncapped(), plan.events, plan.delta, plan.options)
+    return {"cohort_cap": event.cohort_cap, "epsilon_without_cap": finite(without.upper)}
+
+
+def finite(value: float) -> float | None:
+    """JSON has no infinity."""
+    return value if math.isfinite(value) else None
+
+
+def bound_of(accountant: str, plan: Plan) -> str:
+    """How this accountant joins a user's slots: those that analyse no mixture take the lemma."""
+    return plan.group_bound if accountant == "pld" else "lemma"
+
+
+def _by_accountant(plan: Plan, accountants: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What each accountant says of this noise, and the noise it would ask for the target."""
+    return {
+        name: dict(zip(("epsilon", "noise_multiplier"), _figures(plan, name), strict=True))
+        | {"certified": True}
+        for name in accountants
+    }
+
+
+def _figures(plan: Plan, accountant: str) -> tuple[float | None, float | None]:
+    """Epsilon at the plan's noise, and the accountant's own noise; None where it has no answer."""
+    if accountant == plan.accountant:
+        own = None if plan.target is None else plan.mechanism.noise_multiplier
+        return finite(plan.epsilon.upper), own
+    event, options = (
+        plan.mechanism.event(),
+        {"accountant": accountant, "group_bound": bound_of(accountant, plan)},
+    )
+    try:
+        spent = _epsilon(event, plan.events, plan.delta, options).upper
+        if plan.target is None:
+            return finite(spent), None
+        return finite(spent), _calibrate(event, plan.events, plan.target, plan.delta, **options)
+    except (ValueError, OverflowError) as error:
+        _LOG.warning("%s", error)
+        return None, None
+
+
+def _delta(settings: Settings, users: int) -> float:
+    delta = settings.privacy.delta
+    if delta is None:
+        return 1 / (10 * users)
+    if delta >= 1 / users:
+        raise ConfigurationError(
+            f"privacy.delta={delta:g}: must be below 1/{users}, one over the declared users; "
+            f"leave it out for 1/(10 N) = {1 / (10 * users):.3g}."
+        )
+    if delta > 1 / (10 * users):
+        _LOG.warning(
+            "privacy.delta=%g is above the default 1/(10 N) = %.3g.", delta, 1 / (10 * users)
+        )
+    return delta
+
+
+def _calibrated(
+    event: accounting.RoundEvent, events: int, settings: Settings, delta: float, options: Options
+) -> float:
+    target = settings.privacy.epsilon
+    if target is None:  # Settings allows neither only for strategy=non_private
+        raise ConfigurationError("privacy.epsilon=None: give a target or a noise multiplier.")
+    try:
+        if settings.privacy.accountant == "edgeworth":
+            z = steering.noise_multiplier(event, events, settings, target, delta)
+        else:
+            z = _calibrate(event, events, target, delta, **options)
+    except (ValueError, OverflowError) as error:
+        raise ConfigurationError(f"privacy.epsilon={target:g}: {error}") from None
+    scale = 10.0 ** (_DIGITS - 1 - math.floor(math.log10(z)))
+    return math.ceil(z * scale) / scale
+
+
+def _accounted(
+    event: accounting.RoundEvent, events: int, delta: float, options: Options
+) -> accounting.Epsilon:
+    try:
+        return _epsilon(event, events, delta, options)
+    except (ValueError, OverflowError) as error:
+        raise ConfigurationError(f"privacy.accountant={options['accountant']}: {error}") from None
+
+
+def _epsilon(
+    event: accounting.RoundEvent, events: int, delta: float, options: Options
+) -> accounting.Epsilon:
+    return accounting.epsilon(
+        [(event, events)],
+        delta,
+        accountant=options["accountant"],
+        group_bound=options["group_bound"],
+    )

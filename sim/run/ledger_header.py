@@ -1,0 +1,125 @@
+"""The ledger's header: a run's whole mechanism as plain public values, and its claim."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from userdp.server import accounting
+from userdp.server.mechanisms.base import Mechanism
+from userdp.server.statement import statement
+from userdp.sim.config.settings import Settings
+from userdp.sim.planning.planner import Plan
+
+_PACKAGES = ("userdp.sim", "userdp.clients", "userdp.server")
+_LIBRARIES = {"prv": "opacus", "rdp": "dp-accounting"}
+_LEAST_DELTA = 1e-11  # below, double precision certifies nothing
+
+
+def code() -> str:
+    """Hash of the code that runs; a resumed run may go on with a mended one, and says so."""
+    return statement.code_hash(_PACKAGES)
+
+
+def header(
+    settings: Settings, plan: Plan, *, layout: str, base: str, rescaled: bool = False
+) -> dict[str, Any]:
+    """Everything that must be the same for a run to be resumed.
+
+    Args:
+        layout: digest of the adapter's names and shapes. base: name of the base model.
+        rescaled: whether updates are multiplied by a scale, made of releases, before the clip.
+    """
+    mechanism, strategy, data = plan.mechanism, settings.strategy, settings.data
+    return {
+        "strategy": strategy.name,
+        "unit": "user" if data.user is not None else "record",
+        "clipped_unit": mechanism.unit,
+        "adjacency": mechanism.adjacency,
+        "declared_users": mechanism.users,
+        "users_counted": settings.privacy.users is None,
+        "delta": plan.delta,
+        "epsilon_target": plan.target,
+        "rounds": plan.rounds,
+        "accountant": plan.accountant,
+        "group_bound": plan.group_bound if mechanism.group_size > 1 else None,
+        "event": dict(mechanism.ledger_event()),
+        "rounds_per_event": mechanism.rounds_per_event,
+        "mechanism_details": dict(mechanism.details()),
+        "clip_norm": mechanism.clip_norm if math.isfinite(mechanism.clip_norm) else None,
+        "adaptive_clip": _adaptive_clip(mechanism),
+        "denominator": mechanism.expected_units,
+        "sampling_scheme": mechanism.sampling_scheme,
+        "cohort_cap": strategy.cohort_max,
+        "records_per_user": strategy.records_per_user,
+        "resample": strategy.resample,
+        "rescaled": rescaled,
+        "records_bounded": False,  # nobody promises that no user has more than k records
+        "chunks_cross_records": settings.selection.rule == "random_chunk",
+        "selection": settings.selection.rule,
+        "seq_len": settings.model.seq_len,
+        "local_steps": strategy.local_steps,
+        "local_lr": strategy.local_lr,
+        "optimizer": dict(settings.optimizer),
+        "schedule": vars(settings.schedule),
+        "seed": settings.seed,
+        "data_seed": data.seed,
+        "seeds_policy": "reproducible" if settings.privacy.reproducible else "secret",
+        "drop_failed_nodes": settings.runtime.drop_failed_nodes,
+        "classes": list(data.class_names) or None,
+        **{"base_model": base, "adapter_layout": layout},
+        **({"canaries": data.canaries} if data.canaries else {}),
+    }
+
+
+def _adaptive_clip(mechanism: Mechanism) -> dict[str, float] | None:
+    """How the clip norm moves, and how z is shared; None where it is fixed."""
+    rule = mechanism.adaptive
+    if rule is None:
+        return None
+    return {
+        "quantile": rule.quantile,
+        "learning_rate": rule.learning_rate,
+        "bit_noise_std": rule.bit_std(mechanism.expected_units),
+        "update_noise_multiplier": mechanism.update_multiplier,
+    }
+
+
+def claim(of: Mapping[str, Any], spent: Sequence[tuple[Mapping[str, Any], int]]) -> statement.Claim:
+    """The account of a ledger's composition, exact at its header's delta."""
+    accountant = of["accountant"]
+    ours = "dp-accounting" if of["cohort_cap"] is not None else "userdp"
+    version = importlib.metadata.version(_LIBRARIES.get(accountant, ours))
+    named = {"accountant": accountant, "accountant_version": version, "certified": True}
+    if of["event"]["noise_multiplier"] == 0:
+        return statement.Claim(
+            epsilon=math.inf, epsilon_lower=math.inf, epsilon_at_deltas={}, **named
+        )
+    together = of["rounds_per_event"]
+    composition = [
+        (accounting.RoundEvent.from_dict(event), math.ceil(count / together))
+        for event, count in spent
+    ]
+    options = {"accountant": accountant, "group_bound": of["group_bound"] or "mixture"}
+    deltas = [
+        of["delta"] * share for share in (1, 0.1, 0.01) if of["delta"] * share >= _LEAST_DELTA
+    ]
+    figures = accounting.epsilon_at_deltas(composition, deltas, **options)
+    own = figures[of["delta"]]
+    grouped = of["clipped_unit"] == "record_slot"
+    slot = (
+        accounting.slot_epsilon(composition, of["delta"], accountant=accountant)
+        if grouped
+        else None
+    )
+    return statement.Claim(
+        epsilon=own.upper,
+        epsilon_lower=own.lower,
+        epsilon_at_deltas={
+            delta: figure.upper for delta, figure in figures.items() if math.isfinite(figure.upper)
+        },
+        slot_epsilon=slot.upper if slot else None,
+        **named,
+    )

@@ -1,0 +1,1 @@
+"""Measurements that see private data without noise; switched on by track.simulation_only."""

@@ -1,0 +1,233 @@
+"""What the runs of a folder spent on the private data together, from their ledgers.
+
+Every round that any ledger intended counts, whatever became of its run. Choosing among runs looks
+at all of them, so their composition is what holds; repeat-and-select is cheaper, under conditions.
+Epsilons add up only where they say the same: runs of another unit, of another relation between
+neighbours or on other data are told apart, and the whole then has no epsilon.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from userdp.analysis.aggregates import seed_groups
+from userdp.server import accounting
+from userdp.server.accounting import RoundEvent, hyperparameter_tuning
+from userdp.server.ledger.ledger import Account, verify
+from userdp.server.statement import prose, statement
+
+_SHAPE = "geometric"  # of the number of runs that repeat-and-select would draw
+_SEVERAL = (
+    "Data sets are told apart by their paths; who is in several bears what each of them costs."
+)
+# Why a composition is infinite.
+_FAILING = (
+    "the guarantee of a concentrated round fails with a probability that is set for its own run "
+    "alone; at what all rounds cost together, these failures, which count e^epsilon times, exceed "
+    "delta"
+)
+_OTHER = "they cost more than the accountant can bound at this delta"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Private runs whose epsilons say the same, composed."""
+
+    relation: str  # of neighbours, in the words of the statement
+    data: str  # name of the data set; empty where all runs read one
+    runs: int
+    rounds: int
+    epsilon: accounting.Epsilon
+    failing: bool  # whether a round's guarantee may fail by itself
+    selected: float | None  # repeat-and-select; None where it has no figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spending:
+    """What a sweep cost; every epsilon is at ``delta``, and between the neighbours of its part."""
+
+    runs: int  # ledgers
+    rounds: int  # that any of them intended
+    delta: float  # the least of the runs'; nan where there is no private run
+    parts: tuple[Part, ...]  # one a relation and data set, of the private runs
+    composed_upper: float  # infinite: a run is not private, several parts, none is certified
+    composed_lower: float  # of the private runs; 0 where there are several parts
+    selected: float | None  # repeat-and-select; None where it has no figure
+    sentences: list[str]  # for the top of a report
+
+
+def of_sweep(folder: Path) -> Spending:
+    """Compose the ledgers in a folder, at any depth; a single run is a sweep of one.
+
+    By the PLD accountant, and the mixture bound for Group Privacy, whatever the runs claim by. A
+    library may warn of Renyi orders it leaves out; `userdp.sim.common.third_party.accountants` asks it not to.
+
+    Raises:
+        FileNotFoundError: there is no ledger.
+        ValueError: a ledger is damaged; names the line.
+    """
+    every = sorted(folder.rglob("ledger.jsonl"))
+    paths = [path for path in every if b"\n" in path.read_bytes()]  # has its header
+    accounts = [verify(path) for path in paths]
+    if not accounts:
+        raise FileNotFoundError(f"{folder} holds no run.")
+    private = [
+        (account, _data(path.parent))
+        for path, account in zip(paths, accounts, strict=True)
+        if not statement.not_private_reasons(account.header)
+    ]
+    delta = min((account.header["delta"] for account, _ in private), default=math.nan)
+    parts = _parts(private, delta)
+    one = parts[0] if len(parts) == 1 else None
+    whole = one if len(private) == len(accounts) else None
+    return Spending(
+        runs=len(accounts),
+        rounds=sum(account.rounds for account in accounts),
+        delta=delta,
+        parts=parts,
+        composed_upper=whole.epsilon.upper if whole else math.inf,
+        composed_lower=one.epsilon.lower if one else 0.0,
+        selected=whole.selected if whole else None,
+        sentences=_sentences(parts, len(accounts), delta),
+    )
+
+
+def events(account: Account) -> list[tuple[RoundEvent, int]]:
+    """What a private run's ledger spent: its events, and how often each happened.
+
+    Raises:
+        ValueError: an earlier version of userdp wrote the ledger.
+    """
+    if (together := account.header.get("rounds_per_event")) is None:
+        raise ValueError("a ledger is of an earlier version, which did not say what a round costs")
+    return [
+        (RoundEvent.from_dict(event), math.ceil(count / together)) for event, count in account.spent
+    ]
+
+
+def _data(run: Path) -> str:
+    """What a run read, by its configuration; empty where that is missing."""
+    path = run / "config.yaml"
+    config = (yaml.safe_load(path.read_text()) if path.is_file() else None) or {}
+    data = config.get("data") or {}
+    return str(data.get("path") or data.get("format") or "")
+
+
+def _parts(private: Sequence[tuple[Account, str]], delta: float) -> tuple[Part, ...]:
+    """By relation and data set, that of most runs first."""
+    found: dict[tuple[str, str], list[Account]] = {}
+    for account, data in private:
+        found.setdefault((prose.relation(account.header), data), []).append(account)
+    one = len({data for _, data in found}) == 1
+    largest = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+    return tuple(
+        _part(relation, "" if one else seed_groups.short(data), accounts, delta)
+        for (relation, data), accounts in largest
+    )
+
+
+def _part(relation: str, data: str, accounts: Sequence[Account], delta: float) -> Part:
+    spent = [part for account in accounts for part in events(account)]
+    nothing = accounting.Epsilon(lower=0.0, upper=0.0)
+    return Part(
+        relation=relation,
+        data=data,
+        runs=len(accounts),
+        rounds=sum(account.rounds for account in accounts),
+        epsilon=accounting.epsilon(spent, delta) if spent else nothing,
+        failing=any(event.failure_probability for event, _ in spent),
+        selected=_selected(accounts, delta),
+    )
+
+
+def _selected(private: Sequence[Account], delta: float) -> float | None:
+    """Repeat-and-select over these runs, each taken for the costliest of them; None: no figure.
+
+    One bound for all runs is needed. Events that differ in noise alone have one: the least noise,
+    as often as any run has rounds.
+    """
+    parts = [part for account in private for part in events(account)]
+    kinds = {(event.sampling_rate, event.group_size) for event, _ in parts}
+    bounds = {account.header["group_bound"] or "mixture" for account in private}
+    if len(private) < 2 or len(kinds) != 1 or len(bounds) != 1:
+        return None
+    if any(hyperparameter_tuning.unavailable(event, *bounds) for event, _ in parts):
+        return None
+    costliest = min((event for event, _ in parts), key=lambda event: event.noise_multiplier)
+    most = max(sum(count for _, count in events(account)) for account in private)
+    shape = hyperparameter_tuning.SHAPES[_SHAPE]
+    figure = hyperparameter_tuning.repeat_and_select(
+        costliest, most, len(private), delta, shape=shape
+    )
+    return figure if math.isfinite(figure) else None
+
+
+def _sentences(parts: Sequence[Part], runs: int, delta: float) -> list[str]:
+    if not parts:
+        return [f"NOT PRIVATE: none of {_runs(runs)} here has an epsilon."]
+    open_ended = runs - sum(part.runs for part in parts)
+    why = (
+        f"NOT PRIVATE together: {_runs(open_ended)} of {runs} {_are(open_ended)} not private, so "
+        "no epsilon covers the whole"
+    )
+    if len(parts) > 1:
+        mixed = f"No one epsilon covers these {runs} runs: they do not protect the same."
+        alone = [_cost(f"looking at {_named(part)} alone", part, delta) for part in parts]
+        several = [_SEVERAL] if len({part.data for part in parts}) > 1 else []
+        return [f"{why}." if open_ended else mixed, *map(_capital, alone), *several]
+    if open_ended:
+        told = f"{why}; {_cost(f'looking at the other {_runs(parts[0].runs)}', parts[0], delta)}"
+        return [told]
+    told = _capital(_cost(f"looking at {_runs(runs)} on the same users", parts[0], delta))
+    return [told, *_repeated(parts[0])]
+
+
+def _cost(looking: str, part: Part, delta: float) -> str:
+    over = (
+        f"at delta = {_up(delta)}, composed over all {part.rounds:,} rounds that their ledgers "
+        f"intended, at {part.relation}"
+    )
+    if not math.isfinite(part.epsilon.upper):
+        because = _FAILING if part.failing else _OTHER
+        return f"no finite epsilon is certified for {looking} {over}: {because}."
+    upper, lower = _up(part.epsilon.upper), _down(part.epsilon.lower)
+    return f"{looking} costs epsilon <= {upper} (at least {lower}) {over}."
+
+
+def _repeated(part: Part) -> list[str]:
+    if part.selected is None:
+        return []
+    return [
+        f"Had their number been drawn at random first ({_SHAPE}, mean {part.runs}) and the best "
+        f"alone been looked at, it would be epsilon <= {_up(part.selected)} (repeat-and-select, "
+        "arXiv 2110.03620)."
+    ]
+
+
+def _named(part: Part) -> str:
+    return _runs(part.runs) + (f" on the users of {part.data}" if part.data else "")
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'s' * (count != 1)}"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _up(value: float) -> str:
+    return f"{prose.round_up(value, 4):.4g}"
+
+
+def _down(value: float) -> str:
+    return f"{prose.round_down(value, 4):.4g}"

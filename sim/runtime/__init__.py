@@ -1,0 +1,1 @@
+"""How messages reach the nodes: one file for each runtime."""

@@ -1,0 +1,166 @@
+"""A sweep in the terminal: one line a job, read from what the jobs write, whoever carries them out.
+
+On a terminal a live table; in a file a line whenever a job starts or ends.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TextIO
+
+import rich.console
+import rich.live
+import rich.table
+
+from userdp.sim.console import progress
+from userdp.sim.sweep import jobs
+from userdp.sim.sweep.jobs import Job
+
+_SECONDS = 1.0  # between two looks at the folders
+_MARGIN = 6  # lines of the terminal that are not for jobs
+_SCORES = ("perplexity", "accuracy")
+_COLOURS = {"running": "bold", "failed": "red", "waiting": "dim"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A job as it stands."""
+
+    state: str  # waiting, running, complete, failed
+    round: int = 0
+    epsilon: float | None = None
+    score: str = ""
+
+    @property
+    def figures(self) -> str:
+        told = [] if self.epsilon is None else [f"epsilon {progress.up(self.epsilon)}"]
+        return ", ".join([*told, *([self.score] if self.score else [])])
+
+
+@dataclass
+class Watch:
+    """Shows the jobs while its ``with`` block carries them out."""
+
+    jobs: Sequence[Job]
+    stream: TextIO
+    _rows: dict[int, Row] = field(default_factory=dict)
+    _before: dict[int, int] = field(default_factory=dict)  # size of what a job had printed
+    _over: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> Self:
+        self._before = {job.number: _size(job.folder / jobs.OUTPUT) for job in self.jobs}
+        self._rows = {job.number: self._row(job) for job in self.jobs}
+        self._live = self._table_of(self.stream) if self.stream.isatty() else None
+        if self._live is not None:
+            self._live.start()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+        self._look()
+        if self._live is not None:
+            self._live.stop()
+
+    def _follow(self) -> None:
+        while not self._over.wait(_SECONDS):
+            self._look()
+
+    def _look(self) -> None:
+        for job in self.jobs:
+            before = self._rows[job.number]
+            if before.state == "complete":
+                continue
+            now = self._rows[job.number] = self._row(job)
+            if now.state != before.state and self._live is None:
+                told = ", ".join(part for part in (now.state, now.figures) if part)
+                print(
+                    f"job {job.number} ({job.name}): {told}",
+                    file=self.stream,
+                    flush=True,
+                )
+        if self._live is not None:
+            self._live.update(self._table())
+
+    def _row(self, job: Job) -> Row:
+        written = _written(job.folder / "metrics.jsonl")
+        if jobs.complete(job.folder):
+            return replace(written, state="complete")
+        if jobs.reason(job.folder) is not None:
+            return replace(written, state="failed")
+        begun = _size(job.folder / jobs.OUTPUT) != self._before[job.number]
+        return replace(written, state="running" if begun else "waiting")
+
+    def _table_of(self, stream: TextIO) -> rich.live.Live:
+        console = rich.console.Console(file=stream)
+        return rich.live.Live(self._table(), console=console, refresh_per_second=1)
+
+    def _table(self) -> rich.table.Table:
+        counts = [
+            f"{sum(row.state == state for row in self._rows.values())} {state}"
+            for state in ("complete", "running", "waiting", "failed")
+        ]
+        table = rich.table.Table(box=None, title=", ".join(counts), title_justify="left")
+        for name in ("job", "", "state", "round", "epsilon", "held out"):
+            table.add_column(
+                name, justify="right" if name in ("job", "round", "epsilon") else "left"
+            )
+        for job in self._in_view():
+            row = self._rows[job.number]
+            table.add_row(
+                str(job.number),
+                job.name,
+                row.state,
+                f"{row.round}/{job.settings.rounds}",
+                "" if row.epsilon is None else progress.up(row.epsilon),
+                row.score,
+                style=_COLOURS.get(row.state),
+            )
+        return table
+
+    def _in_view(self) -> list[Job]:
+        """As many as the terminal has lines for, around the first that is at work."""
+        height = max(3, rich.console.Console(file=self.stream).height - _MARGIN)
+        states = [self._rows[job.number].state for job in self.jobs]
+        first = next((i for i, state in enumerate(states) if state in ("running", "waiting")), 0)
+        start = max(0, min(first - height // 3, len(self.jobs) - height))
+        return list(self.jobs[start : start + height])
+
+
+def _written(path: Path) -> Row:
+    """Round, epsilon and held-out score that a run last wrote."""
+    row = Row(state="waiting")
+    for line in _lines(path):
+        try:
+            values = json.loads(line)
+        except ValueError:  # still being written
+            break
+        epsilon = values.get("epsilon", values.get("summary/epsilon", row.epsilon))
+        row = replace(row, round=values["round"], epsilon=epsilon)
+        for name in _SCORES:
+            if (value := values.get(f"heldout_{name}")) is not None:
+                row = replace(row, score=f"{name} {value:.4g}")
+    return row
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except FileNotFoundError:  # not begun, or removed by a new start since we looked
+        return []
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else -1

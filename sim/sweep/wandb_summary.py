@@ -1,0 +1,132 @@
+"""One Weights & Biases run about a whole sweep: its table, and what privacy costs at each epsilon.
+
+The runs of a sweep log themselves (`userdp.sim.tracking.wandb_tracker`); this one is in their group, of job type
+``sweep``, and made from the files that they left. Offline first, as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from userdp.analysis.aggregates import canary_exposure, group_disparity, seed_groups, series
+from userdp.analysis.aggregates.seed_groups import Cell, Task
+from userdp.sim.config.settings import Settings
+from userdp.sim.run_folder import config_diff
+from userdp.sim.run_folder import reader as run_folders
+from userdp.sim.run_folder.reader import Run
+from userdp.sim.tracking import metric_kinds, wandb_tracker
+
+
+def log(folder: Path, settings: Settings) -> None:
+    """Log the sweep whose runs are in ``folder``, if ``settings`` track by wandb.
+
+    Public and released values alone; with ``track.simulation_only=true`` also the tables of groups
+    and canaries. Only complete runs take part; a sweep without any logs nothing.
+
+    Args:
+        settings: of any of its jobs; project, group and the switch are read.
+    """
+    runs, track = run_folders.complete([folder]), settings.track
+    if track.sink != "wandb" or not runs:
+        return
+    tasks = seed_groups.tasks(runs)
+    board = wandb_tracker.opened(
+        {"runs": len(runs), "simulation_only": track.simulation_only},
+        project=track.project,
+        group=track.group or settings.sweep or str(folder),
+        job_type="sweep",
+        name=f"sweep {folder.name}",
+        dir=folder,
+    )
+    logged = {"sweep": _table(_rows(runs)), **_plots(tasks)}
+    if track.simulation_only:
+        private = {"groups": group_disparity.table(runs), "canaries": canary_exposure.table(runs)}
+        logged |= {f"simulation_only/{k}": _table(found) for k, found in private.items() if found}
+    board.log(logged)
+    board.summary.update({"runs": len(runs), **_best(tasks)})
+    board.finish()
+
+
+def _rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """A run's name, the settings in which runs differ, its claim, and its figures of known type."""
+    told = run_folders.NAMED.values()
+    choices = [key for key in config_diff.keys(runs) if key not in told]
+    return [
+        {
+            **run.named(),
+            **{key: run.config.get(key) for key in choices},
+            "private": run.private,
+            "claim_epsilon": run.statement["epsilon"],
+            "claim_delta": run.statement["delta"],
+            **{k: v for k, v in _public(run).items() if k not in ("epsilon", "delta")},
+        }
+        for run in runs
+    ]
+
+
+def _public(run: Run) -> dict[str, metric_kinds.Value]:
+    own = {k: v for k, v in run.summary.items() if not k.startswith(run_folders.SIMULATION_ONLY)}
+    return metric_kinds.typed(own, {}, keep=False)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Every row has the columns of all; a wandb column has one type, so mixed ones are text."""
+    import wandb
+
+    columns: list[Any] = list(dict.fromkeys(name for row in rows for name in row))
+    cast = {name: _cast([row.get(name) for row in rows]) for name in columns}
+    data = [[cast[name](row.get(name)) for name in columns] for row in rows]
+    return wandb.Table(columns=columns, data=data)
+
+
+def _cast(values: Sequence[Any]) -> Callable[[Any], Any]:
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {int, float}:
+        return lambda value: None if value is None else float(value)
+    if len(kinds) > 1 or list in kinds:
+        return lambda value: None if value is None else str(value)
+    return lambda value: value
+
+
+def _plots(tasks: Sequence[Task]) -> dict[str, Any]:
+    """Of each task its score against epsilon, medians over seeds, beside the non-private one."""
+    import wandb
+
+    plots = {}
+    for task in tasks:
+        epsilons = sorted({cell.level for cell in task.private if cell.level is not None})
+        drawn = {name: _points(line) for name, line in _lines(task).items()}
+        if task.plain is not None and epsilons:
+            drawn["non-private"] = [(epsilon, task.plain.score.median) for epsilon in epsilons]
+        if drawn:
+            plots[f"frontier/{task.file(task.metric.key)}"] = wandb.plot.line_series(
+                xs=[[x for x, _ in line] for line in drawn.values()],
+                ys=[[y for _, y in line] for line in drawn.values()],
+                keys=list(drawn),
+                title=task.title(f"{task.metric.label} by epsilon, best setting of each line"),
+                xname="epsilon",
+            )
+    return plots
+
+
+def _lines(task: Task) -> dict[str, list[Cell]]:
+    found = series.series(task.private, lambda cell: cell.level)
+    names = series.named(task, found)
+    return {names[key]: line for key, line in found.items()}
+
+
+def _points(line: Sequence[Cell]) -> list[tuple[float, float]]:
+    """(epsilon to two digits, median score)."""
+    return [(cell.level, cell.score.median) for cell in line if cell.level is not None]
+
+
+def _best(tasks: Sequence[Task]) -> dict[str, float]:
+    """The points of the lines, as a summary that a list of sweeps can show."""
+    return {
+        f"{task.file(name) if task.name else name}/epsilon_{epsilon:g}": score
+        for task in tasks
+        for name, line in _lines(task).items()
+        for epsilon, score in _points(line)
+    }

@@ -1,0 +1,97 @@
+"""A run as TensorBoard shows it: scalars by round, and the configuration as hyperparameters.
+
+Only metrics of a declared type pass (``userdp.sim.tracking.metric_kinds``), as in every tracker.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.run_folder import reader
+from userdp.sim.tracking import metric_kinds, tracker
+
+
+def check() -> None:
+    """Refuse where TensorBoard is not installed.
+
+    Raises:
+        ConfigurationError: names the extra.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ConfigurationError(
+            "track.sink=tensorboard: tensorboard is not installed; pip install "
+            "'userdp[tensorboard]', or take track=jsonl."
+        )
+
+
+class TensorBoardTracker:
+    """Event files in ``folder``; ``tensorboard --logdir`` shows many such folders side by side.
+
+    Every event carries the time at which the run started unless ``simulation_only`` is on, since
+    the length of a round depends on who took part. Text and artifacts have no place in it. The name
+    of an event file holds that of the host, as TensorBoard makes it.
+    """
+
+    def __init__(self, folder: Path, *, simulation_only: bool = False) -> None:
+        self._folder, self._keep = folder, simulation_only
+        self._writer: Any = None
+        self._config: dict[str, str | float | bool] = {}
+        self._started = 0.0
+        self._round = 0
+
+    def start(self, config: Mapping[str, Any]) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        self._writer, self._started = SummaryWriter(str(self._folder)), time.time()
+        # What is no number, text or truth value is told as text.
+        self._config = {
+            name: value if isinstance(value, str | bool | int | float) else str(value)
+            for name, value in reader.flat(config).items()
+        }
+
+    def log(
+        self, number: int, values: tracker.Values, simulation_only: tracker.Values = tracker.NONE
+    ) -> None:
+        self._round = number
+        self._write(metric_kinds.typed(values, simulation_only, keep=self._keep))
+
+    def summary(
+        self, values: tracker.Values, simulation_only: tracker.Values = tracker.NONE
+    ) -> None:
+        """At the last round, under ``summary/``; these are the columns of the HPARAMS tab."""
+        row = metric_kinds.typed(values, simulation_only, keep=self._keep)
+        named = {f"summary/{key}": value for key, value in row.items()}
+        self._write(named)
+        from torch.utils.tensorboard.summary import hparams
+
+        numbers = _numbers(named)
+        for part in hparams(self._config, numbers):
+            self._writer.file_writer.add_summary(part, walltime=self._time())
+        self._writer.flush()
+
+    def artifact(self, path: Path, name: str, kind: str) -> None:
+        pass
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def _write(self, row: tracker.Values) -> None:
+        for key, number in _numbers(row).items():
+            self._writer.add_scalar(key, number, self._round, walltime=self._time())
+        self._writer.flush()
+
+    def _time(self) -> float:
+        return time.time() if self._keep else self._started
+
+
+def _numbers(row: tracker.Values) -> dict[str, float]:
+    """What can be drawn."""
+    return {
+        key: float(value) for key, value in row.items() if isinstance(value, bool | int | float)
+    }

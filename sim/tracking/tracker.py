@@ -1,0 +1,135 @@
+"""Where a run's metrics go: a file of JSON lines always, another sink beside it, or nowhere.
+
+Only metrics of a declared type pass (``userdp.sim.tracking.metric_kinds``); what sees private data passes only when it
+was switched on, under the prefix ``simulation_only/``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from userdp.sim.tracking import metric_kinds
+
+Values = Mapping[str, metric_kinds.Value]
+NONE: Values = {}
+
+
+class Tracker(Protocol):
+    """Takes a run's metrics from ``start`` to ``close``."""
+
+    def start(self, config: Mapping[str, Any]) -> None:
+        """Open for a run with this public configuration."""
+        ...
+
+    def log(self, number: int, values: Values, simulation_only: Values = NONE) -> None:
+        """Write the metrics of round ``number``.
+
+        Raises:
+            ValueError: a key has no declared type, or is passed as what it is not.
+        """
+        ...
+
+    def summary(self, values: Values, simulation_only: Values = NONE) -> None:
+        """Write the figures of the whole run; raises as ``log`` does."""
+        ...
+
+    def artifact(self, path: Path, name: str, kind: str) -> None:
+        """Keep a file or folder of the run; ``kind`` says what it is, for example ``model``."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class NullTracker:
+    """Keeps nothing."""
+
+    def start(self, config: Mapping[str, Any]) -> None:
+        pass
+
+    def log(self, number: int, values: Values, simulation_only: Values = NONE) -> None:
+        metric_kinds.typed(values, simulation_only, keep=False)
+
+    def summary(self, values: Values, simulation_only: Values = NONE) -> None:
+        metric_kinds.typed(values, simulation_only, keep=False)
+
+    def artifact(self, path: Path, name: str, kind: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class JsonlTracker:
+    """One JSON object a line: ``{"round": 3, "epsilon": 1.2, ...}``, on disk when ``log`` returns.
+
+    The configuration and the artifacts are files of the run folder already. ``summary`` is a line
+    of the last round's number, its keys prefixed ``summary/``.
+    """
+
+    def __init__(self, path: Path, *, simulation_only: bool = False) -> None:
+        self._path, self._keep = path, simulation_only
+        self._file: IO[str] | None = None
+        self._round = 0
+
+    def start(self, config: Mapping[str, Any]) -> None:
+        _cut_torn_line(self._path)
+        self._file = self._path.open("a", buffering=1, encoding="utf-8")
+
+    def log(self, number: int, values: Values, simulation_only: Values = NONE) -> None:
+        row = metric_kinds.typed(values, simulation_only, keep=self._keep)
+        self._round = number
+        self._write({"round": number, **row})
+
+    def summary(self, values: Values, simulation_only: Values = NONE) -> None:
+        row = metric_kinds.typed(values, simulation_only, keep=self._keep)
+        self._write({"round": self._round} | {f"summary/{key}": row[key] for key in row})
+
+    def artifact(self, path: Path, name: str, kind: str) -> None:
+        pass
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        if self._file is None:
+            raise ValueError(f"{self._path} is not open: start the tracker first.")
+        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Drop what a crash left of an unfinished last line, so that every line stays JSON."""
+    if path.exists():
+        content = path.read_bytes()
+        os.truncate(path, content.rfind(b"\n") + 1)
+
+
+class Fanout:
+    """Passes everything to several trackers, in order."""
+
+    def __init__(self, *trackers: Tracker) -> None:
+        self._trackers = trackers
+
+    def start(self, config: Mapping[str, Any]) -> None:
+        for tracker in self._trackers:
+            tracker.start(config)
+
+    def log(self, number: int, values: Values, simulation_only: Values = NONE) -> None:
+        for tracker in self._trackers:
+            tracker.log(number, values, simulation_only)
+
+    def summary(self, values: Values, simulation_only: Values = NONE) -> None:
+        for tracker in self._trackers:
+            tracker.summary(values, simulation_only)
+
+    def artifact(self, path: Path, name: str, kind: str) -> None:
+        for tracker in self._trackers:
+            tracker.artifact(path, name, kind)
+
+    def close(self) -> None:
+        for tracker in self._trackers:
+            tracker.close()

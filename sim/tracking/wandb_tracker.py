@@ -1,0 +1,140 @@
+"""A run as a Weights & Biases run: rows by round, scores by epsilon too, summary, artifacts.
+
+Only metrics of a declared type pass (``userdp.sim.tracking.metric_kinds``), as in every tracker.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from userdp.sim.tracking import metric_kinds, tracker
+
+BY_EPSILON = "by_epsilon/"  # held-out scores again, with epsilon as their axis
+
+
+class WandbTracker:
+    """One Weights & Biases run, offline unless the environment's WANDB_MODE says otherwise.
+
+    Offline it needs no account, key or network; ``wandb sync`` uploads the folder later. Nothing
+    is collected but what is passed: no console, code, git, host or system statistics. Rows carry
+    the time at which the run started unless ``simulation_only`` is on, since the length of a round
+    depends on who took part. Online, the service still sees when a row arrives.
+
+    Charts have the round as their axis. Held-out scores are logged once more under ``by_epsilon/``,
+    with what was spent by then as theirs: the utility curve. Summaries are of the last round, which
+    is what is released, and never the best one.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        project: str = "userdp",
+        group: str | None = None,
+        job_type: str | None = None,
+        name: str | None = None,
+        tags: Sequence[str] = (),
+        simulation_only: bool = False,
+    ) -> None:
+        self._keep = simulation_only
+        self._options: dict[str, Any] = {
+            **{"project": project, "group": group, "job_type": job_type, "name": name},
+            **{"dir": folder, "tags": list(tags)},
+        }
+        self._run: Any = None
+        self._clock: dict[str, float] = {}
+        self._epsilon: metric_kinds.Value = (
+            None  # after the last round; scores come in rows of their own
+        )
+
+    def start(self, config: Mapping[str, Any]) -> None:
+        self._run = opened(config, **self._options)
+        self._run.define_metric("round", hidden=True)
+        self._run.define_metric("*", step_metric="round")
+        for key in filter(_is_score, metric_kinds.KINDS):
+            self._run.define_metric(BY_EPSILON + key, step_metric="epsilon", summary="none")
+        if not self._keep:
+            self._stop_clocks()
+
+    def log(
+        self, number: int, values: tracker.Values, simulation_only: tracker.Values = tracker.NONE
+    ) -> None:
+        row = _present(metric_kinds.typed(values, simulation_only, keep=self._keep))
+        self._epsilon = row.get("epsilon", self._epsilon)
+        scores = {BY_EPSILON + key: row[key] for key in filter(_is_score, row)}
+        if scores and self._epsilon is not None:
+            row |= {**scores, "epsilon": self._epsilon}
+        self._run.log({"round": number, **row, **self._clock})
+
+    def summary(
+        self, values: tracker.Values, simulation_only: tracker.Values = tracker.NONE
+    ) -> None:
+        row = metric_kinds.typed(values, simulation_only, keep=self._keep)
+        self._run.summary.update(_present(row))
+
+    def artifact(self, path: Path, name: str, kind: str) -> None:
+        import wandb
+
+        artifact = wandb.Artifact(name, type=kind)
+        folder, files = (path, sorted(path.rglob("*"))) if path.is_dir() else (path.parent, [path])
+        for file in filter(Path.is_file, files):
+            inside = file.relative_to(folder).as_posix()
+            # Immutable and uncached: no copy is made outside the run folder.
+            artifact.add_file(str(file), name=inside, skip_cache=True, policy="immutable")
+        self._run.log_artifact(artifact)
+
+    def close(self) -> None:
+        if self._run is not None:
+            self._run.finish()
+
+    def _stop_clocks(self) -> None:
+        """Give every row one time: the stamp is ours to pass, the running time is the library's.
+
+        It has no public switch for the latter; pausing is what it does between notebook cells.
+        """
+        self._clock = {"_timestamp": time.time()}
+        if self._run._interface is not None:  # None when WANDB_MODE=disabled
+            self._run._interface.publish_pause()
+
+
+def opened(config: Mapping[str, Any], **options: Any) -> Any:
+    """A new run of wandb's, with its ``options`` and nothing collected on its own."""
+    import wandb  # slow to import, and needed by nobody else
+
+    return wandb.init(
+        **options,
+        config=dict(config),
+        mode=cast(Any, os.environ.get("WANDB_MODE") or "offline"),
+        reinit="finish_previous",  # a sweep's jobs share a process, and are runs of their own
+        settings=_quiet_settings(),
+    )
+
+
+def _quiet_settings() -> Any:
+    import wandb
+
+    return wandb.Settings(
+        console="off",
+        silent=True,
+        host="",
+        disable_code=True,
+        disable_git=True,
+        disable_job_creation=True,
+        save_code=False,
+        x_disable_meta=True,
+        x_disable_machine_info=True,
+        x_disable_stats=True,
+        x_save_requirements=False,
+    )
+
+
+def _is_score(key: str) -> bool:
+    return key.startswith("heldout_") and not key.endswith("_before")
+
+
+def _present(row: tracker.Values) -> dict[str, metric_kinds.Value]:
+    return {key: value for key, value in row.items() if value is not None}

@@ -1,0 +1,115 @@
+"""Held-out loss: sum of the predicted tokens' NLL over their number, as plain peft computes it."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import peft
+import pytest
+import torch
+
+from helpers import tiny
+from userdp.clients.evaluation.heldout import evaluate
+from userdp.sim.data.population import Population
+
+
+def adapter_of(model):
+    generator = torch.Generator().manual_seed(2)
+    return model.initial + 0.2 * torch.randn(model.layout.size, generator=generator)
+
+
+def plain_losses(family, adapter, records):
+    """Oracle: peft, one record at a time; NLL of each predicted token."""
+    model = tiny.language_model(family)
+    adapted = peft.get_peft_model(copy.deepcopy(tiny.base_model(family)), model.peft_config)
+    named = model.layout.named(adapter.numpy())
+    peft.set_peft_model_state_dict(
+        adapted, {name: torch.from_numpy(tensor.copy()) for name, tensor in named.items()}
+    )
+    losses = []
+    for record in records:
+        signed = torch.tensor(record)
+        ids = torch.where(signed < 0, ~signed, signed)
+        with torch.no_grad():
+            logits = adapted.eval()(input_ids=ids[None]).logits[0, :-1]
+        nll = torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none")
+        losses += nll[signed[1:] >= 0].tolist()
+    return losses
+
+
+def cut_records(population, seq_len):
+    everyone = range(len(population))
+    records = [record for user in everyone for record in population.records(user)]
+    return [record[:seq_len].tolist() for record in records if len(record) > 1]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+def test_the_loss_is_the_mean_over_all_predicted_tokens(family):
+    model, population = tiny.language_model(family), tiny.people(4)
+    adapter = adapter_of(model)
+    losses = plain_losses(family, adapter, cut_records(population, 12))
+    got = evaluate(model, adapter, population, seq_len=12, max_tokens=40)
+    assert got.tokens == len(losses)
+    assert got.loss == pytest.approx(np.mean(losses), rel=1e-5)
+    assert got.perplexity == pytest.approx(math.exp(np.mean(losses)), rel=1e-5)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_prompts_are_read_and_not_scored(family):
+    units = tiny.masked_units(5)
+    population = Population.of({f"u{i}": [r.tolist() for r in u] for i, u in enumerate(units)})
+    model = tiny.language_model(family)
+    adapter = adapter_of(model)
+    losses = plain_losses(family, adapter, cut_records(population, 12))
+    got = evaluate(model, adapter, population, seq_len=12, max_tokens=40)
+    assert got.tokens == len(losses)
+    assert got.loss == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_tokens_weigh_the_same_whatever_the_length_of_their_record():
+    model = tiny.language_model()
+    population = Population.of({"long": [list(range(1, 16))], "short": [[3, 4]]})
+    losses = plain_losses("gpt2", model.initial, cut_records(population, 16))
+    got = evaluate(model, model.initial, population, seq_len=16, max_tokens=64)
+    assert got.loss == pytest.approx(np.mean(losses), rel=1e-5)
+    per_record = (np.mean(losses[:-1]) + losses[-1]) / 2
+    assert got.loss != pytest.approx(per_record, rel=1e-3)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 33, 10**6])
+def test_the_loss_does_not_depend_on_the_size_of_a_stack(max_tokens):
+    model, population = tiny.language_model(), tiny.people(5)
+    wanted = evaluate(model, model.initial, population, seq_len=20, max_tokens=100)
+    got = evaluate(model, model.initial, population, seq_len=20, max_tokens=max_tokens)
+    assert got.tokens == wanted.tokens
+    assert got.loss == pytest.approx(wanted.loss, rel=1e-5)
+
+
+def test_only_the_first_records_are_scored_where_that_was_asked():
+    model, population = tiny.language_model(), tiny.people(5)
+    losses = plain_losses("gpt2", model.initial, cut_records(population, 20)[:3])
+    got = evaluate(model, model.initial, population, seq_len=20, max_tokens=100, max_records=3)
+    assert got.tokens == len(losses)
+    assert got.loss == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "users", [{}, {"a": []}, {"a": [[5]], "b": [[]]}, {"a": [[1, ~2], [*[~1] * 8, 2]]}]
+)
+def test_a_population_without_a_token_to_predict_is_refused(users):
+    model = tiny.language_model()
+    with pytest.raises(ValueError, match="no token to predict"):
+        evaluate(model, model.initial, Population.of(users), seq_len=8, max_tokens=8)
+
+
+def test_scoring_leaves_the_adapter_and_the_base_model_as_they_were():
+    model, population = tiny.language_model(), tiny.people(3)
+    adapter = adapter_of(model)
+    before = adapter.clone()
+    first = evaluate(model, adapter, population, seq_len=9, max_tokens=50)
+    again = evaluate(model, adapter, population, seq_len=9, max_tokens=50)
+    assert first == again
+    assert torch.equal(adapter, before)
+    assert not any(parameter.requires_grad for parameter in model.module.parameters())

@@ -1,0 +1,144 @@
+"""The clip: whatever a unit computed, it moves the sum by at most C, exactly."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from userdp.clients.training import clipping
+
+ANY = st.floats(width=32) | st.sampled_from([0.0, 1e-45, -1e-40, 1e30, -3e38, math.inf, math.nan])
+ROWS = st.lists(st.lists(ANY, min_size=4, max_size=4), min_size=1, max_size=5)
+CLIP = st.sampled_from([1e-30, 1e-3, 0.5, 1.0, 37.0, 1e30])
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def rows_of(values, dtype=torch.float32):
+    return torch.tensor(values, dtype=torch.float64).to(dtype)
+
+
+def exact_square(row):
+    return sum((Fraction(x) ** 2 for x in row.tolist()), Fraction(0))
+
+
+def slow_clip(row, clip_norm):
+    """Oracle: the definition, in plain Python."""
+    values = [float(x) for x in row]
+    if not all(map(math.isfinite, values)):
+        return [0.0] * len(values)
+    norm = math.hypot(*values)
+    factor = min(1.0, clip_norm / norm) if norm else 1.0
+    return [factor * x for x in values]
+
+
+@settings(max_examples=300, deadline=None)
+@given(ROWS, CLIP, st.sampled_from(DTYPES))
+def test_a_rows_contribution_is_finite_and_its_norm_at_most_c_exactly(values, clip_norm, dtype):
+    for row in rows_of(values, dtype):
+        total = clipping.clipped_sum(row[None], clip_norm).total
+        assert total.dtype == torch.float64
+        assert torch.isfinite(total).all()
+        assert exact_square(total) <= Fraction(clip_norm) ** 2
+
+
+@settings(max_examples=300, deadline=None)
+@given(ROWS, CLIP, st.sampled_from(DTYPES))
+def test_the_sum_is_the_sum_of_the_definition_row_by_row(values, clip_norm, dtype):
+    rows = rows_of(values, dtype)
+    wanted = np.sum([slow_clip(row, clip_norm) for row in rows], axis=0)
+    scale = clip_norm * len(rows)
+    got = clipping.clipped_sum(rows, clip_norm).total.numpy()
+    np.testing.assert_allclose(got, wanted, rtol=1e-12, atol=1e-12 * scale)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.floats(-1, 1, width=32), min_size=3, max_size=3), st.floats(1.0, 1e6))
+def test_a_long_row_keeps_its_direction_and_a_short_one_every_bit(values, stretch):
+    row = rows_of([values])
+    norm = math.hypot(*row[0].tolist())
+    if norm < 1e-30:
+        return
+    inside = clipping.clipped_sum(row, norm * (1 + 1e-9)).total
+    assert torch.equal(inside, row[0].double())
+    clip_norm = norm / stretch
+    clipped = clipping.clipped_sum(row, clip_norm).total
+    np.testing.assert_allclose(clipped * stretch, row[0].double(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 0.7])
+@pytest.mark.parametrize("size", [100_003, 1_000_000])
+def test_rounding_in_the_norm_of_a_wide_row_never_lets_it_over_c(value, size):
+    """Equal entries: the squares' rounding errors all point the same way."""
+    total = clipping.clipped_sum(torch.full((1, size), value), 1.0).total
+    assert total.min() == total.max()
+    assert size * Fraction(float(total[0])) ** 2 <= 1
+    assert size * float(total[0]) ** 2 > 1 - 1e-8  # and not far under it
+
+
+def test_one_norm_for_the_whole_row_not_one_a_layer():
+    row = torch.tensor([[3.0, 0.0, 0.0, 4.0]])
+    assert clipping.clipped_sum(row, 1.0).total.tolist() == pytest.approx([0.6, 0, 0, 0.8])
+
+
+def test_rows_are_clipped_before_they_are_added():
+    """Opposite long rows cancel after their clip, equal ones reach twice C."""
+    up, down = torch.tensor([1e6, 0.0]), torch.tensor([-3.0, 0.0])
+    assert clipping.clipped_sum(torch.stack([up, down]), 1.0).total.norm() < 1e-8
+    assert float(clipping.clipped_sum(torch.stack([up, up]), 1.0).total.norm()) == pytest.approx(
+        2.0
+    )
+
+
+def test_norms_are_those_before_the_clip_and_infinite_for_a_failed_row():
+    rows = torch.tensor([[3.0, 4.0], [math.nan, 1.0], [math.inf, 0.0], [0.0, 0.0]])
+    assert clipping.clipped_sum(rows, 1.0).norms.tolist() == [5.0, math.inf, math.inf, 0.0]
+
+
+def test_without_a_bound_only_what_is_not_finite_is_taken_out():
+    rows = torch.tensor([[3.0, 4.0], [math.nan, 1.0], [0.0, 0.0]])
+    assert clipping.clipped_sum(rows, math.inf).total.tolist() == [3.0, 4.0]
+
+
+def test_the_sum_is_that_of_the_clipped_rows_and_a_failed_row_is_none():
+    rows = torch.tensor([[3.0, 4.0], [math.nan, 1.0], [0.0, 0.1], [math.inf, 0.0], [0.0, 0.0]])
+    clipped = clipping.clipped_sum(rows, 1.0)
+    assert clipped.rows().dtype == torch.float64
+    np.testing.assert_allclose(clipped.rows(), [[0.6, 0.8], [0.0, 0.1], [0.0, 0.0]], rtol=1e-7)
+    np.testing.assert_allclose(clipped.rows().sum(0), clipped.total, rtol=1e-15)
+
+
+@pytest.mark.parametrize("at_a_time", [1, 7, 64])
+def test_columns_taken_a_few_at_a_time_give_the_norm_of_the_whole_row(at_a_time, monkeypatch):
+    monkeypatch.setattr(clipping, "_CHUNK", {"cpu": at_a_time})
+    rows = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
+    wanted = np.sum([slow_clip(row, 2.0) for row in rows], axis=0)
+    np.testing.assert_allclose(
+        clipping.clipped_sum(rows, 2.0).total, wanted, rtol=1e-12, atol=1e-14
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(ROWS, CLIP)
+def test_every_clipped_row_has_a_norm_of_at_most_c_exactly(values, clip_norm):
+    for row in clipping.clipped_sum(rows_of(values), clip_norm).rows():
+        assert exact_square(row) <= Fraction(clip_norm) ** 2
+
+
+def test_the_rows_themselves_are_left_alone():
+    rows = torch.tensor([[3.0, 4.0], [math.nan, 1.0]], dtype=torch.float64)
+    before = rows.clone()
+    clipping.clipped_sum(rows, 0.1)
+    assert torch.equal(rows[0], before[0])
+    assert torch.isnan(rows[1, 0])
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, -1.0, math.nan])
+def test_a_bound_that_bounds_nothing_is_refused(clip_norm):
+    with pytest.raises(ValueError, match="clip_norm="):
+        clipping.clipped_sum(torch.ones(1, 2), clip_norm)

@@ -1,0 +1,427 @@
+"""Public groups, correlated noise and their price: the mechanism against its closed forms."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from helpers import tiny
+from userdp.server import accounting
+from userdp.server.checkpoint import Checkpoint
+from userdp.server.mechanisms.base import CohortSum
+from userdp.server.mechanisms.matrix_factorization.mechanism import MatrixFactorization
+from userdp.server.mechanisms.matrix_factorization.noise_state import NoiseWindow
+from userdp.server.mechanisms.user_wise import UserWise
+from userdp.server.strategy import PrivateStrategy
+from userdp.sim.common import rng
+from userdp.sim.common.errors import ConfigurationError
+
+PUBLIC = {"records_per_user": 2, "clip_norm": 0.7, "noise_multiplier": 1.3}
+WHOLE = MatrixFactorization(users=23, cohort=4.6, rounds=12, **PUBLIC)  # 5 groups, K = 3
+COINS = MatrixFactorization(users=200, cohort=20, bands=4, rounds=10, **PUBLIC)  # q' = 0.4
+
+
+def fresh(mechanism, **changes):
+    """The mechanism with a window of its own."""
+    return dataclasses.replace(mechanism, window=NoiseWindow(), **changes)
+
+
+def stream(number, seed=0, purpose="noise"):
+    return rng.Secrets(replay_seed=seed).stream(purpose, number)
+
+
+def released(mechanism, size=1, rounds=None, sums=None):
+    """(rounds, D) means of a run."""
+    mechanism = fresh(mechanism)
+    numbers = range(1, (rounds or mechanism.rounds) + 1)
+    totals = np.zeros((len(numbers), size)) if sums is None else sums
+    return np.array(
+        [
+            mechanism.release(CohortSum(total), stream(n), n).mean
+            for n, total in zip(numbers, totals, strict=True)
+        ]
+    )
+
+
+def drawn(mechanism, number, seed=0):
+    return mechanism.draw(stream(number, seed, "cohort"), number).users
+
+
+@pytest.mark.parametrize("mechanism", [WHOLE, fresh(WHOLE, users=24, cohort=5), COINS])
+def test_participations_are_apart_by_the_bands_and_at_most_k(mechanism):
+    """N divisible by b or not, T divisible by b or not; users who are not there have rounds too."""
+    rounds = [drawn(mechanism, number) for number in range(1, mechanism.rounds + 1)]
+    everyone = np.concatenate(rounds)
+    assert everyone.min() >= 0
+    assert everyone.max() < mechanism.users
+    most = 0
+    for user in range(mechanism.users):
+        mine = [n for n, cohort in enumerate(rounds, start=1) if user in cohort]
+        assert all((n - 1) % mechanism.groups == user % mechanism.groups for n in mine)
+        assert all(b - a >= mechanism.groups for a, b in itertools.pairwise(mine))
+        most = max(most, len(mine))
+    assert most == mechanism.participations == math.ceil(mechanism.rounds / mechanism.groups)
+    assert all(len(np.unique(cohort)) == len(cohort) for cohort in rounds)
+
+
+def test_whole_groups_are_all_of_their_members_once_a_pass():
+    for first in (1, 6):
+        one_pass = np.concatenate([drawn(WHOLE, first + step) for step in range(5)])
+        assert sorted(one_pass.tolist()) == list(range(23))
+    assert WHOLE.expected_units == pytest.approx(23 / 5)
+    assert (WHOLE.sampling_rate, WHOLE.sampling_scheme) == (1.0, "public groups")
+
+
+def test_coins_fall_inside_the_group_at_their_rate_and_no_other():
+    counts = np.array([len(drawn(COINS, 2, seed)) for seed in range(3000)])
+    assert all((drawn(COINS, 2, seed) % 4 == 1).all() for seed in range(50))
+    for rate, fits in ((0.4, True), (0.4 * 2 / 3, False), (0.4 * 3 / 2, False)):
+        cells = stats.binom.cdf([15, 18, 20, 22, 25, 50], 50, rate)
+        expected = np.diff([0, *cells]) * len(counts)
+        seen = np.histogram(counts, [0, 16, 19, 21, 23, 26, 51])[0]
+        assert (stats.chisquare(seen, expected).pvalue > 1e-3) == fits
+    assert COINS.sampling_rate == pytest.approx(0.4)
+    assert (COINS.expected_units, COINS.sampling_scheme) == (20, "public groups with poisson coins")
+
+
+def test_more_groups_than_rounds_let_nobody_take_part_twice():
+    once = fresh(WHOLE, rounds=3)
+    assert (once.participations, once.factor.width, once.groups) == (1, 3, 5)
+    assert once.event_count(3) == 1
+
+
+@pytest.mark.parametrize("mechanism", [WHOLE, COINS], ids=["whole", "coins"])
+def test_the_noise_of_a_run_has_the_factors_covariance_at_z_c_and_no_other_scale(mechanism):
+    """M y / (z C) must be independent and standard."""
+    draws = 40_000
+    noise = released(mechanism, draws) * mechanism.expected_units
+    fresh_rows = mechanism.factor.matrix() @ noise / (1.3 * 0.7)
+    gram = fresh_rows @ fresh_rows.T / draws
+    error = np.sqrt((1 + np.eye(len(gram))) / draws)
+    for scale, fits in ((1, True), (2 / 3, False), (3 / 2, False)):
+        apart = np.abs(gram * scale**2 - np.eye(len(gram)))
+        assert bool((apart < 5 * error).all()) == fits
+    assert stats.kstest(fresh_rows.ravel(), "norm").pvalue > 1e-4
+
+
+def test_a_release_is_the_sum_and_its_noise_over_the_public_denominator():
+    sums = np.random.default_rng(0).standard_normal((12, 8))
+    difference = released(WHOLE, 8, sums=sums) - released(WHOLE, 8)
+    np.testing.assert_allclose(difference, sums / (23 / 5), rtol=1e-9)
+
+
+def test_the_declared_noise_of_a_round_is_that_of_the_round():
+    mechanism = fresh(WHOLE)
+    for number in range(1, 13):
+        release = mechanism.release(CohortSum(np.zeros(40_000)), stream(number), number)
+        assert release.mean.std() == pytest.approx(release.noise_std, rel=0.03)
+    declared = 1.3 * 0.7 * np.sqrt(WHOLE.factor.variances)
+    assert WHOLE.noise_std == pytest.approx(np.sqrt((declared**2).mean()))
+    assert declared.max() > 1.2 * declared.min()
+
+
+def test_one_band_is_plain_gaussian_noise_for_everybody_in_every_round():
+    plain = MatrixFactorization(users=6, cohort=6, rounds=9, **PUBLIC)
+    assert (plain.groups, plain.participations, plain.expected_units) == (1, 9, 6)
+    expected = [1.3 * 0.7 * rng.standard_normal(stream(n), 5) / 6 for n in range(1, 10)]
+    np.testing.assert_allclose(released(plain, 5), expected, rtol=1e-12)
+    user_wise = UserWise(users=6, cohort=6, **PUBLIC)
+    assert plain.event() == user_wise.event()
+    assert plain.event_count(9) == user_wise.event_count(9) == 9
+
+
+def test_one_band_with_coins_is_user_wise_in_law_and_price():
+    coins = MatrixFactorization(users=40, cohort=8, bands=1, rounds=9, **PUBLIC)
+    user_wise = UserWise(users=40, cohort=8, **PUBLIC)
+    assert (coins.event(), coins.event_count(9)) == (user_wise.event(), 9)
+    assert (coins.expected_units, coins.noise_std) == (8, pytest.approx(user_wise.noise_std))
+    np.testing.assert_array_equal(drawn(coins, 3), drawn(user_wise, 3))
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_all_participations_together_cost_one_gaussian_of_z_over_their_root(count):
+    event = accounting.RoundEvent(sampling_rate=1.0, noise_multiplier=2.0)
+    once = accounting.RoundEvent(sampling_rate=1.0, noise_multiplier=2.0 / math.sqrt(count))
+    many = accounting.epsilon([(event, count)], 1e-6)
+    one = accounting.epsilon([(once, 1)], 1e-6)
+    assert many.upper == pytest.approx(one.upper, rel=5e-3)
+    assert many.lower <= one.upper
+    assert one.lower <= many.upper
+    mu = math.sqrt(count) / 2.0  # Balle & Wang, 1805.06530: the exact curve of a Gaussian
+    for figure, side in ((many.upper, -1), (many.lower, 1)):
+        delta = stats.norm.cdf(mu / 2 - figure / mu) - math.exp(figure) * stats.norm.cdf(
+            -mu / 2 - figure / mu
+        )
+        assert side * (delta - 1e-6) >= -1e-9
+
+
+def test_the_details_name_one_gaussian_for_the_run_where_nobody_tosses_coins():
+    told = WHOLE.details()
+    assert told["run_noise_multiplier"] == pytest.approx(1.3 / math.sqrt(3))
+    assert (told["groups"], told["bands"], told["participations"], told["horizon"]) == (5, 5, 3, 12)
+    assert told["mean_squared_error"] == pytest.approx(WHOLE.factor.mean_error, rel=1e-5)
+    assert told["factor_sha256"] == WHOLE.factor.digest
+    assert "run_noise_multiplier" not in COINS.details()
+    assert json.loads(json.dumps(told)) == told
+
+
+@pytest.mark.parametrize("rounds", range(1, 13))
+def test_a_prefix_is_priced_by_the_most_participations_in_it(rounds):
+    taken = [len(range(group, rounds, 5)) for group in range(5)]
+    assert WHOLE.event_count(rounds) == max(taken)
+
+
+@pytest.mark.parametrize("mechanism", [WHOLE, COINS], ids=["whole", "coins"])
+def test_the_query_and_the_event_agree(mechanism):
+    [query] = mechanism.queries()
+    assert query.sensitivity == 0.7
+    assert query.noise_std / query.sensitivity == pytest.approx(mechanism.event().noise_multiplier)
+    assert mechanism.event().sampling_rate == mechanism.sampling_rate
+
+
+def sum_error(mechanism):
+    """Mean squared error of the prefix sums of the released means, a coordinate, over C^2."""
+    scale = mechanism.noise_multiplier / mechanism.expected_units
+    return scale**2 * mechanism.factor.mean_error
+
+
+@pytest.mark.parametrize("epsilon", [1.0, 3.0, 8.0])
+def test_its_sums_are_nearer_than_those_of_plain_noise_at_equal_epsilon(epsilon):
+    """Both without amplification: the same groups, and everybody in every round (T N gradients)."""
+    ours = MatrixFactorization(users=1000, cohort=50, rounds=60, **PUBLIC)
+    alone = fresh(ours, objective="independent")
+    full = MatrixFactorization(users=1000, cohort=1000, rounds=60, **PUBLIC)
+
+    def at(mechanism):
+        count = mechanism.event_count(60)
+        z = accounting.calibrate(mechanism.event(), count, epsilon, 1e-5)
+        return sum_error(fresh(mechanism, noise_multiplier=z))
+
+    assert at(ours) < 0.3 * at(alone)
+    assert at(full) < at(ours)  # which costs twenty times the gradients
+
+
+def test_independent_noise_in_groups_is_the_comparison():
+    alone = fresh(WHOLE, objective="independent")
+    np.testing.assert_array_equal(alone.factor.matrix(), np.eye(12))
+    assert alone.participations == WHOLE.participations
+    assert alone.details()["bands"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"rounds": 0}, "rounds=0"),
+        ({"bands": 0}, "strategy.bands=0"),
+        ({"bands": 6}, "6 groups of 23 declared users have 3.83333 each"),
+        ({"objective": "median"}, "strategy.objective=median"),
+        ({"noise_multiplier": 0.0}, "noise_multiplier=0"),
+        ({"cohort": 24}, "cohort=24"),
+    ],
+)
+def test_what_is_no_such_mechanism_is_refused(change, told):
+    with pytest.raises(ConfigurationError, match=told):
+        fresh(WHOLE, **change)
+
+
+def test_groups_of_exactly_the_cohort_are_whole_groups():
+    exact = MatrixFactorization(users=23, cohort=23 / 7, bands=7, rounds=8, **PUBLIC)
+    assert exact.sampling_scheme == "public groups"
+    assert exact.expected_units == pytest.approx(23 / 7)
+
+
+# Whole runs, stopped and resumed.
+
+USERS, ROUNDS = 6, 6
+RUN = MatrixFactorization(
+    users=USERS, cohort=2, rounds=ROUNDS, records_per_user=2, clip_norm=0.05, noise_multiplier=1.2
+)
+
+
+class KilledError(Exception):
+    """The process ended here."""
+
+
+def federation(folder, **options):
+    return tiny.federation(folder, fresh(RUN), tiny.people(USERS), **options)
+
+
+def stopped(folder, monkeypatch, where, number):
+    """A run that is killed in round ``number``: before its noise, its state or its done is kept."""
+    run = federation(folder)
+
+    def maybe(call):
+        def wrapped(*arguments, **keywords):
+            if run.strategy.number == number:
+                raise KilledError
+            return call(*arguments, **keywords)
+
+        return wrapped
+
+    with monkeypatch.context() as patch:
+        owner, name = {
+            "noise": (MatrixFactorization, "store_secrets"),
+            "state": (Checkpoint, "save"),
+            "done": (type(run.ledger), "done"),
+            "release": (PrivateStrategy, "_fold"),
+        }[where]
+        patch.setattr(owner, name, maybe(getattr(owner, name)))
+        with pytest.raises(KilledError):
+            run.run(ROUNDS)
+    return run
+
+
+def noise_of(run):
+    m = RUN.expected_units
+    return [m * a - b for a, b in zip(run.mechanism.means, run.mechanism.sums, strict=True)]
+
+
+def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "cut").mkdir()
+    whole = federation(tmp_path / "whole").run(ROUNDS)
+    federation(tmp_path / "cut").run(4)
+    again = federation(tmp_path / "cut", resume=True)
+    np.testing.assert_array_equal(again.run(2), whole)
+
+
+@pytest.mark.parametrize("number", [1, 3, 5])
+@pytest.mark.parametrize("where", ["release", "noise", "state", "done"])
+def test_a_killed_run_goes_on_with_rows_of_the_one_recurrence(tmp_path, monkeypatch, where, number):
+    """Whatever was stored, M y = xi over the rows that were used, and no round is run again."""
+    first = stopped(tmp_path, monkeypatch, where, number)
+    second = federation(tmp_path, resume=True)
+    kept = second.mechanism.window.number
+    assert kept == (number if where in ("state", "done") else number - 1)
+    second.run(ROUNDS - number)
+    assert second.ledger.rounds_intended == ROUNDS
+    asked = {int(message.metadata.group_id) for message in second.grid.sent}
+    assert asked == set(range(number + 1, ROUNDS + 1))
+    noise = [*noise_of(first), *noise_of(second)]
+    used = [*range(1, len(noise_of(first)) + 1), *range(number + 1, ROUNDS + 1)]
+    rows = {n: y / (1.2 * 0.05) for n, y in zip(used, noise, strict=True)}
+    if where == "noise":  # the row of the round was drawn, stored nowhere, and is drawn anew
+        rows.pop(number)
+    if number not in rows:
+        return  # its stand-in is known to the window alone; test_noise_window has its law
+    for n in range(number + 1, ROUNDS + 1):
+        own = RUN.factor.row(n)
+        fresh_row = sum(weight * rows[n - d] for d, weight in enumerate(own))
+        expected = rng.standard_normal(stream(n), len(rows[n]))
+        np.testing.assert_allclose(fresh_row, expected, atol=1e-9)
+
+
+def test_noise_that_was_not_kept_is_not_used_again(tmp_path, monkeypatch):
+    """Killed before the row of round 3 was stored: what goes on is not what the lost row led to."""
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "whole").mkdir()
+    stopped(tmp_path / "cut", monkeypatch, "noise", 3)
+    second = federation(tmp_path / "cut", resume=True)
+    second.run(1)
+    whole = federation(tmp_path / "whole")
+    whole.run(4)
+    assert not np.isclose(noise_of(second)[0], noise_of(whole)[3]).any()
+
+
+def test_the_noise_is_on_disk_before_the_state_and_never_in_it(tmp_path, monkeypatch):
+    order = []
+    save = Checkpoint.save
+
+    def watched(self, folder):
+        order.append(json.loads((folder / "noise").read_bytes().partition(b"\n")[0])["number"])
+        return save(self, folder)
+
+    monkeypatch.setattr(Checkpoint, "save", watched)
+    run = federation(tmp_path)
+    run.run(3)
+    assert order == [1, 2, 3]
+    newest = (tmp_path / "noise").read_bytes().partition(b"\n")[2][:64]
+    assert newest not in (tmp_path / "state.pt").read_bytes()
+
+
+@pytest.mark.parametrize("lost", ["gone", "old"])
+def test_a_run_whose_noise_is_lost_does_not_go_on(tmp_path, lost):
+    federation(tmp_path).run(2)
+    old = (tmp_path / "noise").read_bytes()
+    federation(tmp_path, resume=True).run(1)
+    if lost == "gone":
+        (tmp_path / "noise").unlink()
+    else:
+        (tmp_path / "noise").write_bytes(old)
+    before = (tmp_path / "ledger.jsonl").read_bytes()
+    with pytest.raises(ConfigurationError, match=r"is missing|before the last release"):
+        federation(tmp_path, resume=True)
+    assert (tmp_path / "ledger.jsonl").read_bytes() == before
+
+
+def test_no_release_of_a_horizon_that_has_ended():
+    mechanism = fresh(RUN)
+    with pytest.raises(ValueError, match="from 1 to 6"):
+        mechanism.release(CohortSum(np.zeros(3)), stream(7), 7)
+
+
+# What one user moves, over a whole run and through the whole client path.
+
+
+def encoded_distance(folder, population, without, mechanism):
+    """Norm over a run's rounds of M (G - G'), with the releases of the first run given to both.
+
+    The sums are taken with the optimiser at rest, so that both runs see one adapter: the past that
+    the adversary has seen is the same, as in the proof.
+    """
+    sums = []
+    for name, people in (("with", population), ("without", without)):
+        place = folder / name
+        place.mkdir(parents=True)
+        run = tiny.federation(
+            place,
+            fresh(mechanism),
+            people,
+            replay_seed=3,
+            optimizer=lambda p: torch.optim.SGD(p, lr=0.0),
+        )
+        run.run(mechanism.rounds)
+        sums.append(np.array(run.mechanism.sums))
+    return float(np.linalg.norm(mechanism.factor.matrix() @ (sums[0] - sums[1]))), sums[0] - sums[1]
+
+
+@pytest.mark.parametrize(
+    "mechanism",
+    [
+        RUN,
+        fresh(RUN, users=7, cohort=3.5, rounds=7),
+        fresh(RUN, cohort=1.5, bands=2, rounds=5),
+        fresh(RUN, objective="last"),
+    ],
+    ids=["whole", "ragged", "coins", "last"],
+)
+def test_a_user_moves_the_encoded_run_by_at_most_c_root_k(tmp_path, mechanism):
+    population = tiny.people(USERS)
+    bound = 0.05 * math.sqrt(mechanism.participations)
+    moved = []
+    for user in range(USERS):
+        distance, sums = encoded_distance(
+            tmp_path / str(user), population, population.emptied(user), mechanism
+        )
+        taken = np.flatnonzero(np.linalg.norm(sums, axis=1) > 0)
+        assert (np.diff(taken) >= mechanism.groups).all()
+        assert distance <= bound * (1 + 1e-5)
+        moved.append(distance)
+    if mechanism.sampling_rate == 1:
+        assert max(moved) > 0.9 * bound
+
+
+def test_groups_that_come_round_too_soon_break_the_bound(tmp_path, monkeypatch):
+    """The same measure, with a user in every round: the columns overlap, and it must show."""
+    everyone = tiny.everyone(USERS)
+    monkeypatch.setattr(MatrixFactorization, "draw", lambda *_: everyone)
+    population = tiny.people(USERS)
+    distance, _ = encoded_distance(tmp_path, population, population.emptied(0), fresh(RUN))
+    assert distance > 1.5 * 0.05 * math.sqrt(RUN.participations)

@@ -1,0 +1,51 @@
+"""Noise found by the Edgeworth estimate: the claim stays the certified one, and says so."""
+
+from __future__ import annotations
+
+import pytest
+
+from userdp.server import accounting
+from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.config import hydra_compose
+from userdp.sim.planning import planner
+from userdp.sim.run import budget
+
+MNLI = ("plan.sampling_rate=0.005093", "privacy.delta=1e-5", "rounds=3920", "privacy.epsilon=8")
+
+
+def steered(*more):
+    settings, _ = hydra_compose.settings([*MNLI, "privacy.accountant=edgeworth", *more])
+    return planner.bare(settings), settings
+
+
+def test_the_noise_is_that_of_the_paper_and_the_claim_is_above_the_target():
+    plan, _ = steered()
+    assert plan.mechanism.noise_multiplier == pytest.approx(0.557, rel=0.01)
+    assert plan.steering.epsilon == pytest.approx(8, abs=0.02)
+    assert plan.steering.epsilon <= 8
+    assert plan.epsilon.lower > 9  # an estimate that were a bound would be above this
+
+
+def test_the_claim_is_what_pld_certifies_of_that_noise():
+    plan, _ = steered()
+    certified = accounting.epsilon([(plan.mechanism.event(), plan.rounds)], plan.delta)
+    assert plan.accountant == "pld"
+    assert plan.epsilon == certified
+
+
+def test_the_estimate_neither_cuts_the_rounds_nor_is_shown_as_the_claim():
+    plan, settings = steered()
+    assert budget.certified(plan).rounds == plan.rounds
+    described = planner.described(plan, settings, accountants=())
+    assert described["epsilon"]["upper"] == plan.epsilon.upper
+    assert described["steering"]["order"] == 1
+
+
+def test_a_higher_order_asks_for_more_noise_here():
+    first, third = (steered(f"privacy.edgeworth_order={order}")[0] for order in (1, 3))
+    assert first.mechanism.noise_multiplier < third.mechanism.noise_multiplier
+
+
+def test_the_lemma_has_no_estimate():
+    with pytest.raises(ConfigurationError, match=r"privacy\.group_bound=lemma"):
+        steered("privacy.group_bound=lemma")
