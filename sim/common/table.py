@@ -1,0 +1,63 @@
+"""Named choices of the configuration, and the dotted names by which other packages add their own.
+
+>>> shapes = Table("figure.shape", {"circle": "math.tau", "line": 1.0})
+>>> shapes.find("line"), shapes.find("circle") > 6, shapes.find("math.pi") > 3
+(1.0, True, True)
+>>> shapes.find("cirle")
+Traceback (most recent call last):
+    ...
+userdp.sim.common.errors.ConfigurationError: figure.shape=cirle: choose one of circle, line.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Generic, TypeVar, cast
+
+from userdp.sim.common.errors import ConfigurationError
+
+Entry = TypeVar("Entry")
+
+
+class Table(Generic[Entry]):
+    """Names and what they stand for.
+
+    An entry may be given as a dotted name, ``package.module.attribute``; it is then imported when
+    it is asked for, so that a table costs no import. A name that is itself dotted needs no entry:
+    this is how a package outside userdp adds a mechanism, an accountant or a data source.
+
+    Args:
+        setting: the configuration key that holds the name, for messages.
+        entries: name -> the entry, or its dotted name.
+    """
+
+    def __init__(self, setting: str, entries: Mapping[str, Entry | str]) -> None:
+        self.setting = setting
+        self._entries = dict(entries)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def find(self, name: str) -> Entry:
+        """The entry of this name.
+
+        Raises:
+            ConfigurationError: no entry has the name, or a dotted name cannot be imported.
+        """
+        entry = self._entries.get(name, name)
+        if not isinstance(entry, str):
+            return entry
+        if name not in self and "." not in name:
+            raise ConfigurationError(f"{self.setting}={name}: choose one of {', '.join(self)}.")
+        return self._imported(name, entry)
+
+    def _imported(self, name: str, dotted: str) -> Entry:
+        module, _, attribute = dotted.rpartition(".")
+        try:
+            return cast(Entry, getattr(importlib.import_module(module), attribute))
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ConfigurationError(f"{self.setting}={name}: {error}") from None
