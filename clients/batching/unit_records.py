@@ -33,7 +33,7 @@ def _selected(population: Population, contract: Contract, user: int) -> Unit:
     source = rng.generator(
         contract.seed, "selection", key, contract.round if contract.redraw else 0
     )
-    rule = selection.RULES[contract.selection]
+    rule = selection.RULES.find(contract.selection).select
     own = selection.Records(
         tokens=population.records(user), perplexity=population.perplexities(user)
     )

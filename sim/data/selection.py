@@ -1,20 +1,31 @@
-"""Which sequences of a user take part: rules over one user's records, blind to everybody else.
+"""Rules that select at most k token sequences of a user from that user's records alone.
 
-A rule is ``(records, k, max_tokens, source) -> at most k sequences`` (Chua et al., arXiv
-2406.14322, section 4.2). ``records`` are the user's own, whole; sequences are cut to
-``max_tokens``. ``k = 0`` takes all the records. Ties go to the earlier record. A sequence whose
-cut leaves nothing to predict is not usable, and never takes the place of one that is. The table is
-closed: its names travel in the contract.
+The rules of Chua et al., arXiv 2406.14322, section 4.2. Each is an entry of the table ``RULES``: a
+function ``(records, k, max_tokens, generator) -> sequences`` and the properties that the rest of a
+run has to know of it. ``records`` are the records of one user, whole; the function returns at most
+k sequences of at most ``max_tokens`` tokens, or as many as there are for ``k = 0``. Ties go to the
+earlier record. A sequence whose cut leaves no token to predict is left out and never takes the
+place of a usable one.
+
+A rule of another package is named by its dotted name, ``selection.rule=my_package.rules.LAST``:
+
+    def last(records, k, max_tokens, generator):
+        usable = [record[:max_tokens] for record in reversed(records.tokens)]
+        usable = [sequence for sequence in usable if masking.predicted(sequence)]
+        return usable[:k] if k else usable
+
+    LAST = SelectionRule(select=last)
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from userdp.sim.common.table import Table
 from userdp.sim.data import masking
 
 
@@ -27,6 +38,22 @@ class Records:
 
 
 Rule = Callable[[Records, int, int, np.random.Generator], list[np.ndarray]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionRule:
+    """A selection rule and its properties."""
+
+    select: Rule
+    drawn_anew: bool = False  # random: under user-wise privacy it selects again in every round
+    needs_perplexity: bool = False  # sorts by `Records.perplexity`, under the public base model
+    whole_records: bool = True  # a sequence is a record from its beginning, cut to max_tokens
+    crosses_records: bool = False  # a sequence may hold tokens of several records
+
+    @property
+    def fits_labels(self) -> bool:
+        """Whether it can select labelled records: whole, and without a score of next tokens."""
+        return self.whole_records and not self.needs_perplexity
 
 
 def random(
@@ -79,17 +106,19 @@ def random_chunk(
     return list(_usable(joined[start : start + max_tokens] for start in starts))
 
 
-RULES: Mapping[str, Rule] = {
-    "random": random,
-    "longest": longest,
-    "shortest": shortest,
-    "high_perplexity": high_perplexity,
-    "low_perplexity": low_perplexity,
-    "random_chunk": random_chunk,
-}
-DRAWN_ANEW = frozenset({"random", "random_chunk"})  # user-wise draws these in every round
-BY_PERPLEXITY = frozenset({"high_perplexity", "low_perplexity"})  # need scores of the records
-OF_RECORDS = frozenset({"random", "longest", "shortest"})  # whole ones, whatever is learned of them
+RULES: Table[SelectionRule] = Table(
+    "selection.rule",
+    {
+        "random": SelectionRule(select=random, drawn_anew=True),
+        "longest": SelectionRule(select=longest),
+        "shortest": SelectionRule(select=shortest),
+        "high_perplexity": SelectionRule(select=high_perplexity, needs_perplexity=True),
+        "low_perplexity": SelectionRule(select=low_perplexity, needs_perplexity=True),
+        "random_chunk": SelectionRule(
+            select=random_chunk, drawn_anew=True, whole_records=False, crosses_records=True
+        ),
+    },
+)
 
 
 def fill_slots(

@@ -11,6 +11,7 @@ from userdp.server import accounting
 from userdp.server.mechanisms.base import Mechanism
 from userdp.server.statement import statement
 from userdp.sim.config.settings import Settings
+from userdp.sim.data import selection
 from userdp.sim.planning.planner import Plan
 
 _PACKAGES = ("userdp.sim", "userdp.clients", "userdp.server")
@@ -57,7 +58,7 @@ def header(
         "resample": strategy.resample,
         "rescaled": rescaled,
         "records_bounded": False,  # nobody promises that no user has more than k records
-        "chunks_cross_records": settings.selection.rule == "random_chunk",
+        "chunks_cross_records": selection.RULES.find(settings.selection.rule).crosses_records,
         "selection": settings.selection.rule,
         "seq_len": settings.model.seq_len,
         "local_steps": strategy.local_steps,

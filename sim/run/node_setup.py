@@ -16,13 +16,14 @@ from userdp.sim.run.inputs import World
 def contract(settings: Settings, plan: Plan) -> messages.Contract:
     """What every unit of a round is told, but for the round's number."""
     strategy, rule = settings.strategy, settings.selection.rule
+    drawn_anew = selection.RULES.find(rule).drawn_anew
     return messages.Contract(
         round=0,
         unit=plan.mechanism.unit,
         clip_norm=plan.mechanism.clip_norm,
         records_per_user=plan.mechanism.records_per_user,
         selection=rule,
-        redraw=plan.mechanism.unit == "user" and rule in selection.DRAWN_ANEW,
+        redraw=plan.mechanism.unit == "user" and drawn_anew,
         resample=strategy.resample,
         max_tokens=settings.model.seq_len,
         local_steps=strategy.local_steps,
@@ -33,7 +34,7 @@ def contract(settings: Settings, plan: Plan) -> messages.Contract:
 
 def train_population(settings: Settings, here: World, engine: EngineSettings) -> Population:
     """The training records, with their scores where the selection sorts by them."""
-    if settings.selection.rule not in selection.BY_PERPLEXITY:
+    if not selection.RULES.find(settings.selection.rule).needs_perplexity:
         return here.corpus.train
     seq_len = settings.model.seq_len
     return here.figure(

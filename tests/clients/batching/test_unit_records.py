@@ -26,7 +26,7 @@ def fetched(population, contract, assignment=None):
     return [[tuple(record) for record in unit] for unit in got]
 
 
-@pytest.mark.parametrize("rule", selection.RULES)
+@pytest.mark.parametrize("rule", list(selection.RULES))
 @pytest.mark.parametrize("usual", [BY_USER, BY_SLOT], ids=["user", "slot"])
 def test_every_other_users_units_stay_the_same_without_a_user(rule, usual):
     population = tiny.scored(tiny.people(6))
@@ -39,7 +39,7 @@ def test_every_other_users_units_stay_the_same_without_a_user(rule, usual):
         assert fetched(population.emptied(gone), contract) == wanted
 
 
-@pytest.mark.parametrize("rule", selection.RULES)
+@pytest.mark.parametrize("rule", list(selection.RULES))
 @pytest.mark.parametrize("usual", [BY_USER, BY_SLOT], ids=["user", "slot"])
 def test_a_users_units_stay_the_same_when_all_others_are_swapped(rule, usual):
     """Scores included: those of the second population are computed anew."""
