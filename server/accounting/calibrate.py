@@ -12,7 +12,7 @@ from dataclasses import replace
 from userdp.server.accounting import certify
 from userdp.server.accounting.edgeworth import estimate
 from userdp.server.accounting.events import RoundEvent
-from userdp.server.accounting.root_finding import private_root
+from userdp.sim.common.root_finding import private_root
 
 ESTIMATE_ORDER = 1  # of the expansion that guesses: higher ones go astray where rounds are few
 

@@ -19,7 +19,7 @@ from scipy import optimize, special
 
 from userdp.server.accounting.edgeworth import finite_sample_error, loss_moments
 from userdp.server.accounting.events import Composition, RoundEvent, merged
-from userdp.server.accounting.root_finding import private_root
+from userdp.sim.common.root_finding import private_root
 
 ORDERS = (0, 1, 2, 3)
 SEARCH_POINTS = 2**13 + 1

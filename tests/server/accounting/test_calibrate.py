@@ -9,7 +9,7 @@ import pytest
 from userdp.server import accounting
 from userdp.server.accounting import certify
 from userdp.server.accounting.pld import convolution, truncated_poisson
-from userdp.server.accounting.root_finding import TOLERANCE, private_root
+from userdp.sim.common.root_finding import TOLERANCE, private_root
 
 RATE, ROUNDS, DELTA = 0.032, 500, 1e-5  # 64 of 2,000 users a step
 TABLE = {  # (epsilon, group size): noise multiplier by the mixture; group size 1 is user-wise
@@ -169,23 +169,6 @@ def test_the_table_of_a_run_is_above_the_truth_and_prices_few_rounds_more():
 def test_the_events_own_noise_does_not_matter():
     first, second = (accounting.calibrate(event(z), 100, 2.0, DELTA) for z in (0.1, 30.0))
     assert first == second
-
-
-@pytest.mark.parametrize("power", [0.5, 1.0, 3.0])
-@pytest.mark.parametrize("guess", [0.01, 1.0, 1e4])
-def test_private_root_of_a_power_law(power, guess):
-    noise = private_root(lambda z: 5 * z**-power, 2.0, guess)
-    tight = 2.5 ** (1 / power)
-    assert tight <= noise <= tight * 1.005
-
-
-def test_private_root_passes_infinities_and_zeros():
-    def cliff(z: float) -> float:
-        return math.inf if z < 3 else 0.0
-
-    assert 3 <= private_root(cliff, 1.0, 1.0) <= 3.003
-    with pytest.raises(ValueError, match="no noise multiplier"):
-        private_root(lambda z: math.inf, 1.0, 1.0)
 
 
 def test_arguments_out_of_range_are_refused():
