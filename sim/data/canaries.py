@@ -1,8 +1,9 @@
 """Canaries: invented users with a secret each, planted among the training users (off by default).
 
 A canary's record is one public prompt and then a random number of its own, drawn from all numbers
-of nine digits (Carlini et al., The Secret Sharer, arXiv 1802.08232). Whether training remembered it
-is seen by ranking its loss among those of reference numbers that nobody holds: `userdp.sim.run.simulation_only.canary_exposure`.
+of nine digits (Carlini et al., The Secret Sharer, arXiv 1802.08232).
+`userdp.sim.run.simulation_only.canary_exposure` measures whether training memorised it: it ranks
+the record's loss among those of reference numbers that no user holds.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import numpy as np
 
 from userdp.sim.common import cache, rng
 from userdp.sim.common.errors import ConfigurationError
-from userdp.sim.config.settings import Data
 from userdp.sim.data.corpus import Corpus, Encode
 from userdp.sim.data.population import Population
 
@@ -33,26 +33,37 @@ class Canaries:
     secrets: Population
 
 
-def drawn(data: Data, encode: Encode, seq_len: int) -> Canaries | None:
-    """The canaries that were asked for, or None; a function of ``data.seed`` and their number.
+def drawn(
+    *, count: int, references: int, seed: int, encode: Encode, seq_len: int
+) -> Canaries | None:
+    """Draw the secrets of ``count`` canaries and of ``references``; None for no canaries.
+
+    Secret i of a canary depends on ``seed`` and i alone.
+
+    Args:
+        count: canaries, users with a secret each.
+        references: random numbers that nobody holds, to rank the canaries' secrets among.
+        seed: ``data.seed``.
+        seq_len: tokens that a secret and its prompt may take.
 
     Raises:
         ConfigurationError: a secret does not fit into ``seq_len`` tokens.
     """
-    if not data.canaries:
+    if not count:
         return None
+    reference_stream = rng.generator(seed, "canary references")
     numbers = [
-        *(_number(rng.generator(data.seed, "canary", i)) for i in range(data.canaries)),
-        *_references(data),
+        *(_number(rng.generator(seed, "canary", i)) for i in range(count)),
+        *(_number(reference_stream) for _ in range(references)),
     ]
     records = encode.prompted([(PROMPT, f" {number}") for number in numbers])
     if (longest := max(map(len, records))) > seq_len:
         raise ConfigurationError(
-            f"data.canaries={data.canaries}: a secret and its prompt take {longest} tokens; raise "
+            f"data.canaries={count}: a secret and its prompt take {longest} tokens; raise "
             f"model.seq_len={seq_len}."
         )
     secrets = Population.of({_id(place): [record] for place, record in enumerate(records)})
-    return Canaries(count=data.canaries, secrets=secrets)
+    return Canaries(count=count, secrets=secrets)
 
 
 def planted(corpus: Corpus, canaries: Canaries | None, records: int) -> Corpus:
@@ -90,8 +101,3 @@ def _id(place: int) -> str:
 
 def _number(source: np.random.Generator) -> str:
     return "".join(map(str, source.integers(10, size=DIGITS)))
-
-
-def _references(data: Data) -> list[str]:
-    source = rng.generator(data.seed, "canary references")
-    return [_number(source) for _ in range(data.canary_references)]

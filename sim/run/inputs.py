@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,16 +17,13 @@ from userdp.clients.training.memory import EngineSettings, fitted
 from userdp.sim.common import cache, third_party
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config.settings import Data, Model, Settings
-from userdp.sim.data import canaries, loading, masking
+from userdp.sim.data import canaries
 from userdp.sim.data.canaries import Canaries
 from userdp.sim.data.corpus import Corpus
-from userdp.sim.data.population import Population
-from userdp.sim.data.synthetic import form_letters, users
-from userdp.sim.run import compatibility, devices
+from userdp.sim.run import compatibility, corpus_loading, devices
 
 EMBEDDED = "userdp/embedded"
 _Figure = TypeVar("_Figure")
-_GENERATED = {"synthetic": users.load, "form_letters": form_letters.load}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,11 +77,6 @@ def base(asked: Model, device_name: str, classes: int | None, seed: int) -> Base
     return Base(module=module, tokenizer=tokenizer, path=path, drawn=drawn)
 
 
-def corpus(data: Data, tokenizer: Any, seq_len: int) -> Corpus:
-    """The records as this tokenizer cuts them; raises as ``build`` does."""
-    return _corpus(data, _source(data, seq_len), TokenizerEncode(tokenizer), seq_len)
-
-
 def load(
     data: Data,
     asked: Model,
@@ -93,7 +84,7 @@ def load(
     device_name: str,
     *,
     load_base: Callable[[Model, str, int | None, int], Base] = base,
-    load_corpus: Callable[[Data, Any, int], Corpus] = corpus,
+    load_corpus: Callable[[Data, Any, int], Corpus] = corpus_loading.load,
 ) -> World:
     """The world of these parts of the settings; raises as ``build`` does.
 
@@ -102,7 +93,7 @@ def load(
     """
     third_party.libraries()
     devices.device(device_name)
-    _source(data, asked.seq_len)  # what is wrong with the data is told before a model is loaded
+    corpus_loading.check(data, asked.seq_len)  # before a model is loaded
     classes = None if data.label is None else len(data.class_names)
     found = load_base(asked, device_name, classes, seed)
     compatibility.check_length(asked, found.module)
@@ -115,7 +106,13 @@ def load(
         freeze_a=asked.lora.freeze_a,
     )
     path, tokenizer = found.path, found.tokenizer
-    planted = canaries.drawn(data, TokenizerEncode(tokenizer), asked.seq_len)
+    planted = canaries.drawn(
+        count=data.canaries,
+        references=data.canary_references,
+        seed=data.seed,
+        encode=TokenizerEncode(tokenizer),
+        seq_len=asked.seq_len,
+    )
     records = load_corpus(data, tokenizer, asked.seq_len)
     names = {"embedded": EMBEDDED, "local": Path(path).resolve().name, "hub": path}
     return World(
@@ -167,73 +164,3 @@ def _loaded(
         raise ConfigurationError(
             f"model.path={path}: did not load: {type(error).__name__}: {reason}"
         ) from None
-
-
-def _source(data: Data, seq_len: int) -> loading.Source | None:
-    """Where the records are; None for generated ones. Checked before a model is loaded."""
-    if data.format in _GENERATED:
-        return None
-    if data.path is None:
-        raise ConfigurationError(f"data.path is missing: data={data.format} needs one.")
-    there = Path(data.path).exists() or glob.glob(data.path, recursive=True)
-    if data.format != "hub" and not there:
-        raise ConfigurationError(
-            f"data.path={data.path}: no such file; give a file, a folder or a glob pattern."
-        )
-    return loading.Source(
-        format=data.format,
-        path=data.path,
-        columns=_columns(data),
-        split=data.split,
-        holdout=data.holdout,
-        seed=data.seed,
-        strict=data.strict,
-        name=data.name,
-        hub_split=data.hub_split,
-        max_tokens=None if data.label is None else seq_len,
-    )
-
-
-def _columns(data: Data) -> loading.Columns:
-    return loading.Columns(
-        user=data.user,
-        text=data.text,
-        prompt=data.prompt,
-        chat=data.chat,
-        split=data.split_column,
-        pair=data.text_pair,
-        label=data.label,
-        classes=data.class_names,
-    )
-
-
-def _corpus(
-    data: Data, source: loading.Source | None, encode: TokenizerEncode, seq_len: int
-) -> Corpus:
-    if source is None:
-        generate = _GENERATED[data.format]
-        corpus = generate(data.seed, data.users, encode, cache.cache_root())
-    else:
-        try:
-            corpus = loading.load(source, encode, cache.cache_root())
-        except ConfigurationError:
-            raise
-        except ValueError as error:  # bad data under data.strict
-            raise ConfigurationError(f"data.path={data.path}: {error}") from None
-    if not len(corpus.train):
-        raise ConfigurationError("data: no user is left to train on; lower data.holdout.")
-    if not _scorable(corpus.heldout, seq_len):
-        raise ConfigurationError(
-            "data.holdout: no record with a token to predict is held out to score; raise "
-            "data.holdout, change data.split, or raise model.seq_len if prompts fill it."
-        )
-    return corpus
-
-
-def _scorable(population: Population, seq_len: int) -> bool:
-    """Whether some record, cut to ``seq_len``, has a token to predict."""
-    return any(
-        masking.predicted(record[:seq_len])
-        for user in range(len(population))
-        for record in population.records(user)
-    )

@@ -18,7 +18,7 @@ from torch import nn
 
 from userdp.sim.config.settings import Data, Lora, Model
 from userdp.sim.data.corpus import Corpus
-from userdp.sim.run import inputs
+from userdp.sim.run import corpus_loading, inputs
 from userdp.sim.run.inputs import Base, World
 
 _NO_LORA = Lora(r=1, alpha=1.0, targets="all-linear")  # a base model is the same under any
@@ -67,7 +67,7 @@ class Worlds:
 
         def corpus(data: Data, tokenizer: Any, seq_len: int) -> Corpus:
             if (data, plain) not in self._corpora:
-                self._corpora[data, plain] = inputs.corpus(data, tokenizer, seq_len)
+                self._corpora[data, plain] = corpus_loading.load(data, tokenizer, seq_len)
             return self._corpora[data, plain]
 
         built = inputs.load(data, asked, seed, device, load_base=base, load_corpus=corpus)

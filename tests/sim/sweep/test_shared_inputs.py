@@ -15,7 +15,15 @@ from userdp.clients.batching import packing
 from userdp.clients.models.language_model import LanguageModel
 from userdp.clients.models.peft_adapter import LoraSettings
 from userdp.sim.config import hydra_compose
-from userdp.sim.run import base_score, finish, inputs, node_setup, prepare, time_estimate
+from userdp.sim.run import (
+    base_score,
+    corpus_loading,
+    finish,
+    inputs,
+    node_setup,
+    prepare,
+    time_estimate,
+)
 from userdp.sim.sweep import jobs, shared_inputs, sweep
 
 
@@ -42,7 +50,8 @@ def counted(monkeypatch, module, name: str) -> list:
 
 
 def test_runs_that_differ_in_the_adapter_share_records_weights_and_scores(monkeypatch):
-    bases, corpora = (counted(monkeypatch, inputs, name) for name in ("base", "corpus"))
+    bases = counted(monkeypatch, inputs, "base")
+    corpora = counted(monkeypatch, corpus_loading, "load")
     scores = counted(monkeypatch, base_score, "_stored")
     load = shared_inputs.Worlds()
     settings = [asked(f"seed={seed}", f"model.lora.r={r}") for seed in (1, 2) for r in (1, 3)]
