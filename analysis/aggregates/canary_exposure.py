@@ -1,9 +1,9 @@
-"""What training remembers: exposure of canaries by mechanism and epsilon, over the runs of a sweep.
+"""Exposure of planted canaries by strategy and epsilon: a table over the runs of a sweep.
 
     userdp run -m data.canaries=10 track.simulation_only=true privacy.epsilon=1,8 output=SWEEP ...
-    python -m analysis.exposure SWEEP
+    python -m userdp.analysis.aggregates.canary_exposure SWEEP
 
-Reads the ``exposure.csv`` that runs with canaries leave (`docs/memorisation.md`).
+Reads the ``exposure.csv`` that runs with canaries write (`docs/memorisation.md`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from userdp.sim.run_folder import reader as run_folders
+from userdp.analysis.aggregates.csv_table import print_csv
+from userdp.sim.run_folder import reader
 from userdp.sim.run_folder.reader import Run
 
 FILE = "exposure.csv"
@@ -24,31 +25,34 @@ _COLUMNS = ("round", "canary", "exposure_bits")
 
 
 def table(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One row a mechanism and epsilon, the canaries of all its runs together.
+    """One row for each strategy and epsilon, over the canaries of all its runs.
 
     Args:
-        runs: complete ones; those without canaries are passed over.
+        runs: complete runs; those without an ``exposure.csv`` are skipped.
 
     Returns:
-        By strategy and epsilon (its level; None, not private, last). Columns strategy, epsilon,
-        runs, canaries (figures, of all runs), bits_before (mean under the base model), bits_mean,
-        bits_least, bits_most (after the last round), bits_limit (the most that any could show, of
-        the run with the fewest references).
+        Rows sorted by strategy and epsilon (rounded as `Run.level`; None, not private, last).
+        Columns: strategy, epsilon, runs, canaries (number over all runs), bits_before (mean under
+        the base model), bits_mean, bits_least, bits_most (after the last round), bits_limit (the
+        largest exposure that could be measured, in the run with the fewest reference secrets).
 
     Raises:
         ConfigurationError: an ``exposure.csv`` lacks a column.
     """
-    found: dict[tuple[str, float], list[_Exposures]] = defaultdict(list)
+    groups: dict[tuple[str, float], list[_Exposures]] = defaultdict(list)
     for run in runs:
         if rows := run.table(FILE, _COLUMNS):
             key = run.strategy, math.inf if run.level is None else run.level
             references = run.config["data.canary_references"]
-            found[key].append(_Exposures(rows, math.log2(references + 1)))
-    return [_row(*key, alike) for key, alike in sorted(found.items(), key=lambda item: item[0])]
+            groups[key].append(_Exposures(rows, math.log2(references + 1)))
+    return [
+        _row(strategy, epsilon, group)
+        for (strategy, epsilon), group in sorted(groups.items(), key=lambda item: item[0])
+    ]
 
 
 class _Exposures:
-    """The bits of one run's canaries, before round 1 and after the last."""
+    """Exposure of one run's canaries in bits, before round 1 and after the last round."""
 
     def __init__(self, rows: Sequence[dict[str, str]], limit: float) -> None:
         last = max(int(row["round"]) for row in rows)
@@ -75,9 +79,9 @@ def _row(strategy: str, epsilon: float, runs: Sequence[_Exposures]) -> dict[str,
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the table of the runs named, as csv."""
-    rows = table(run_folders.complete(map(Path, arguments)))
-    return run_folders.print_csv(rows, "exposure: name folders of runs with data.canaries.")
+    """Print the table of the run folders named, as CSV; returns the exit code."""
+    rows = table(reader.complete(map(Path, arguments)))
+    return print_csv(rows, "canary_exposure: name folders of runs with data.canaries.")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
-"""How often the concentration test passed, by data, k and tau: a table over the runs of a sweep.
+"""Pass rates of the concentration test by data, k and tau: a table over the runs of a sweep.
 
     userdp run -m strategy=concentrated strategy.tau=0.01,0.1 output=SWEEP ...
-    python -m analysis.pass_rates SWEEP
+    python -m userdp.analysis.aggregates.concentration_pass_rates SWEEP
 
-Rates with the test's noise are released figures. Those without, whether W reached min_weight, and
-W itself are simulation_only: left open unless track.simulation_only=true was set. Reads files only.
+Pass rates of the noised test are released figures. Pass rates without noise (whether the weight W
+reached min_weight) and W itself are simulation_only: their columns are empty for runs without
+track.simulation_only=true.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,31 +28,33 @@ HEAD = (
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One run."""
+    """The figures of one run."""
 
     data: str
     records_per_user: str
-    tau: float  # over the clip norm
+    tau: float  # divided by the clip norm C
     epsilon: float | None
-    rounds: int  # that were tested
-    passed: float  # share of these
+    rounds: int  # with a test
+    passed: float  # share of the tested rounds
     true_passed: float | None  # the same without noise; None where it was not logged
-    weight: float | None  # mean of W over the size of the cohort
-    before: float
-    after: float
+    weight: float | None  # mean over rounds of W / cohort size; None where it was not logged
+    before: float  # held-out perplexity of the base model
+    after: float  # held-out perplexity at the end
 
 
 def rows(sweep: Path) -> list[Row]:
-    """The runs of a sweep that ended, by data, k and tau.
+    """One row for each complete run of strategy=concentrated, sorted by data, k and tau.
+
+    Args:
+        sweep: a folder with run folders at any depth.
 
     Raises:
-        ValueError: none of them is a run of strategy=concentrated.
+        ValueError: the folder holds no complete run of strategy=concentrated.
     """
-    tested = [run for run in reader.complete([sweep]) if "test_pass_rate" in run.summary]
-    found = [_row(run) for run in tested]
-    if not found:
+    runs = [run for run in reader.complete([sweep]) if "test_pass_rate" in run.summary]
+    if not runs:
         raise ValueError(f"{sweep}: holds no complete run of strategy=concentrated.")
-    return sorted(found, key=lambda row: (row.data, row.records_per_user, row.tau))
+    return sorted(map(_row, runs), key=lambda row: (row.data, row.records_per_user, row.tau))
 
 
 def _row(run: Run) -> Row:
@@ -59,7 +62,7 @@ def _row(run: Run) -> Row:
     return Row(
         data=seed_groups.source(run, "data"),
         records_per_user=str(run.named()["k"]),
-        tau=_tau(run),
+        tau=_relative_tau(run),
         epsilon=run.summary.get("epsilon"),
         rounds=len(tested),
         passed=run.summary["test_pass_rate"],
@@ -70,28 +73,31 @@ def _row(run: Run) -> Row:
     )
 
 
-def _tau(run: Run) -> float:
+def _relative_tau(run: Run) -> float:
+    """Tau over the clip norm; where tau is not set, the mechanism's default of C / 50."""
     tau, clip_norm = run.config["strategy.tau"], run.config["strategy.clip_norm"]
     return 1 / 50 if tau is None else float(tau / clip_norm)
 
 
-def _mean(tested: Sequence[Mapping[str, Any]], value: Any) -> float | None:
-    """Over the rounds, of a figure made of simulation_only ones; None where they are not there."""
-    seen = [
-        {key.removeprefix(SIMULATION_ONLY): figure for key, figure in row.items()}
-        for row in tested
+def _mean(
+    rounds: Sequence[Mapping[str, Any]], figure: Callable[[Mapping[str, Any]], float]
+) -> float | None:
+    """Mean over rounds of a figure computed from simulation_only metrics; None without them."""
+    logged = [
+        {key.removeprefix(SIMULATION_ONLY): value for key, value in row.items()}
+        for row in rounds
         if f"{SIMULATION_ONLY}true_test_passed" in row
     ]
-    return float(sum(map(value, seen)) / len(seen)) if seen else None
+    return float(sum(map(figure, logged)) / len(logged)) if logged else None
 
 
 def markdown(table: Sequence[Row]) -> str:
     """The rows as one Markdown table."""
-    lines = [HEAD, ("---", *["---:"] * (len(HEAD) - 1)), *map(_cells, table)]
+    lines = [HEAD, ("---", *["---:"] * (len(HEAD) - 1)), *map(_table_cells, table)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def _cells(row: Row) -> Iterator[str]:
+def _table_cells(row: Row) -> Iterator[str]:
     yield from (row.data, row.records_per_user)
     for value in (row.tau, row.epsilon, row.rounds, row.passed, row.true_passed, row.weight):
         yield "" if value is None else f"{value:.3g}"
@@ -99,14 +105,14 @@ def _cells(row: Row) -> Iterator[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the table of one sweep's folder."""
+    """Print the Markdown table of one sweep's folder; returns the exit code."""
     if len(arguments) != 1:
-        print("pass_rates: name one folder of a sweep.", file=sys.stderr)
+        print("concentration_pass_rates: name one folder of a sweep.", file=sys.stderr)
         return 2
     try:
         print(markdown(rows(Path(arguments[0]))), end="")
     except ValueError as error:
-        print(f"pass_rates: {error}", file=sys.stderr)
+        print(f"concentration_pass_rates: {error}", file=sys.stderr)
         return 2
     return 0
 

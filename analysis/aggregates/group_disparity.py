@@ -1,9 +1,9 @@
-"""Who pays for privacy: held-out loss by groups of users, private runs beside non-private ones.
+"""Held-out loss by groups of users, private runs beside non-private ones: who pays for privacy.
 
     userdp run -m strategy=user_wise,non_private track.simulation_only=true output=SWEEP ...
-    python -m analysis.disparity SWEEP
+    python -m userdp.analysis.aggregates.group_disparity SWEEP
 
-Reads the ``groups.csv`` that runs leave under ``track.simulation_only=true`` (`docs/disparity.md`).
+Reads the ``groups.csv`` that runs write under ``track.simulation_only=true`` (`docs/disparity.md`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from userdp.analysis.aggregates import seed_groups
-from userdp.sim.run_folder import reader as run_folders
+from userdp.analysis.aggregates.csv_table import print_csv
+from userdp.sim.run_folder import reader
 from userdp.sim.run_folder.reader import Run
 
 FILE = "groups.csv"
@@ -23,55 +24,55 @@ _Losses = Mapping[tuple[str, str], tuple[float, float]]  # (grouping, group) -> 
 
 
 def table(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One row for a run and a group: loss before and after, and the share of the gain it keeps.
+    """One row for each run and group: its loss before and after, and the share of gain it keeps.
 
-    ``gain_kept = (before - after) / (before - after without privacy)``, both of the same group: 1
-    where privacy costs the group nothing, 0 where private training did not help it. The run without
-    privacy has the same data, base model, k, selection and seed; of several, the one whose loss
-    over all held-out tokens is lowest. None where there is no such run, or the group gained nothing
-    in it either.
+    ``gain_kept = (before - after) / (before - after without privacy)``, both for the same group: 1
+    where privacy costs the group nothing, 0 where private training did not help it. The reference
+    run without privacy has the same data, base model, k, selection and seed; of several, the one
+    with the lowest loss over all held-out tokens. ``gain_kept`` is None where there is no reference
+    run, or the group gained nothing in it.
 
     Args:
-        runs: complete ones; those without a ``groups.csv`` of two rounds are passed over.
+        runs: complete runs; those without a ``groups.csv`` of two rounds are skipped.
 
     Returns:
         The columns of `Run.named`, then grouping, group, users, loss_before, loss_after, gain,
-        gain_kept.
+        gain_kept. Losses are in nats a token.
 
     Raises:
         ConfigurationError: a ``groups.csv`` lacks a column.
     """
-    grouped = [run for run in runs if _last(_read(run)) > 0]
-    yardsticks: dict[Any, Run] = {}
+    grouped = [run for run in runs if _last_round(_read(run)) > 0]
+    references: dict[tuple[Any, ...], Run] = {}
     for run in sorted(grouped, key=_total_loss, reverse=True):
         if not run.noised:
-            yardsticks[_twin_key(run)] = run  # the lowest loss comes last
-    return [row for run in grouped for row in _rows(run, yardsticks.get(_twin_key(run)))]
+            references[_reference_key(run)] = run  # the lowest loss comes last and stays
+    return [row for run in grouped for row in _rows(run, references.get(_reference_key(run)))]
 
 
 def _read(run: Run) -> list[dict[str, str]]:
     return run.table(FILE, _COLUMNS)
 
 
-def _last(rows: Sequence[Mapping[str, str]]) -> int:
+def _last_round(rows: Sequence[Mapping[str, str]]) -> int:
     return max((int(row["round"]) for row in rows), default=0)
 
 
-def _twin_key(run: Run) -> tuple[Any, ...]:
-    """Equal for runs that differ in mechanism, its noise and its tuning alone."""
-    told = run.named()
-    same = [told["k"], told["selection"], *(run.config.get(key) for key in seed_groups.SEEDS)]
-    return seed_groups.task_key(run), *map(repr, same)
+def _reference_key(run: Run) -> tuple[Any, ...]:
+    """Equal for runs that differ only in their mechanism, its noise and its tuning."""
+    names = run.named()
+    equal = [names["k"], names["selection"], *(run.config.get(key) for key in seed_groups.SEEDS)]
+    return seed_groups.task_key(run), *map(repr, equal)
 
 
-def _rows(run: Run, yardstick: Run | None) -> list[dict[str, Any]]:
-    best = {} if yardstick is None else _losses(yardstick)
+def _rows(run: Run, reference: Run | None) -> list[dict[str, Any]]:
+    reference_losses = {} if reference is None else _losses(reference)
     users = {(row["grouping"], row["group"]): row["users"] for row in _read(run)}
-    found = []
+    rows = []
     for (grouping, group), (before, after) in _losses(run).items():
-        there = best.get((grouping, group))
-        possible = 0.0 if there is None else there[0] - there[1]
-        found.append(
+        reference_before, reference_after = reference_losses.get((grouping, group), (0.0, 0.0))
+        possible = reference_before - reference_after
+        rows.append(
             {
                 **run.named(),
                 "grouping": grouping,
@@ -83,13 +84,13 @@ def _rows(run: Run, yardstick: Run | None) -> list[dict[str, Any]]:
                 "gain_kept": (before - after) / possible if possible > 0 else None,
             }
         )
-    return found
+    return rows
 
 
 def _losses(run: Run) -> _Losses:
-    """Of each group before round 1 and after the last."""
+    """Loss of each group before round 1 and after the last round."""
     rows = _read(run)
-    last = _last(rows)
+    last = _last_round(rows)
     losses = {
         (int(row["round"]), row["grouping"], row["group"]): float(row["loss"]) for row in rows
     }
@@ -101,23 +102,24 @@ def _losses(run: Run) -> _Losses:
 
 
 def _total_loss(run: Run) -> float:
-    """After the last round, over all held-out tokens: the groups of any one trait hold them all."""
+    """Loss after the last round over all held-out tokens.
+
+    The groups of any one grouping hold all users, so the first grouping is enough.
+    """
     rows = _read(run)
-    last = _last(rows)
-    own = [
+    last = _last_round(rows)
+    parts = [
         (int(row["tokens"]), float(row["loss"]))
         for row in rows
         if int(row["round"]) == last and row["grouping"] == rows[0]["grouping"]
     ]
-    return sum(tokens * loss for tokens, loss in own) / sum(tokens for tokens, _ in own)
+    return sum(tokens * loss for tokens, loss in parts) / sum(tokens for tokens, _ in parts)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the table of the runs named, as csv."""
-    rows = table(run_folders.complete(map(Path, arguments)))
-    return run_folders.print_csv(
-        rows, "disparity: name folders of runs with track.simulation_only=true."
-    )
+    """Print the table of the run folders named, as CSV; returns the exit code."""
+    rows = table(reader.complete(map(Path, arguments)))
+    return print_csv(rows, "group_disparity: name folders of runs with track.simulation_only=true.")
 
 
 if __name__ == "__main__":

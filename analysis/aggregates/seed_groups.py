@@ -1,6 +1,6 @@
-"""Runs that differ in their seeds alone are one cell; a cell has a median and a range.
+"""Groups complete runs: runs that differ only in their seeds form a cell with a median and a range.
 
-Cells compare within a task only: the same data, split rule and base model.
+Cells are compared within a task only: the same data, split rule and base model.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from userdp.sim.run_folder import reader as run_folders
+from userdp.sim.run_folder import reader
 from userdp.sim.run_folder.reader import Run
 
 SEEDS = ("seed", "data.seed")
-_NO_SETTING = ("output", "sweep", "resume", "device", "eval_every")  # where, not what
-_NO_SETTINGS = ("track.", "engine.", "runtime.", "plan.")  # change speed and sinks, not results
+_PLACES = ("output", "sweep", "resume", "device", "eval_every")  # where and how often, not what
+_PLACE_GROUPS = ("track.", "engine.", "runtime.", "plan.")  # change speed and sinks, not results
 _MODEL = ("model.kind", "model.path", "model.revision", "model.seq_len", "model.dtype")
 _TASK = ("data.", *_MODEL)
-_PLANTED = ("data.canar",)  # canaries are planted with users who train: nobody held out changes
+_PLANTED = ("data.canar",)  # canaries are planted with training users: held-out users stay the same
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
     """The score that a task is judged by."""
 
-    key: str
+    key: str  # in a run's summary
     label: str
     unit: str
     lower_is_better: bool
@@ -48,7 +48,7 @@ ACCURACY = Metric(
 
 @dataclass(frozen=True)
 class Spread:
-    """Of one figure over the seeds."""
+    """Median and range of one figure over the seeds."""
 
     median: float
     low: float
@@ -57,64 +57,75 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
+        """The spread of at least one value.
+
+        >>> Spread.of([3.0, 1.0, 2.0])
+        Spread(median=2.0, low=1.0, high=3.0, count=3)
+        """
         return cls(statistics.median(values), min(values), max(values), len(values))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)  # one is itself alone
+@dataclass(frozen=True, kw_only=True, eq=False)  # compared by identity
 class Cell:
-    """Complete runs of one setting."""
+    """Complete runs of one setting, at least one."""
 
     runs: tuple[Run, ...]
     metric: Metric
 
     @property
     def first(self) -> Run:
+        """A run that stands for all: they differ in seeds only."""
         return self.runs[0]
 
     @property
     def strategy(self) -> str:
-        """Its name, and what sets it apart from others of this name."""
-        own = self.first.strategy
+        """The strategy's name, marked where it is accounted by the group lemma or NOT PRIVATE."""
+        name = self.first.strategy
         if self.first.config.get("privacy.group_bound") == "lemma":
-            own += " (lemma)"
-        return own if self.first.private or not self.first.noised else f"{own} (NOT PRIVATE)"
+            name += " (lemma)"
+        return name if self.first.private or not self.first.noised else f"{name} (NOT PRIVATE)"
 
     @property
     def selection(self) -> str:
+        """The rule that selects a user's records."""
         return str(self.first.config.get("selection.rule", "random"))
 
     @property
     def k(self) -> int | str:
-        return self.first.config.get("strategy.records_per_user", "?")
+        """Records per user; a word where there is no cap, or none is known."""
+        value = self.first.config.get("strategy.records_per_user", "?")
+        return value if isinstance(value, int) else str(value)
 
     @property
     def epsilon(self) -> float | None:
-        """Median claim; None where there is none."""
+        """Median of the runs' epsilons; None where no run has one."""
         claims = [run.epsilon for run in self.runs if run.epsilon is not None]
         return statistics.median(claims) if claims else None
 
     @property
     def level(self) -> float | None:
-        """Of its epsilon, as `Run.level`."""
-        return run_folders.level(self.epsilon)
+        """Its epsilon rounded to two digits, as `Run.level`."""
+        return reader.level(self.epsilon)
 
     @property
     def score(self) -> Spread:
+        """The spread of the task's metric."""
         return self.spread(self.metric.key)
 
     def spread(self, key: str) -> Spread:
-        """Of a figure in the runs' summaries."""
+        """The spread of a figure in the runs' summaries."""
         return Spread.of([float(run.summary[key]) for run in self.runs])
 
     def has(self, key: str) -> bool:
+        """Whether every run's summary has the figure."""
         return all(run.summary.get(key) is not None for run in self.runs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Cells whose scores may be compared."""
+    """Cells whose scores may be compared: one data set, split rule and base model."""
 
-    name: str  # empty where there is only one
+    name: str  # empty where there is only one task
     cells: tuple[Cell, ...]
     metric: Metric
 
@@ -125,38 +136,39 @@ class Task:
 
     @property
     def plain(self) -> Cell | None:
-        """The best cell without noise."""
+        """The best cell without noise; None where there is none."""
         return best((cell for cell in self.cells if not cell.first.noised), self.metric)
 
     @property
     def before(self) -> Spread | None:
-        """The base model's score."""
+        """The base model's score; None where no run has it."""
         key = f"{self.metric.key}_before"
         scores = [run.summary.get(key) for cell in self.cells for run in cell.runs]
         known = [float(score) for score in scores if score is not None]
         return Spread.of(known) if known else None
 
     def title(self, text: str) -> str:
+        """A figure's title, with the task's name where there are several tasks."""
         return f"{text}: {self.name}" if self.name else text
 
     def file(self, text: str) -> str:
-        """A file name for a figure of this task."""
+        """A file name for a figure of this task: letters, digits and underscores."""
         return "_".join("".join(c if c.isalnum() else " " for c in f"{text} {self.name}").split())
 
 
 def tasks(runs: Iterable[Run]) -> list[Task]:
-    """Complete runs with a score, by task and cell."""
+    """The complete runs that have a score, by task and cell, in the order of the runs."""
     groups: dict[Any, list[Run]] = {}
     for run in runs:
         if run.complete:
             groups.setdefault(task_key(run), []).append(run)
-    names = _names([group[0] for group in groups.values()])
+    names = _task_names([group[0] for group in groups.values()])
     return [_task(name, group) for name, group in zip(names, groups.values(), strict=True)]
 
 
 def _task(name: str, runs: Sequence[Run]) -> Task:
-    classes = any(run.summary.get(ACCURACY.key) is not None for run in runs)
-    metric = ACCURACY if classes else PERPLEXITY
+    classification = any(run.summary.get(ACCURACY.key) is not None for run in runs)
+    metric = ACCURACY if classification else PERPLEXITY
     groups: dict[Any, list[Run]] = {}
     for run in runs:
         if run.summary.get(metric.key) is not None:
@@ -167,7 +179,7 @@ def _task(name: str, runs: Sequence[Run]) -> Task:
 
 def is_setting(name: str) -> bool:
     """Whether a configuration key can change the result, other than as a seed."""
-    return not (name in SEEDS or name in _NO_SETTING or name.startswith(_NO_SETTINGS))
+    return not (name in SEEDS or name in _PLACES or name.startswith(_PLACE_GROUPS))
 
 
 def _is_task(name: str) -> bool:
@@ -175,41 +187,53 @@ def _is_task(name: str) -> bool:
 
 
 def task_key(run: Run) -> tuple[tuple[str, str], ...]:
-    """Equal for runs of one task."""
+    """The run's settings of data and base model: equal for runs of one task."""
     return _key(run, _is_task)
 
 
-def _key(run: Run, kept: Callable[[str], bool]) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted((key, repr(v)) for key, v in run.config.items() if kept(key)))
+def _key(run: Run, relevant: Callable[[str], bool]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((name, repr(v)) for name, v in run.config.items() if relevant(name)))
 
 
-def _names(firsts: Sequence[Run]) -> list[str]:
-    """What tells the tasks apart, in few words and each once; empty for a single one."""
-    if len(firsts) < 2:
-        return [""] * len(firsts)
-    sources = [[source(run, group) for run in firsts] for group in ("data", "model")]
-    telling = [own for own in sources if len(set(own)) > 1]
-    names = [", ".join(parts) for parts in zip(*telling, strict=True)]
-    if len(set(names)) == len(firsts):
+def _task_names(runs: Sequence[Run]) -> list[str]:
+    """A short, unique name for each task, from what differs between them; empty for a single one.
+
+    Args:
+        runs: one of each task.
+    """
+    if len(runs) < 2:
+        return [""] * len(runs)
+    sources = [[source(run, group) for run in runs] for group in ("data", "model")]
+    differing = [column for column in sources if len(set(column)) > 1]
+    names = [", ".join(parts) for parts in zip(*differing, strict=True)]
+    if len(set(names)) == len(runs):
         return names
-    keys = sorted({key for run in firsts for key in run.config if _is_task(key)})
-    differing = [k for k in keys if len({repr(run.config.get(k)) for run in firsts}) > 1]
-    return [", ".join(f"{k} {short(str(run.config.get(k)))}" for k in differing) for run in firsts]
+    keys = sorted({key for run in runs for key in run.config if _is_task(key)})
+    varied = [k for k in keys if len({repr(run.config.get(k)) for run in runs}) > 1]
+    return [", ".join(f"{k} {short(str(run.config.get(k)))}" for k in varied) for run in runs]
 
 
 def source(run: Run, group: str) -> str:
-    """The name of a path, or what there is instead of one: synthetic data, the embedded model."""
+    """The short name of a run's data or base model: of its path, else its format or kind.
+
+    Args:
+        group: "data" or "model".
+    """
     kind = {"data": "data.format", "model": "model.kind"}[group]
     return short(str(run.config.get(f"{group}.path") or run.config.get(kind)))
 
 
 def short(value: str) -> str:
-    """A path's own name, or its folder's where the file is only called data."""
+    """The last part of a path, without suffix; the folder's name where the file is only "data".
+
+    >>> short("in/mail/data.jsonl"), short("in/plays.jsonl")
+    ('mail', 'plays')
+    """
     path = Path(value)
     return path.parent.name if path.stem in ("data", "train") and path.parent.name else path.stem
 
 
 def best(cells: Iterable[Cell], metric: Metric) -> Cell | None:
-    """By median score; None of none, the first of equals."""
+    """The cell with the best median score; the first of equals, None of none."""
     sign = 1 if metric.lower_is_better else -1
     return min(cells, key=lambda cell: sign * cell.score.median, default=None)

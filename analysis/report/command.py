@@ -1,6 +1,6 @@
 """`userdp report FOLDER`: one HTML page about a run or a sweep, its figures and tables beside it.
 
-Reads the files of run folders at any depth, and changes nothing in them.
+Reads the files of run folders at any depth and does not change them.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from userdp.analysis.report.figures.axes import number
 from userdp.analysis.report.figures.figure import Section
 from userdp.analysis.report.page import headline, html, run_table
 from userdp.sim.common.errors import ConfigurationError
-from userdp.sim.run_folder import reader as run_folders
+from userdp.sim.run_folder import reader
 from userdp.sim.run_folder.reader import Run
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write the page of ``FOLDER [output=DIR]`` and say where it is.
+    """Write the page of ``FOLDER [output=DIR]`` and print its path.
 
     Raises:
         ConfigurationError: a wrong argument, no run in the folder, or a table that lacks a column.
     """
-    folder, output = _asked(arguments)
+    folder, output = _folders(arguments)
     print(write(folder, output))
 
 
-def _asked(arguments: Sequence[str]) -> tuple[Path, Path]:
+def _folders(arguments: Sequence[str]) -> tuple[Path, Path]:
     outputs = [item.partition("=")[2] for item in arguments if item.startswith("output=")]
     folders = [item for item in arguments if not item.startswith("output=")]
     if len(folders) != 1 or len(outputs) > 1 or "" in outputs:
@@ -58,13 +58,13 @@ def write(folder: Path, output: Path) -> Path:
         ConfigurationError: no run is at or below ``folder``, or a run's groups.csv or exposure.csv
             lacks a column.
     """
-    runs = run_folders.read(folder)
+    runs = reader.read(folder)
     if not runs:
         raise ConfigurationError(
             f"report {folder}: no run there, at any depth; name the output= of a run or a sweep."
         )
-    found = sections(runs)
-    drawings = {p.name: figure.save(p, output / "figures") for s in found for p in s.plots}
+    page_sections = sections(runs)
+    drawings = {p.name: figure.save(p, output / "figures") for s in page_sections for p in s.plots}
     output.mkdir(parents=True, exist_ok=True)
     run_table.write(output / "runs.csv", [run_table.values(run) for run in runs])
     text = html.html(
@@ -73,7 +73,7 @@ def write(folder: Path, output: Path) -> Path:
             single=len(runs) == 1,
             first_lines=headline.first_lines(folder, runs),
             facts=html.facts(runs, _scores(runs)),
-            sections=found,
+            sections=page_sections,
             drawings=drawings,
             runs=runs,
         )
@@ -84,13 +84,17 @@ def write(folder: Path, output: Path) -> Path:
 
 
 def _title(folder: Path, *, single: bool) -> str:
-    """A sweep's folder; of a run, which is often only numbered, the folder above it too."""
+    """The sweep's folder; for a run, which often has only a number, the folder above it too."""
     path = folder.resolve()
     return f"{path.parent.name}/{path.name}" if single else path.name
 
 
 def sections(runs: Sequence[Run]) -> list[Section]:
-    """The page's figures, in order."""
+    """The page's sections with their figures, in order.
+
+    Raises:
+        ConfigurationError: a run's groups.csv or exposure.csv lacks a column.
+    """
     tasks = seed_groups.tasks(runs)
     return [
         privacy_utility.curves(tasks),
@@ -106,12 +110,12 @@ def sections(runs: Sequence[Run]) -> list[Section]:
 
 
 def _scores(runs: Sequence[Run]) -> dict[str, str]:
-    """Of each task: the base model's score, and the non-private one."""
-    told = {}
+    """Label -> median score of the base model and of the best non-private runs, for each task."""
+    scores = {}
     for task in seed_groups.tasks(runs):
         plain = None if task.plain is None else task.plain.score
         for name, spread in (("base model", task.before), ("non-private", plain)):
             if spread is not None:
                 title = task.title(f"{task.metric.label.capitalize()}, {name}")
-                told[title] = number(spread.median)
-    return told
+                scores[title] = number(spread.median)
+    return scores

@@ -1,8 +1,8 @@
-"""Memorisation: exposure of planted secrets, against epsilon.
+"""Figure: mean exposure of planted canaries against epsilon, from the runs' ``exposure.csv``.
 
-Drawn from what `userdp.analysis.aggregates.canary_exposure` tells of a run's ``exposure.csv``. Exposure is log2 of the
-number of candidates less log2 of the secret's rank among them (Carlini et al., arXiv 1802.08232):
-about 1.4 bits on average where nothing was learned of it, so means over canaries are shown.
+Exposure is log2 of the number of candidates less log2 of the secret's rank among them (Carlini et
+al., arXiv 1802.08232). It averages 1 / ln 2, about 1.4 bits, over secrets of which nothing was
+learned, so means over canaries are shown.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 from userdp.analysis.aggregates import canary_exposure
 from userdp.analysis.aggregates.seed_groups import Cell, Spread, Task
 from userdp.analysis.aggregates.series import named, series
-from userdp.analysis.report.figures import axes as scales
-from userdp.analysis.report.figures import privacy_utility, style
+from userdp.analysis.report.figures import axes, privacy_utility, style
 from userdp.analysis.report.figures.figure import (
     Level,
     Line,
@@ -30,11 +29,15 @@ from userdp.analysis.report.figures.figure import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-UNLEARNED = 1 / math.log(2)  # expected exposure of a uniform rank among many, bits
+UNLEARNED = 1 / math.log(2)  # expected exposure in bits of a uniform rank among many candidates
 
 
 def section(tasks: Sequence[Task]) -> Section:
-    """Mean exposure against epsilon, a line for each strategy and selection."""
+    """Mean exposure against epsilon, a line for each strategy and selection.
+
+    Raises:
+        ConfigurationError: an ``exposure.csv`` lacks a column.
+    """
     plots = [plot for task in tasks for plot in _plots(task)]
     return Section(
         name="canaries",
@@ -47,21 +50,21 @@ def section(tasks: Sequence[Task]) -> Section:
 
 
 def _spread(cell: Cell) -> Spread | None:
-    """Of the canaries' mean in each run, after its last round, bits."""
+    """Spread over runs of the canaries' mean exposure in bits, after the last round."""
     means = [row["bits_mean"] for run in cell.runs for row in canary_exposure.table([run])]
     return Spread.of(means) if means else None
 
 
 def _plots(task: Task) -> list[Plot]:
-    found = series(task.private, lambda cell: cell.level)
-    names = named(task, found)
+    cells_by_line = series(task.private, lambda cell: cell.level)
+    names = named(task, cells_by_line)
     lines = [
         Line(label=names[key], look=style.of(*key), points=points)
-        for key, cells in found.items()
+        for key, cells in cells_by_line.items()
         if (points := [(c.epsilon or 0.0, s) for c in cells if (s := _spread(c)) is not None])
     ]
-    across = _levels(task)
-    return [_plot(task, lines, across)] if lines else []
+    levels = _levels(task)
+    return [_plot(task, lines, levels)] if lines else []
 
 
 def _levels(task: Task) -> list[Level]:
@@ -70,25 +73,25 @@ def _levels(task: Task) -> list[Level]:
     return [chance] if plain is None else [Level(label="non-private", spread=plain), chance]
 
 
-def _plot(task: Task, lines: Sequence[Line], across: Sequence[Level]) -> Plot:
-    def draw(axes: Axes) -> None:
+def _plot(task: Task, lines: Sequence[Line], levels: Sequence[Level]) -> Plot:
+    def draw(ax: Axes) -> None:
         for line in lines:
-            draw_line(axes, line)
-        for level in across:
-            draw_level(axes, level)
-        scales.at(axes, [x for line in lines for x, _ in line.points])
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("epsilon claimed (smaller is more private)")
-        axes.set_ylabel("exposure (bits), mean over canaries")
+            draw_line(ax, line)
+        for level in levels:
+            draw_level(ax, level)
+        axes.ticks_at(ax, [x for line in lines for x, _ in line.points])
+        ax.set_ylim(bottom=0)
+        ax.set_xlabel("epsilon claimed (smaller is more private)")
+        ax.set_ylabel("exposure (bits), mean over canaries")
 
-    told = [f"{line.label}: up to {max(s.high for _, s in line.points):.3g}" for line in lines]
+    highest = [f"{line.label}: up to {max(s.high for _, s in line.points):.3g}" for line in lines]
     return Plot(
         name=task.file("exposure"),
         title=task.title("Canary exposure against epsilon"),
-        note=privacy_utility.seeds_told(lines),
-        alt=f"Exposure in bits. {'; '.join(told)}.",
+        note=privacy_utility.seeds_note(lines),
+        alt=f"Exposure in bits. {'; '.join(highest)}.",
         columns=columns("epsilon", "exposure_bits"),
-        rows=rows(*lines, *across),
+        rows=rows(*lines, *levels),
         draw=draw,
         simulation_only=True,
     )

@@ -1,4 +1,4 @@
-"""Epsilon against rounds under each accountant, computed from what the statement says was run."""
+"""Figure: epsilon by round under each accountant, recomputed from the run's statement."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from userdp.analysis.aggregates.seed_groups import Cell, Spread, Task
-from userdp.analysis.report.figures import axes as scales
-from userdp.analysis.report.figures import style
+from userdp.analysis.report.figures import axes, style
 from userdp.analysis.report.figures.figure import Line, Plot, Section, columns, draw_line, rows
 from userdp.sim.run_folder.reader import Run
 
@@ -20,17 +19,12 @@ if TYPE_CHECKING:
 
     from userdp.server.accounting import RoundEvent
 
-# Name of a line -> accountant, and how it joins the slots of a user who has several.
-_LINES: Mapping[str, tuple[str, str]] = {
-    "PLD": ("pld", "mixture"),
-    "PRV": ("prv", "lemma"),
-    "RDP": ("rdp", "lemma"),
-}
-_COUNTS = 10  # points of a curve; the PRV takes half a second for each
+_COUNTS = 10  # points of a curve; the slowest accountant takes half a second for each
+_COINCIDE = 1.02  # ratio of epsilons below which two curves look like one
 
 
 def section(tasks: Sequence[Task]) -> Section:
-    """A figure for one run of each strategy: that of the middle epsilon."""
+    """A figure for one run of each strategy: a run of the middle epsilon."""
     plots = [plot for cell in _chosen(tasks) if (plot := _plot(cell.first)) is not None]
     return Section(
         name="accountants",
@@ -43,31 +37,46 @@ def section(tasks: Sequence[Task]) -> Section:
 
 
 def curve(
-    event: RoundEvent, rounds: Sequence[int], statement: Mapping[str, Any], line: str
+    event: RoundEvent, rounds: Sequence[int], statement: Mapping[str, Any], accountant: str
 ) -> list[tuple[float, float]]:
-    """(rounds, upper epsilon), as far as the accountant has finite answers."""
-    together = statement.get("rounds_per_event", 1)
-    found = [
-        (float(count), _upper(event, -(-count // together), statement["delta"], *_LINES[line]))
-        for count in rounds
+    """(rounds, upper epsilon) as far as the accountant has finite answers.
+
+    Args:
+        event: one event of the run.
+        rounds: numbers of rounds, ascending.
+        statement: the run's privacy statement, for delta and the rounds that one event covers.
+        accountant: a name of the table of accountants.
+    """
+    rounds_per_event = statement.get("rounds_per_event", 1)
+    bound = group_bound(accountant)
+    points = [
+        (float(n), _upper(event, -(-n // rounds_per_event), statement["delta"], accountant, bound))
+        for n in rounds
     ]
-    return [(count, upper) for count, upper in found if math.isfinite(upper)]
+    return [(n, upper) for n, upper in points if math.isfinite(upper)]
+
+
+def group_bound(accountant: str) -> str:
+    """How the accountant joins a user's slots: by their mixture where it can, else by the lemma."""
+    from userdp.server.accounting import accountants
+
+    return "mixture" if accountants.find(accountant).analyses_mixtures else "lemma"
 
 
 @functools.lru_cache(maxsize=512)
 def _upper(event: RoundEvent, events: int, delta: float, accountant: str, bound: str) -> float:
-    """Infinite where the accountant has no answer."""
+    """Upper epsilon of equal events; infinite where the accountant has no answer."""
     from userdp.server.accounting import epsilon
 
     try:
-        with np.errstate(divide="ignore"):  # the PRV's, where every user takes part
+        with np.errstate(divide="ignore"):  # PRV divides by zero at sampling rate 1
             return epsilon([(event, events)], delta, accountant=accountant, group_bound=bound).upper
     except (ValueError, ArithmeticError):
         return math.inf
 
 
 def event_of(statement: Mapping[str, Any]) -> RoundEvent:
-    """One round of the run, as the accountants see it."""
+    """The accounting event of one round, from a privacy statement."""
     from userdp.server.accounting import RoundEvent
 
     capped = statement["sampling"]["cap"] is not None
@@ -84,13 +93,13 @@ def event_of(statement: Mapping[str, Any]) -> RoundEvent:
 
 
 def _chosen(tasks: Sequence[Task]) -> list[Cell]:
-    """Of each strategy the cell in the middle of its epsilons; the first of equals."""
+    """The cell in the middle of each strategy's epsilons; the first of equals."""
     groups: dict[str, list[Cell]] = {}
     for cell in (cell for task in tasks for cell in task.private):
         if cell.first.statement["rounds"] > 1:
             groups.setdefault(cell.first.strategy, []).append(cell)
-    middle = [sorted(cells, key=lambda c: c.epsilon or 0) for cells in groups.values()]
-    return [cells[(len(cells) - 1) // 2] for cells in middle]
+    ordered = [sorted(cells, key=lambda c: c.epsilon or 0) for cells in groups.values()]
+    return [cells[(len(cells) - 1) // 2] for cells in ordered]
 
 
 def _counts(rounds: int) -> list[int]:
@@ -98,67 +107,94 @@ def _counts(rounds: int) -> list[int]:
     return sorted({math.ceil(rounds * (i / _COUNTS) ** 2) for i in range(1, _COUNTS + 1)})
 
 
-def _plot(run: Run) -> Plot | None:
-    told = run.statement
-    event, counts = event_of(told), _counts(told["rounds"])
-    curves = {name: curve(event, counts, told, name) for name in _LINES}
-    lines = [
-        Line(
-            label=name,
-            look=style.numbered(number),
-            points=[(x, Spread.of([y])) for x, y in curves[name]],
-        )
-        for number, name in enumerate(_LINES)
-        if curves[name]
-    ]
-    if not lines:
-        return None
-    claim = [(float(told["rounds"]), Spread.of([told["epsilon"]]))]
-    lines.append(Line(label="the statement's claim", look=style.CLAIM, points=claim))
+def _accountant_lines(event: RoundEvent, statement: Mapping[str, Any]) -> dict[str, Line]:
+    """Accountant -> its line, for each that certifies its figures and has finite answers."""
+    from userdp.server.accounting import accountants
 
-    def draw(axes: Axes) -> None:
+    counts = _counts(statement["rounds"])
+    names = accountants.certified_names()
+    curves = {name: curve(event, counts, statement, name) for name in names}
+    return {
+        name: Line(
+            label=name.upper(),
+            look=style.numbered(number),
+            points=[(x, Spread.of([y])) for x, y in points],
+        )
+        for number, (name, points) in enumerate(curves.items())
+        if points
+    }
+
+
+def _plot(run: Run) -> Plot | None:
+    """The figure of one run; None where no accountant has a finite answer."""
+    statement, event = run.statement, event_of(run.statement)
+    by_accountant = _accountant_lines(event, statement)
+    if not by_accountant:
+        return None
+    rounds, curves = statement["rounds"], list(by_accountant.values())
+    claim = [(float(rounds), Spread.of([statement["epsilon"]]))]
+    lines = [*curves, Line(label="the statement's claim", look=style.CLAIM, points=claim)]
+
+    def draw(ax: Axes) -> None:
         for line in lines:
-            draw_line(axes, line)
-        scales.logarithmic(axes, "y")
-        scales.whole(axes)
-        axes.set_xlabel("rounds")
-        axes.set_ylabel(f"epsilon at delta = {told['delta']:.2g}")
+            draw_line(ax, line)
+        axes.logarithmic(ax, "y")
+        axes.whole(ax)
+        ax.set_xlabel("rounds")
+        ax.set_ylabel(f"epsilon at delta = {statement['delta']:.2g}")
 
     ends = [f"{line.label}: {line.points[-1][1].median:.4g}" for line in lines]
     return Plot(
         name=f"epsilon_rounds_{run.strategy}",
         title=f"Epsilon by round: {run.strategy}",
-        note=_note(run, event) + _remarks(lines, told["rounds"]),
-        alt=f"Epsilon after {told['rounds']} rounds by {', '.join(ends)}.",
+        note=_parameters_note(run, event, by_accountant) + _curves_note(curves, rounds),
+        alt=f"Epsilon after {rounds} rounds by {', '.join(ends)}.",
         columns=columns("round", "epsilon"),
         rows=rows(*lines),
         draw=draw,
     )
 
 
-def _remarks(lines: Sequence[Line], rounds: int) -> str:
+def _curves_note(curves: Sequence[Line], rounds: int) -> str:
     """Which curves lie on each other, and which end early for want of a finite answer."""
-    ends = {line.label: line.points[-1] for line in lines}
-    pld, prv = ends.get("PLD"), ends.get("PRV")
-    same = pld and prv and pld[0] == prv[0] and prv[1].median < 1.02 * pld[1].median
-    text = " PLD and PRV nearly coincide." if same else ""
-    short = [line.label for line in lines if line.points[-1][0] < rounds]
+    ends = {line.label: line.points[-1][1].median for line in curves if _is_whole(line, rounds)}
+    coinciding = [name for name, end in ends.items() if end < _COINCIDE * min(ends.values())]
+    text = f" {_listed(coinciding)} nearly coincide." if len(coinciding) > 1 else ""
+    short = [line.label for line in curves if not _is_whole(line, rounds)]
     if short:
-        text += f" {' and '.join(short)} cannot certify more rounds than are shown."
+        text += f" {_listed(short)} cannot certify more rounds than are shown."
     return text
 
 
-def _note(run: Run, event: RoundEvent) -> str:
-    told = run.statement
+def _is_whole(line: Line, rounds: int) -> bool:
+    return line.points[-1][0] >= rounds
+
+
+def _parameters_note(run: Run, event: RoundEvent, by_accountant: Mapping[str, Line]) -> str:
+    """The run's parameters, and what the accountants make of several slots or rounds."""
     text = (
         f"Run {run.name}: q = {event.sampling_rate:.4g}, noise multiplier z = "
         f"{event.noise_multiplier:.4g}"
     )
     if event.group_size > 1:
-        text += (
-            f", {event.group_size} slots a user. PRV and RDP know no mixture of slots and go "
-            "through the group lemma, which is loose; PLD analyses the mixture itself"
-        )
-    if (together := told.get("rounds_per_event", 1)) > 1:
+        names: dict[str, list[str]] = {"mixture": [], "lemma": []}
+        for accountant, line in by_accountant.items():
+            names[group_bound(accountant)].append(line.label)
+        ways = [
+            (names["mixture"], "by their exact mixture"),
+            (names["lemma"], "by the group lemma, which is loose"),
+        ]
+        joined = [f"{_listed(labels)} {way}" for labels, way in ways if labels]
+        text += f", {event.group_size} slots a user, joined in {', in '.join(joined)}"
+    if (together := run.statement.get("rounds_per_event", 1)) > 1:
         text += f". {together} rounds cost one event together"
     return text + "."
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The names as a phrase.
+
+    >>> _listed(["PLD"]), _listed(["PLD", "PRV", "RDP"])
+    ('PLD', 'PLD, PRV and RDP')
+    """
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -1,4 +1,4 @@
-"""How much of the gain without privacy each epsilon keeps, at equal gradients."""
+"""Figure: the share of the non-private gain that each epsilon keeps, at equal gradients."""
 
 from __future__ import annotations
 
@@ -44,27 +44,27 @@ def section(tasks: Sequence[Task]) -> Section:
 
 
 def shares(task: Task) -> Task:
-    """The private cells that have a yardstick, scored by the share of its gain that they keep.
+    """The task's private cells, scored by the share of a reference cell's gain that they keep.
 
-    The yardstick is the non-private cell of equal `gradients` whose median gain is largest; a cell
-    is left out where there is none, or it gained nothing.
+    The reference is the non-private cell of equal `gradients` with the largest median gain. A cell
+    is left out where there is no reference, or the reference gained nothing.
     """
-    best: dict[float | None, float] = {}
+    largest: dict[float | None, float] = {}  # gradients -> gain of the reference
     for cell in task.cells:
         if not cell.first.noised:
             gain = statistics.median(_gain(task, run) for run in cell.runs)
-            best[gradients(cell)] = max(gain, best.get(gradients(cell), 0.0))
-    best.pop(None, None)
+            largest[gradients(cell)] = max(gain, largest.get(gradients(cell), 0.0))
+    largest.pop(None, None)
     cells = tuple(
         _share(task, cell, possible)
         for cell in task.private
-        if (possible := best.get(gradients(cell), 0.0)) > 0
+        if (possible := largest.get(gradients(cell), 0.0)) > 0
     )
     return Task(name=task.name, cells=cells, metric=KEPT)
 
 
 def gradients(cell: Cell) -> float | None:
-    """Expected record gradients of a run; None where its k is no number."""
+    """Expected record gradients of a run, rounds x cohort x k; None where k is not a number."""
     names = ("rounds", "cohort", "strategy.records_per_user")
     factors = [cell.first.config.get(name) for name in names]
     known = [float(value) for value in factors if isinstance(value, int | float)]
@@ -72,6 +72,7 @@ def gradients(cell: Cell) -> float | None:
 
 
 def _share(task: Task, cell: Cell, possible: float) -> Cell:
+    """The cell scored by its gain over ``possible``, the gain of its reference."""
     runs = tuple(
         replace(run, summary={**run.summary, KEPT.key: _gain(task, run) / possible})
         for run in cell.runs
@@ -80,7 +81,7 @@ def _share(task: Task, cell: Cell, possible: float) -> Cell:
 
 
 def _gain(task: Task, run: Run) -> float:
-    """What training took off the loss, or added to the accuracy."""
+    """What training took off the held-out loss, or added to the accuracy."""
     lower = task.metric is PERPLEXITY
     key = "heldout_loss" if lower else task.metric.key
     change = float(run.summary[f"{key}_before"]) - float(run.summary[key])

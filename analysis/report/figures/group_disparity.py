@@ -1,13 +1,12 @@
-"""Disparate impact: what fine-tuning did to the held-out loss of each group of users.
+"""Figure: change of the held-out loss of each group of users, from the runs' ``groups.csv``.
 
-Drawn from the gains that `userdp.analysis.aggregates.group_disparity` tells of a run's ``groups.csv``; a group whose loss
-falls less under privacy than without pays for privacy.
+A group whose loss falls less under privacy than without it pays for privacy (disparate impact).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from userdp.analysis.aggregates import group_disparity
@@ -19,12 +18,16 @@ from userdp.analysis.report.figures.figure import Dots, Plot, Section, draw_dots
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MOST = 8  # series of a figure: the ends of four lines
+_MOST_CELLS = 8  # of a figure: the two ends of four lines
 Group = tuple[str, str]  # grouping, group
 
 
 def section(tasks: Sequence[Task]) -> Section:
-    """A figure for each way of grouping."""
+    """A figure for each way of grouping the users.
+
+    Raises:
+        ConfigurationError: a ``groups.csv`` lacks a column.
+    """
     plots = [plot for task in tasks for plot in _plots(task)]
     return Section(
         name="groups",
@@ -45,20 +48,20 @@ def _plots(task: Task) -> list[Plot]:
 
 
 def _shown(task: Task) -> dict[str, Cell]:
-    """The non-private cell, and the cells of lines at their smallest and largest epsilon."""
-    found = fullest(series(task.private, lambda cell: cell.level))
-    names = named(task, found)
+    """Label -> cell: the non-private one, and each line's at its smallest and largest epsilon."""
+    lines = fullest(series(task.private, lambda cell: cell.level))
+    names = named(task, lines)
     ends = [
         (f"{names[key]}, epsilon {cell.level:g}", cell)
-        for key in _in_turn(found)
-        for cell in dict.fromkeys((found[key][0], found[key][-1]))
+        for key in _in_turn(lines)
+        for cell in dict.fromkeys((lines[key][0], lines[key][-1]))
     ]
     plain = [] if task.plain is None else [("non-private", task.plain)]
-    return dict([*plain, *ends[:_MOST]])
+    return dict([*plain, *ends[:_MOST_CELLS]])
 
 
 def _in_turn(lines: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
-    """One line of each strategy, then the next of each: none crowds another out."""
+    """One line of each strategy, then the next of each, so that no strategy crowds another out."""
     seen: Counter[str] = Counter()
     turns = {}
     for strategy, selection in lines:
@@ -68,11 +71,11 @@ def _in_turn(lines: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def _spreads(cell: Cell) -> dict[Group, Spread]:
-    """Of the last loss less the first."""
-    found: dict[Group, list[float]] = {}
+    """Spread over runs of each group's last loss less its first."""
+    changes: dict[Group, list[float]] = {}
     for row in group_disparity.table(cell.runs):
-        found.setdefault((row["grouping"], row["group"]), []).append(-row["gain"])
-    return {group: Spread.of(values) for group, values in found.items()}
+        changes.setdefault((row["grouping"], row["group"]), []).append(-row["gain"])
+    return {group: Spread.of(values) for group, values in changes.items()}
 
 
 def _plot(
@@ -81,50 +84,41 @@ def _plot(
     cells: Mapping[str, Cell],
     spreads: Mapping[str, Mapping[Group, Spread]],
 ) -> Plot:
-    groups = _of(grouping, spreads.values())
     dots = [
         Dots(
             label=name,
             look=_look(number, cells[name]),
-            spreads={group: s for (own, group), s in known.items() if own == grouping},
+            spreads={group: s for (key, group), s in known.items() if key == grouping},
         )
         for number, (name, known) in enumerate(spreads.items())
     ]
+    groups = list(dict.fromkeys(group for series in dots for group in series.spreads))
 
-    def draw(axes: Axes) -> None:
-        draw_dots(axes, dots, groups)
-        axes.axvline(0, color=style.MUTED, linewidth=1)
-        axes.set_ylabel(grouping.replace("_", " "))
-        axes.set_xlabel("change of held-out loss (nats a token)")
+    def draw(ax: Axes) -> None:
+        draw_dots(ax, dots, groups)
+        ax.axvline(0, color=style.MUTED, linewidth=1)
+        ax.set_ylabel(grouping.replace("_", " "))
+        ax.set_xlabel("change of held-out loss (nats a token)")
 
-    told = [
-        f"{name}, {group}: {known[grouping, group].median:+.3f}"
-        for name, known in spreads.items()
+    changes = [
+        f"{series.label}, {group}: {series.spreads[group].median:+.3f}"
+        for series in dots
         for group in groups
-        if (grouping, group) in known
+        if group in series.spreads
     ]
     return Plot(
         name=task.file(f"groups {grouping}"),
         title=task.title(f"Loss change by {grouping.replace('_', ' ')}"),
         note="Groups of held-out users, by this trait. Mark: median over seeds; bar: their range.",
-        alt=f"Change of held-out loss. {'; '.join(told)}.",
+        alt=f"Change of held-out loss. {'; '.join(changes)}.",
         columns=("series", "group", "change (median)", "change (min)", "change (max)", "runs"),
-        rows=[
-            (name, group, s.median, s.low, s.high, s.count)
-            for name, known in spreads.items()
-            for (own, group), s in known.items()
-            if own == grouping
-        ],
+        rows=[row for series in dots for row in series.rows()],
         draw=draw,
         simulation_only=True,
     )
 
 
-def _of(grouping: str, spreads: Iterable[Mapping[Group, Spread]]) -> list[str]:
-    return list(dict.fromkeys(g for s in spreads for own, g in s if own == grouping))
-
-
 def _look(number: int, cell: Cell) -> style.Look:
-    """The strategy's colour; a marker of its own for each series."""
-    own = style.of(cell.strategy, cell.selection)
-    return style.Look(colour=own.colour, marker=style.numbered(number).marker)
+    """The strategy's colour, and a marker of its own for each series."""
+    colour = style.of(cell.strategy, cell.selection).colour
+    return style.Look(colour=colour, marker=style.numbered(number).marker)

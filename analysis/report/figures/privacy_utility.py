@@ -1,4 +1,4 @@
-"""Privacy against utility, and utility against k: what a sweep is for."""
+"""Figures: score against epsilon, and score against records per user."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from userdp.analysis.aggregates.seed_groups import Cell, Metric, Task
 from userdp.analysis.aggregates.series import Series, chosen_among, joined, named, series
-from userdp.analysis.report.figures import axes as scales
-from userdp.analysis.report.figures import style, utility_by_selection
+from userdp.analysis.report.figures import axes, style, utility_by_selection
 from userdp.analysis.report.figures.figure import (
     Level,
     Line,
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-_LEAST_SPAN = 1.2  # ratio of scores that a figure shows at least
+_LEAST_SPAN = 1.2  # smallest ratio of scores that a figure's lines are taken to span
 
 
 def curves(tasks: Sequence[Task]) -> Section:
@@ -53,48 +52,48 @@ def by_k(tasks: Sequence[Task]) -> Section:
     )
 
 
-def levels(task: Task) -> list[Level]:
-    """The non-private score and the base model's."""
-    found = []
+def reference_levels(task: Task) -> list[Level]:
+    """The non-private score and the base model's score, where they are known."""
+    levels = []
     if task.plain is not None:
-        found.append(Level(label="non-private", spread=task.plain.score))
+        levels.append(Level(label="non-private", spread=task.plain.score))
     if task.before is not None:
-        found.append(Level(label="base model", spread=task.before, dashes="dotted"))
-    return found
+        levels.append(Level(label="base model", spread=task.before, dashes="dotted"))
+    return levels
 
 
-def draw_score(axes: Axes, lines: Sequence[Line], across: Sequence[Level], metric: Metric) -> None:
-    """Lines and levels on the metric's own scale."""
+def draw_score(ax: Axes, lines: Sequence[Line], levels: Sequence[Level], metric: Metric) -> None:
+    """Draw lines and levels on the metric's scale, with its label on the y axis."""
     for line in lines:
-        draw_line(axes, line)
-    for level in _within(lines, across, metric):
-        draw_level(axes, level)
-    axes.set_ylabel(f"{metric.label} ({metric.unit})")
+        draw_line(ax, line)
+    for level in _on_scale(lines, levels, metric):
+        draw_level(ax, level)
+    ax.set_ylabel(f"{metric.label} ({metric.unit})")
     if metric.lower_is_better:
-        scales.logarithmic(axes, "y")
+        axes.logarithmic(ax, "y")
     else:
-        scales.percent(axes, "y")
+        axes.percent(ax, "y")
 
 
-def _within(lines: Sequence[Line], across: Sequence[Level], metric: Metric) -> list[Level]:
-    """Levels that would squeeze the lines flat are named in the legend, and not drawn."""
+def _on_scale(lines: Sequence[Line], levels: Sequence[Level], metric: Metric) -> list[Level]:
+    """The levels; those that would squeeze the lines flat go into the legend only."""
     values = [value for line in lines for _, s in line.points for value in (s.low, s.high)]
     if not values or not metric.lower_is_better:
-        return list(across)
+        return list(levels)
     span = max(_LEAST_SPAN, max(values) / min(values))
-    far = [level for level in across if level.spread.median > max(values) * span**2]
+    far = [level for level in levels if level.spread.median > max(values) * span**2]
     return [
         replace(
             level, label=f"{level.label}: {level.spread.median:.4g}, off the scale", drawn=False
         )
         if level in far
         else level
-        for level in across
+        for level in levels
     ]
 
 
-def seeds_told(lines: Sequence[Line]) -> str:
-    """How to read the band, or why there is none."""
+def seeds_note(lines: Sequence[Line]) -> str:
+    """A sentence for the caption: how to read the band, or why there is none."""
     most = max((spread.count for line in lines for _, spread in line.points), default=0)
     if most < 2:
         return "One run for each point, so no band: differences may be chance."
@@ -108,38 +107,43 @@ def _comparable(task: Task) -> bool:
 
 def _curves(task: Task) -> list[Plot]:
     """Lines with a single epsilon are left to the figure by selection, where there is one."""
-    found, ranked = series(task.private, lambda cell: cell.level), utility_by_selection.plots(task)
-    if not ranked:
-        return [curve(task, found)]
-    several = joined(found)
-    return [*([curve(task, several)] if several else []), *ranked]
+    lines, by_rule = series(task.private, lambda cell: cell.level), utility_by_selection.plots(task)
+    if not by_rule:
+        return [curve(task, lines)]
+    several = joined(lines)
+    return [*([curve(task, several)] if several else []), *by_rule]
 
 
-def curve(task: Task, found: Series, file: str = "privacy utility") -> Plot:
-    """The lines of `series` against epsilon."""
-    names = named(task, found)
-    lines = [_line(names[key], key, cells) for key, cells in found.items()]
-    across, metric = levels(task), task.metric
+def curve(task: Task, cells_by_line: Series, file: str = "privacy utility") -> Plot:
+    """The figure of the task's metric against epsilon.
 
-    def draw(axes: Axes) -> None:
-        draw_score(axes, lines, across, metric)
-        scales.at(axes, [x for line in lines for x, _ in line.points])
-        axes.set_xlabel("epsilon claimed (smaller is more private)")
+    Args:
+        cells_by_line: the lines to draw, as `series` over epsilon returns them.
+        file: start of the file's name.
+    """
+    names = named(task, cells_by_line)
+    lines = [_line(names[key], key, cells) for key, cells in cells_by_line.items()]
+    levels, metric = reference_levels(task), task.metric
+
+    def draw(ax: Axes) -> None:
+        draw_score(ax, lines, levels, metric)
+        axes.ticks_at(ax, [x for line in lines for x, _ in line.points])
+        ax.set_xlabel("epsilon claimed (smaller is more private)")
 
     return Plot(
         name=task.file(file),
         title=task.title(f"{metric.label.capitalize()} against epsilon"),
-        note=seeds_told(lines) + chosen_among(_in(task, found), found),
-        alt=_alt(lines, across, metric, "epsilon"),
+        note=seeds_note(lines) + chosen_among(_cells_of(task, cells_by_line), cells_by_line),
+        alt=_alt(lines, levels, metric, "epsilon"),
         columns=columns("epsilon", metric.label),
-        rows=rows(*lines, *across),
+        rows=rows(*lines, *levels),
         draw=draw,
     )
 
 
-def _in(task: Task, found: Series) -> list[Cell]:
-    """All cells of the lines, shown or not."""
-    return [cell for cell in task.private if (cell.strategy, cell.selection) in found]
+def _cells_of(task: Task, lines: Series) -> list[Cell]:
+    """All private cells that belong to the lines, drawn or not."""
+    return [cell for cell in task.private if (cell.strategy, cell.selection) in lines]
 
 
 def _line(label: str, key: tuple[str, str], cells: Sequence[Cell]) -> Line:
@@ -159,43 +163,45 @@ def _by_k(task: Task) -> list[Plot]:
 
 
 def _at_level(task: Task, level: float | None, cells: Sequence[Cell]) -> Plot | None:
-    every = series(cells, lambda cell: cell.k)
-    found = joined(every)
-    if not found:
+    """The figure by k at one epsilon (None: without privacy), if any line has two values of k."""
+    every_line = series(cells, lambda cell: cell.k)
+    cells_by_line = joined(every_line)
+    if not cells_by_line:
         return None
-    names, metric = named(task, found), task.metric
+    names, metric = named(task, cells_by_line), task.metric
     lines = [
         Line(
             label=names[key],
             look=style.of(*key),
             points=[(float(cell.k), cell.score) for cell in line],
         )
-        for key, line in found.items()
+        for key, line in cells_by_line.items()
     ]
-    across = [] if level is None else levels(task)
+    levels = [] if level is None else reference_levels(task)
 
-    def draw(axes: Axes) -> None:
-        draw_score(axes, lines, across, metric)
-        scales.at(axes, [x for line in lines for x, _ in line.points])
-        axes.set_xlabel("k, records per user")
+    def draw(ax: Axes) -> None:
+        draw_score(ax, lines, levels, metric)
+        axes.ticks_at(ax, [x for line in lines for x, _ in line.points])
+        ax.set_xlabel("k, records per user")
 
     at = "non-private" if level is None else f"epsilon {level:g}"
     return Plot(
         name=task.file(f"by k {at}"),
         title=task.title(f"{metric.label.capitalize()} by k, {at}"),
-        note=seeds_told(lines) + chosen_among(cells, every),
-        alt=_alt(lines, across, metric, "k"),
+        note=seeds_note(lines) + chosen_among(cells, every_line),
+        alt=_alt(lines, levels, metric, "k"),
         columns=columns("records_per_user", metric.label),
-        rows=rows(*lines, *across),
+        rows=rows(*lines, *levels),
         draw=draw,
     )
 
 
-def _alt(lines: Sequence[Line], across: Sequence[Level], metric: Metric, x: str) -> str:
-    told = [
+def _alt(lines: Sequence[Line], levels: Sequence[Level], metric: Metric, x: str) -> str:
+    """The text alternative: every median."""
+    parts = [
         f"{line.label}: "
-        + ", ".join(f"{s.median:.4g} at {x} {scales.number(at)}" for at, s in line.points)
+        + ", ".join(f"{s.median:.4g} at {x} {axes.number(at)}" for at, s in line.points)
         for line in lines
     ]
-    told += [f"{level.label}: {level.spread.median:.4g}" for level in across]
-    return f"{metric.label.capitalize()} (median). " + "; ".join(told) + "."
+    parts += [f"{level.label}: {level.spread.median:.4g}" for level in levels]
+    return f"{metric.label.capitalize()} (median). " + "; ".join(parts) + "."

@@ -1,4 +1,4 @@
-"""The page's first lines: what a run claims, or what a sweep spent in all."""
+"""The first lines of the page: what a run claims, or what a sweep spent in all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from userdp.sim.run_folder.reader import Run
 
 
 def of_run(run: Run) -> list[str]:
-    """The statement's own words, the claim first; why there is none where there is none."""
+    """The claim in the statement's words and what it protects, or why there is no claim."""
     from userdp.server.statement import prose
 
     if not run.statement:
@@ -20,26 +20,26 @@ def of_run(run: Run) -> list[str]:
 
 
 def of_sweep(folder: Path) -> list[str]:
-    """What all runs spent together on the same users, composed, and repeat-and-select's figure.
+    """The composed epsilon of all runs on the same users, and that of repeat-and-select.
 
-    Where it cannot be told, because a ledger is missing, old or damaged, this is said instead.
+    Where it cannot be computed, because a ledger is missing, old or damaged, the line says why.
     """
-    from userdp.sim.run_folder.composed_epsilon import of_sweep as spent
+    from userdp.sim.run_folder import composed_epsilon
 
     try:
-        return list(spent(folder).sentences)
+        return list(composed_epsilon.of_sweep(folder).sentences)
     except (OSError, ValueError, KeyError, ArithmeticError) as error:
-        told = " ".join(str(error).split())
-        return [f"What these runs spent together is not known, so nothing is claimed: {told}"]
+        reason = " ".join(str(error).split())
+        return [f"What these runs spent together is not known, so nothing is claimed: {reason}"]
 
 
 def first_lines(folder: Path, runs: Sequence[Run]) -> list[str]:
-    """Of a run where the folder is one, else of the sweep."""
+    """The lines of a run where the folder is a run's, else those of the sweep."""
     alone = len(runs) == 1 and runs[0].folder.samefile(folder)
     return of_run(runs[0]) if alone else of_sweep(folder)
 
 
 def _sentences(text: str) -> list[str]:
-    """The claim, and what the tier says of it."""
-    head, dot, tail = text.partition(". Epsilon is ")
-    return [f"{head}.", f"Epsilon is {tail}"] if dot else [text]
+    """The claim, and the sentence about its tier, as two lines."""
+    head, separator, tail = text.partition(". Epsilon is ")
+    return [f"{head}.", f"Epsilon is {tail}"] if separator else [text]

@@ -1,4 +1,4 @@
-"""From sections, runs and first lines to one HTML file that needs no other."""
+"""Renders the page of a report as one HTML file that needs no other file."""
 
 from __future__ import annotations
 
@@ -13,29 +13,34 @@ from userdp.analysis.report.page import inline_svg, run_table
 from userdp.sim.run_folder import config_diff
 from userdp.sim.run_folder.reader import Run
 
-_HERE = Path(__file__).parent
-_TELLING = 3  # names of runs before "and n more"
+_FOLDER = Path(__file__).parent
+_NAMED_RUNS = 3  # names of runs before "and n more"
+_FACTS = {  # label -> configuration keys, of which the first that is set counts
+    "Data": ("data.path", "data.format"),
+    "Base model": ("model.path", "model.kind"),
+    "Strategies": ("strategy.name",),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """All that the template is given."""
+    """The content of a page."""
 
     title: str
-    single: bool  # of one run, not a sweep
+    single: bool  # one run, not a sweep
     first_lines: Sequence[str]
     facts: Sequence[tuple[str, str]]
     sections: Sequence[Section]
-    drawings: Mapping[str, str]  # name of a plot -> its SVG file's text
+    drawings: Mapping[str, str]  # name of a plot -> text of its SVG file
     runs: Sequence[Run]
 
 
 def html(page: Page) -> str:
-    """The page. Every text in it is escaped but our own style, script and drawings."""
+    """The page's HTML; all texts in it are escaped except our own style, script and drawings."""
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
+        loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -44,8 +49,8 @@ def html(page: Page) -> str:
     rows = [run_table.values(run) for run in page.runs]
     return environment.get_template("page.html.j2").render(
         page=page,
-        style=(_HERE / "page.css").read_text(),
-        script=(_HERE / "page.js").read_text(),
+        style=(_FOLDER / "page.css").read_text(),
+        script=(_FOLDER / "page.js").read_text(),
         drawn={plot.name: _inline(plot, page) for s in page.sections for plot in s.plots},
         columns=run_table.used(rows),
         rows=rows,
@@ -54,7 +59,7 @@ def html(page: Page) -> str:
         differing=config_diff.differing(page.runs),
         partial=config_diff.partial(page.runs),
         common=config_diff.common(page.runs),
-        some=_some,
+        abridged=_abridged,
     )
 
 
@@ -62,32 +67,32 @@ def _inline(plot: Plot, page: Page) -> str:
     return inline_svg.svg(page.drawings[plot.name], name=plot.name, alt=plot.alt)
 
 
-def _some(names: Sequence[str]) -> str:
-    """A few names, and how many more there are."""
-    more = len(names) - _TELLING
-    return ", ".join(names[:_TELLING]) + (f" and {more} more" if more > 0 else "")
+def _abridged(names: Sequence[str]) -> str:
+    """The first names, and how many more there are.
+
+    >>> _abridged(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    more = len(names) - _NAMED_RUNS
+    return ", ".join(names[:_NAMED_RUNS]) + (f" and {more} more" if more > 0 else "")
 
 
-def facts(runs: Sequence[Run], best: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What the page is of, at a glance: label and value."""
+def facts(runs: Sequence[Run], scores: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The page's summary as (label, value): states of the runs, data, models, strategies, scores.
+
+    Args:
+        scores: label -> value of the reference scores, appended at the end.
+    """
     states = {s: sum(run.state == s for run in runs) for s in ("complete", "incomplete", "failed")}
-    counted = ", ".join(f"{n} {state}" for state, n in states.items() if n)
-    found = [("Runs", counted)]
+    facts = [("Runs", ", ".join(f"{n} {state}" for state, n in states.items() if n))]
     for label, keys in _FACTS.items():
-        values = {_first(run, keys) for run in runs if run.config}
+        values = {_first_set(run, keys) for run in runs if run.config}
         if values:
-            found.append((label, ", ".join(sorted(values))))
-    return [*found, *((label, str(value)) for label, value in best.items())]
+            facts.append((label, ", ".join(sorted(values))))
+    return [*facts, *((label, str(value)) for label, value in scores.items())]
 
 
-def _first(run: Run, keys: Sequence[str]) -> str:
-    """The first of the keys that the run has set; of a path, its own name."""
-    known = [str(run.config[key]) for key in keys if run.config.get(key) is not None]
-    return seed_groups.short(known[0]) if known else "unknown"
-
-
-_FACTS = {
-    "Data": ("data.path", "data.format"),
-    "Base model": ("model.path", "model.kind"),
-    "Strategies": ("strategy.name",),
-}
+def _first_set(run: Run, keys: Sequence[str]) -> str:
+    """The value of the first key that the run has set; of a path, its short name."""
+    values = [str(run.config[key]) for key in keys if run.config.get(key) is not None]
+    return seed_groups.short(values[0]) if values else "unknown"

@@ -1,4 +1,4 @@
-"""The table of runs: a row for every run of the folder, whatever became of it."""
+"""The table of runs: one row for every run of the folder, complete or not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from userdp.sim.run_folder.reader import Run
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One column: its key in the CSV, and its words on the page."""
+    """One column: its key in the CSV, and its texts on the page."""
 
     key: str
     title: str
@@ -24,7 +24,7 @@ class Column:
 
 
 COLUMNS = (
-    Column(key="run", title="Run", help="folder, inside the one that was read", numeric=False),
+    Column(key="run", title="Run", help="folder, relative to the one that was read", numeric=False),
     Column(key="state", title="State", help="only complete runs enter figures", numeric=False),
     Column(key="strategy", title="Strategy", help="the mechanism", numeric=False),
     Column(key="selection", title="Selection", help="which records a user gives", numeric=False),
@@ -45,32 +45,32 @@ COLUMNS = (
 )
 _DECIMALS = {"epsilon": ".3f", "heldout_loss": ".4f", "heldout_perplexity": ",.2f"}
 _SHARES = ("heldout_accuracy", "passed")
+_SCORES = ("heldout_loss", "heldout_perplexity", "heldout_accuracy")
 Values = dict[str, Any]
 
 
 def values(run: Run) -> Values:
-    """What the table says of a run; None where it is not known or has no meaning."""
-    own, told = run.config, run.statement
+    """The row of a run: key of a column -> value; None where it is not known or not applicable."""
+    config, statement = run.config, run.statement
     passed = concentration_test.passes(run)
     return {
         **run.named(),
         "state": run.state,
-        "epsilon": run.epsilon if run.private or not told else None,
-        "delta": told.get("delta") if run.private else None,
-        "noise_multiplier": told.get("noise_multiplier") if run.noised else None,
-        "clip_norm": own.get("strategy.clip_norm"),
-        "rounds": told.get("rounds", run.last_round),
-        "cohort": own.get("cohort"),
-        "learning_rate": own.get("optimizer.lr"),
-        **{key: run.summary.get(key) for key in ("heldout_loss", "heldout_perplexity")},
-        "heldout_accuracy": run.summary.get("heldout_accuracy"),
+        "epsilon": run.epsilon if run.private or not statement else None,
+        "delta": statement.get("delta") if run.private else None,
+        "noise_multiplier": statement.get("noise_multiplier") if run.noised else None,
+        "clip_norm": config.get("strategy.clip_norm"),
+        "rounds": statement.get("rounds", run.last_round),
+        "cohort": config.get("cohort"),
+        "learning_rate": config.get("optimizer.lr"),
+        **{key: run.summary.get(key) for key in _SCORES},
         "signal_to_noise": _signal_to_noise(run),
         "passed": sum(passed) / len(passed) if passed else None,
     }
 
 
 def shown(column: Column, value: Any) -> str:
-    """A value as the page prints it."""
+    """A value as the page prints it; a dash for None."""
     if value is None:
         return "–"
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -81,12 +81,12 @@ def shown(column: Column, value: Any) -> str:
 
 
 def used(rows: Sequence[Values]) -> list[Column]:
-    """The columns that say something of any run."""
+    """The columns in which any run has a value."""
     return [column for column in COLUMNS if any(row[column.key] is not None for row in rows)]
 
 
 def write(path: Path, rows: Sequence[Values]) -> None:
-    """All columns of all runs as CSV."""
+    """Write all columns of all runs as CSV."""
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, [column.key for column in COLUMNS], lineterminator="\n")
         writer.writeheader()
@@ -94,8 +94,9 @@ def write(path: Path, rows: Sequence[Values]) -> None:
 
 
 def _signal_to_noise(run: Run) -> float | None:
+    """Root mean square signal over root mean square noise; None without logged releases."""
     norms = noise_and_signal.noise_norms(run)
     if not norms:
         return None
     mean_square = sum(norm**2 for _, norm in norms) / len(norms)
-    return noise_and_signal.signal(run) / mean_square**0.5
+    return float(noise_and_signal.signal(run) / mean_square**0.5)
