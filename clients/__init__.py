@@ -1,1 +1,1 @@
-"""What happens at a user: selecting records, training in lanes, clipping, adding up."""
+"""The clients of a round: record selection, per-unit training, clipping and summation on a node."""

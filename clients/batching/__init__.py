@@ -1,1 +1,1 @@
-"""From the ragged records of many units to rectangular batches on the device."""
+"""Batching: ragged records of many privacy units to rectangular batches on the device."""

@@ -1,7 +1,7 @@
-"""A stack on its way to the device: its tensors, and the next block's made while this one computes.
+"""Copies stacks to the device as batches, and prefetches them so that the device does not wait.
 
-On a GPU the host selects, packs and copies one block ahead, in a thread, from pinned memory: the
-device never waits for it, and nothing waits for the device. On a CPU there is nobody to work ahead.
+On a GPU a thread selects, packs and copies the next block from pinned memory while the present one
+is computed. On a CPU there is no second processor to overlap with, so batches are made in order.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Batch:
     """A stack's tensors on the device."""
 
     stack: Stack
-    inputs: Tensor  # (rows, positions) int64 tokens to read
-    inside: Tensor  # (rows, positions) bool: no padding
+    inputs: Tensor  # (rows, positions) int64 tokens that the model reads
+    inside: Tensor  # (rows, positions) bool: True where the position is no padding
     positions: Tensor  # (predicted tokens,) int64 into flattened inputs
     targets: Tensor  # (predicted tokens,) int64
     weights: Tensor  # (predicted tokens,) float32
@@ -35,11 +35,15 @@ class Batch:
 
 
 def load(stack: Stack, device: torch.device, padding: int) -> Batch:
-    """Copy a stack to the device without waiting for it; ``padding`` fills what no text reaches."""
+    """Copy a stack to the device; on a GPU the copy is asynchronous.
+
+    Args:
+        padding: token id at the positions behind the end of a row.
+    """
     inside = np.arange(stack.tokens.shape[1] - 1) < stack.lengths[:, None] - 1
     positions = stack.positions()
 
-    def put(array: np.ndarray) -> Tensor:
+    def copied(array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(array))
         if device.type != "cuda":
             return tensor.to(device)
@@ -47,35 +51,45 @@ def load(stack: Stack, device: torch.device, padding: int) -> Batch:
 
     return Batch(
         stack=stack,
-        inputs=put(np.where(inside, stack.tokens[:, :-1], padding)),
-        inside=put(inside),
-        positions=put(positions),
-        targets=put(stack.tokens[:, 1:].ravel()[positions]),
-        weights=put(stack.token_weights()),
-        lanes=put(stack.lanes),
+        inputs=copied(np.where(inside, stack.tokens[:, :-1], padding)),
+        inside=copied(inside),
+        positions=copied(positions),
+        targets=copied(stack.tokens[:, 1:].ravel()[positions]),
+        weights=copied(stack.token_weights()),
+        lanes=copied(stack.lanes),
     )
 
 
-def ahead(
+def prefetch(
     items: Iterable[_Item], make: Callable[[_Item], _Loaded], device: torch.device
 ) -> Iterator[_Loaded]:
-    """``make`` of each item, in order; on a GPU one ahead of what is asked for."""
+    """Apply ``make`` to each item, in order; for a GPU one item ahead of the consumer, in a thread.
+
+    An error of ``items`` or ``make`` is raised where its result would have been returned.
+    """
+    results = map(make, items)
     if device.type != "cuda":
-        yield from map(make, items)
+        yield from results
         return
-    made = map(make, items)
     with ThreadPoolExecutor(max_workers=1) as pool:
-        following = pool.submit(next, made, None)
-        while (loaded := following.result()) is not None:
-            following = pool.submit(next, made, None)
+        pending = pool.submit(next, results, None)
+        while (loaded := pending.result()) is not None:
+            pending = pool.submit(next, results, None)
             yield loaded
 
 
-def behind(items: Iterable[_Item]) -> Iterator[_Item]:
-    """The items, each handed out once the next is there: a GPU computes that one meanwhile."""
-    held: list[_Item] = []
+def delay_by_one(items: Iterable[_Item]) -> Iterator[_Item]:
+    """The items in order, each handed out after the next one has been requested.
+
+    If producing an item only queues work on a GPU, the GPU then computes the next item while the
+    consumer waits for the result of this one.
+    """
+    waiting: list[_Item] = []
     for item in items:
-        held.append(item)
-        if len(held) > 1:
-            yield held.pop(0)
-    yield from held
+        waiting.append(item)
+        if len(waiting) > 1:
+            yield waiting.pop(0)
+    yield from waiting
+
+
+ahead = prefetch

@@ -1,9 +1,13 @@
-"""How the ragged records of many units become few rectangular stacks with little padding.
+"""Packs the ragged records of many privacy units into few rectangular stacks with little padding.
 
-Units (what one lane bounds: a user, or a record slot) are grouped into *blocks* whose gradients fit
-in memory together; the records of a block are sorted by length and cut into *stacks*, one forward
-and backward each. A unit's records may fall into several stacks of its block, so no unit is too
-large. Knows no model.
+- A *unit* is what one clip bounds: a user, or one of a user's record slots. In memory it has a
+  *lane*, which holds its adapter and its gradient.
+- A *block* is a group of units whose gradients fit into memory together.
+- A *stack* is the input of one forward and backward pass. The records of a block are sorted by
+  length and cut into stacks; a unit's records may fall into several stacks of its block, so a unit
+  may be larger than a stack.
+
+This module does not depend on any model.
 """
 
 from __future__ import annotations
@@ -16,58 +20,63 @@ import numpy as np
 
 from userdp.sim.data import masking
 
-# The token sequences of one privacy unit, signed as in `userdp.sim.data.masking`, each with some to predict.
+# The token sequences (tokens,) of one privacy unit, signed as in `userdp.sim.data.masking`; each
+# has at least one token to predict.
 Unit = list[np.ndarray]
 
-_SORTED_TOGETHER = 16  # blocks whose units are sorted by length together
+_BLOCKS_PER_SORT = 16  # units are sorted by length among this many blocks
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Rows of one forward pass, grouped by lane, the same number of rows for each lane."""
+    """Rows of one forward pass, grouped by lane, with the same number of rows for every lane."""
 
     tokens: np.ndarray  # (rows, positions + 1) int64, zeros behind the end of a row
     lengths: np.ndarray  # (rows,) int64: tokens of the row
-    learned: np.ndarray  # (rows, positions) bool: where the next token is one the loss counts
-    lanes: np.ndarray  # (lanes,) int64: which lane of the block each lane of the stack belongs to
+    learned: np.ndarray  # (rows, positions) bool: True where the loss counts the next token
+    lanes: np.ndarray  # (lanes of the stack,) int64: the block's lane of each lane of the stack
     row_weights: np.ndarray  # (rows,) float32: 1 / records of the row's unit
-    records: Sequence[tuple[int, np.ndarray]]  # lane of the block and record of each row
+    records: Sequence[tuple[int, np.ndarray]]  # the block's lane and the record (tokens,) per row
 
     def positions(self) -> np.ndarray:
         """(predicted tokens,) int64 into flattened (rows, positions)."""
         return np.flatnonzero(self.learned)
 
     def predicted(self) -> np.ndarray:
-        """(rows,) int64: predicted tokens of each row, at least one."""
-        return self.learned.sum(1)
+        """(rows,) int64: number of predicted tokens of each row, at least one."""
+        counts: np.ndarray = self.learned.sum(1)
+        return counts
 
     def token_weights(self) -> np.ndarray:
-        """(predicted tokens,) float32: mean over a row's tokens, times the row's weight."""
+        """(predicted tokens,) float32: 1 / predicted tokens of the row, times the row's weight."""
         predicted = self.predicted()
         return np.repeat(self.row_weights / predicted, predicted).astype(np.float32)
 
 
-def known(record: np.ndarray, vocabulary: int) -> bool:
-    """Whether the model has all tokens of a record, given and learned."""
+def in_vocabulary(record: np.ndarray, vocabulary: int) -> bool:
+    """Whether all ids of a record (tokens,), learned or not, are below ``vocabulary``."""
     return int(masking.tokens(record).max()) < vocabulary
+
+
+known = in_vocabulary
 
 
 def blocks(units: Iterable[Unit], max_lanes: int) -> Iterator[list[Unit]]:
     """Groups of at most ``max_lanes`` units of similar length; empty units are left out.
 
-    Units are taken some blocks at a time, so that no more of a cohort is held.
+    Units are read as they are needed, 16 blocks at a time, so that a cohort is never held whole.
     """
-    filled = (unit for unit in units if unit)
-    while taken := list(itertools.islice(filled, _SORTED_TOGETHER * max_lanes)):
-        taken.sort(key=lambda unit: -max(map(len, unit)))
-        for start in range(0, len(taken), max_lanes):
-            yield taken[start : start + max_lanes]
+    nonempty = (unit for unit in units if unit)
+    while group := list(itertools.islice(nonempty, _BLOCKS_PER_SORT * max_lanes)):
+        group.sort(key=lambda unit: -max(map(len, unit)))
+        for start in range(0, len(group), max_lanes):
+            yield group[start : start + max_lanes]
 
 
 def stacks(block: Sequence[Unit], max_tokens: int) -> Iterator[Stack]:
     """Cut the rows of a block, longest first, into stacks of at most ``max_tokens`` positions.
 
-    A single row longer than ``max_tokens`` makes a stack of its own: nothing is ever dropped.
+    A single row longer than ``max_tokens`` becomes a stack of its own: no record is dropped.
     """
     rows = [(lane, record) for lane, unit in enumerate(block) for record in unit]
     rows.sort(key=lambda row: -len(row[1]))  # stable: rows of one lane stay together
@@ -80,6 +89,7 @@ def stacks(block: Sequence[Unit], max_tokens: int) -> Iterator[Stack]:
 
 
 def _stack(rows: list[tuple[int, np.ndarray]], weights: np.ndarray) -> Stack:
+    """The stack of some rows (lane, record); ``weights (lanes of the block,)`` float32."""
     rows = sorted(rows, key=lambda row: row[0])
     owners = np.array([lane for lane, _ in rows])
     lengths = np.array([len(record) for _, record in rows])
@@ -87,11 +97,12 @@ def _stack(rows: list[tuple[int, np.ndarray]], weights: np.ndarray) -> Stack:
     for row, (_, record) in zip(signed, rows, strict=True):
         row[: len(record)] = record
     lanes, counts = np.unique(owners, return_counts=True)
-    even = (counts == counts[0]).all()  # else one lane per row; the block adds them up
+    even = (counts == counts[0]).all()
     return Stack(
         tokens=masking.tokens(signed),
         lengths=lengths,
         learned=masking.learned(signed),
+        # Lanes of unequal row counts are split into one lane per row; the block adds these up.
         lanes=lanes if even else owners,
         row_weights=weights[owners],
         records=rows,
@@ -99,7 +110,7 @@ def _stack(rows: list[tuple[int, np.ndarray]], weights: np.ndarray) -> Stack:
 
 
 def halves(stack: Stack) -> list[Stack]:
-    """The rows of a stack of several in two stacks: what is left to do where memory ran out."""
+    """Split a stack of at least two rows into two stacks, for a retry after memory ran out."""
     weights = np.zeros(1 + max(lane for lane, _ in stack.records), np.float32)
     weights[[lane for lane, _ in stack.records]] = stack.row_weights
     middle = len(stack.records) // 2

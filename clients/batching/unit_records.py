@@ -1,4 +1,4 @@
-"""What a node fetches for a round: the token sequences of each privacy unit it was asked for."""
+"""Reads and selects the token sequences of each privacy unit that a node is assigned in a round."""
 
 from __future__ import annotations
 
@@ -10,16 +10,22 @@ from userdp.clients.batching.packing import Unit
 from userdp.sim.common import rng
 from userdp.sim.data import selection
 from userdp.sim.data.population import Population
-from userdp.sim.protocol.messages import Assignment, Contract
+from userdp.sim.protocol.contract import Assignment, Contract
 
 
 def fetch(population: Population, contract: Contract, assignment: Assignment) -> Iterator[Unit]:
-    """One unit per assigned user, or per assigned record slot; empty positions give empty units.
+    """One unit per assigned user, or per assigned record slot, in the order of the assignment.
 
-    Each is read and selected when it is asked for: no cohort is held in memory.
+    A unit is read and selected when the iterator reaches it, so a cohort is never held in memory.
+    The random stream of a user's selection is keyed by the user's stable key (and by the round, if
+    the rule draws anew in each round): what one user contributes does not depend on other users.
 
-    Selection is keyed by the user's stable key (and the round, where the rule draws anew), so what
-    one user contributes does not depend on who else exists.
+    Yields:
+        Units; an empty list for a declared position that no user occupies, and for a record slot
+        that stays unfilled.
+
+    Raises:
+        ConfigurationError: the contract's selection rule is in no table and cannot be imported.
     """
     if contract.unit == "user":
         return (_selected(population, contract, user) for user in assignment.users.tolist())
@@ -27,22 +33,24 @@ def fetch(population: Population, contract: Contract, assignment: Assignment) ->
 
 
 def _selected(population: Population, contract: Contract, user: int) -> Unit:
-    if user >= len(population):  # a declared position that nobody takes
+    """The sequences of a user that the contract's selection rule chooses, at most k."""
+    if user >= len(population):  # a declared position that no user occupies
         return []
     key = int(population.user_keys[user])
     source = rng.generator(
         contract.seed, "selection", key, contract.round if contract.redraw else 0
     )
-    rule = selection.RULES.find(contract.selection).select
-    own = selection.Records(
+    rule = selection.RULES.find(contract.selection)
+    records = selection.Records(
         tokens=population.records(user), perplexity=population.perplexities(user)
     )
-    return rule(own, contract.records_per_user, contract.max_tokens, source)
+    return rule.select(records, contract.records_per_user, contract.max_tokens, source)
 
 
 def _slot_units(
     population: Population, contract: Contract, assignment: Assignment
 ) -> Iterator[Unit]:
+    """One unit per assigned record slot: its one sequence, or none."""
     owners, starts = np.unique(assignment.users, return_index=True)
     for user, slots in zip(owners.tolist(), np.split(assignment.slots, starts[1:]), strict=True):
         chosen = _selected(population, contract, user)

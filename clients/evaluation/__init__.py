@@ -1,1 +1,1 @@
-"""Held-out scores, and perplexities of single records."""
+"""Evaluation of adapters on held-out users, and perplexities of single records."""

@@ -1,4 +1,4 @@
-"""Held-out scores of an adapter, on users declared public for evaluation."""
+"""Loss, perplexity and accuracy of an adapter on held-out users, who are declared public."""
 
 from __future__ import annotations
 
@@ -19,44 +19,46 @@ from userdp.sim.data.population import Population
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RecordScores:
-    """What the figures of an evaluation are sums of, record by record."""
+    """Scores of the single records of an evaluation, from which its figures are computed."""
 
-    users: np.ndarray  # (records,) int64: slot of the record's user
+    users: np.ndarray  # (records,) int64: index of the record's user
     losses: np.ndarray  # (records,) float64: NLL in nats, sum over the record's predicted tokens
     tokens: np.ndarray  # (records,) int64: predicted tokens, at least one
-    right: np.ndarray | None = None  # (records,) bool: whether the class is the likeliest
+    right: np.ndarray | None = None  # (records,) bool: the true class has the largest logit
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """``loss`` in nats a token, over ``tokens`` predicted tokens: sum of NLL / sum of tokens.
+    """Held-out scores of one adapter.
 
-    In a classification the predicted tokens are classes, one a record.
+    In a classification the predicted tokens are the classes, one per record.
     """
 
-    loss: float
-    tokens: int
-    accuracy: float | None = None  # share of records whose class is the likeliest
-    majority: float | None = None  # what answering the commonest of these classes would reach
+    loss: float  # nats per predicted token: sum of NLL / sum of predicted tokens
+    tokens: int  # predicted tokens
+    accuracy: float | None = None  # fraction of records whose true class has the largest logit
+    majority: float | None = None  # accuracy of always answering the most frequent true class
     records: RecordScores | None = field(default=None, compare=False, repr=False)
 
     @property
     def perplexity(self) -> float:
+        """exp(loss)."""
         return math.exp(self.loss)
 
     @property
     def headline(self) -> tuple[str, float]:
-        """The figure that people compare, and its name."""
+        """Name and value of the main score: accuracy if there is one, else perplexity."""
         if self.accuracy is not None:
             return "accuracy", self.accuracy
         return "perplexity", self.perplexity
 
     def metrics(self, suffix: str = "") -> dict[str, float]:
-        """The scores as a run logs them."""
+        """The logged metrics: main score and loss, with ``suffix`` behind their names."""
         name, value = self.headline
         return {f"heldout_{name}{suffix}": value, f"heldout_loss{suffix}": self.loss}
 
     def better_than(self, other: Evaluation) -> bool:
+        """Whether the accuracy is higher; without accuracies, whether the loss is lower."""
         if self.accuracy is not None and other.accuracy is not None:
             return self.accuracy > other.accuracy
         return self.loss < other.loss
@@ -75,10 +77,12 @@ def evaluate(
 
     Args:
         adapter: (D,) float32 on the model's device.
-        max_records: score only the first so many records, in the order of users.
+        max_tokens: positions of one forward pass.
+        max_records: score only this many records, the first ones in the order of users; None
+            scores all.
 
     Raises:
-        ValueError: if no record has a token to predict.
+        ValueError: no record has a token to predict.
     """
     scored = [
         (user, cut)
@@ -90,42 +94,42 @@ def evaluate(
         raise ValueError("The held-out population has no token to predict.")
     users = np.array([user for user, _ in scored])
     records = [record for _, record in scored]
-    # Every record is a unit of its own, so a row's lane says which record it is.
+    # Each record is packed as a unit of its own, so the lane of a row is the record's index.
     stacks = packing.stacks([[record] for record in records], max_tokens)
     if model.classes is not None:
-        return _classified(model, adapter, stacks, users, records)
+        return _evaluate_classes(model, adapter, stacks, users, records)
     losses = np.zeros(len(records))
-    batches = device_batches.ahead(stacks, model.load, model.device)
-    found = ((batch.stack, model.token_losses(adapter, batch)) for batch in batches)
-    for stack, nll in device_batches.behind(found):
+    batches = device_batches.prefetch(stacks, model.load, model.device)
+    scored_stacks = ((batch.stack, model.token_losses(adapter, batch)) for batch in batches)
+    for stack, nll in device_batches.delay_by_one(scored_stacks):
         losses[stack.lanes] = row_losses(stack, nll)
     tokens = np.array([masking.predicted(record) for record in records])
-    own = RecordScores(users=users, losses=losses, tokens=tokens)
-    return Evaluation(float(losses.sum() / tokens.sum()), int(tokens.sum()), records=own)
+    scores = RecordScores(users=users, losses=losses, tokens=tokens)
+    return Evaluation(float(losses.sum() / tokens.sum()), int(tokens.sum()), records=scores)
 
 
 def row_losses(stack: Stack, losses: Tensor) -> np.ndarray:
-    """(rows,) float64: sums of a stack's (predicted tokens,) losses."""
+    """(rows,) float64: sum of the ``losses (predicted tokens,)`` of each row of a stack."""
     counts = stack.predicted()
     rows = np.repeat(np.arange(len(counts)), counts)
     return np.bincount(rows, losses.double().cpu().numpy())
 
 
-def _classified(
+def _evaluate_classes(
     model: LanguageModel,
     adapter: Tensor,
     stacks: Iterable[Stack],
     users: np.ndarray,
     records: list[np.ndarray],
 ) -> Evaluation:
-    """Loss and accuracy; a record's class is its last token."""
+    """Loss and accuracy of a classification; the last token of a record is its class."""
     count = len(records)
     losses, right = np.zeros(count), np.zeros(count, bool)
     for stack in stacks:
-        logits, true = model.class_logits(adapter, model.load(stack))
-        nll = torch.nn.functional.cross_entropy(logits.double(), true, reduction="none")
+        logits, labels = model.class_logits(adapter, model.load(stack))
+        nll = torch.nn.functional.cross_entropy(logits.double(), labels, reduction="none")
         losses[stack.lanes] = nll.cpu().numpy()
-        right[stack.lanes] = (logits.argmax(1) == true).cpu().numpy()
+        right[stack.lanes] = (logits.argmax(1) == labels).cpu().numpy()
     classes = np.array([record[-1] for record in records])
     tokens = np.ones(count, np.int64)
     return Evaluation(

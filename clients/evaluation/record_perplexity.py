@@ -1,4 +1,4 @@
-"""Perplexity of every record under the public base model: what selection by perplexity sorts by."""
+"""Perplexity of every record under the public base model, for selection by perplexity."""
 
 from __future__ import annotations
 
@@ -24,34 +24,37 @@ def scores(
 ) -> np.ndarray:
     """exp(mean NLL of the predicted tokens) of each stored record, cut to ``seq_len`` tokens.
 
-    The adapter is off, so a score depends on public weights and the record (Chua et al., arXiv
-    2406.14322, section 4.2). No forward pass mixes users: the last bits of a float depend on the
-    shape of its batch, and could otherwise turn another user's selection around.
+    No adapter is attached, so a score depends on public weights and on the record alone (Chua et
+    al., arXiv 2406.14322, section 4.2). A forward pass holds records of one user only: the last
+    bits of a float depend on the shape of its batch, and with records of others in the batch they
+    could change which records of this user are selected.
 
     Args:
-        tracked: passes on the users' slots, and may show how far they are.
+        max_tokens: positions of one forward pass.
+        tracked: iterates over the indices of the users, and may display progress.
 
     Returns:
-        (records,) float32 by stored record; NaN where nothing is to be predicted, where the model
-        does not know a token, or where no user owns the record.
+        (records,) float32 in storage order; NaN for a record that has no token to predict, has an
+        id outside the model's vocabulary, or belongs to no user.
     """
     result = np.full(len(population.record_offsets) - 1, np.nan, np.float32)
     for user in tracked(range(len(population))):
         cut = [record[:seq_len] for record in population.records(user)]
-        usable = [i for i, record in enumerate(cut) if _usable(record, model.vocabulary)]
+        usable = [i for i, record in enumerate(cut) if _can_score(record, model.vocabulary)]
         numbers = population.record_numbers(user)[usable]
         for stack in packing.stacks([[cut[i]] for i in usable], max_tokens):
-            # Every record is a unit of its own, so a row's lane says which record it is.
+            # Each record is packed as a unit of its own, so the lane of a row is its index.
             result[numbers[stack.lanes]] = np.exp(_mean_losses(model, stack))
     return result
 
 
-def _usable(record: np.ndarray, vocabulary: int) -> bool:
-    return masking.predicted(record) > 0 and packing.known(record, vocabulary)
+def _can_score(record: np.ndarray, vocabulary: int) -> bool:
+    """Whether a record (tokens,) has a token to predict, and only ids that the model can read."""
+    return masking.predicted(record) > 0 and packing.in_vocabulary(record, vocabulary)
 
 
 def _mean_losses(model: LanguageModel, stack: Stack) -> np.ndarray:
-    """(rows,) float64 nats a predicted token."""
-    return (
-        heldout.row_losses(stack, model.token_losses(None, model.load(stack))) / stack.predicted()
-    )
+    """(rows,) float64 nats per predicted token, under the base model."""
+    sums = heldout.row_losses(stack, model.token_losses(None, model.load(stack)))
+    means: np.ndarray = sums / stack.predicted()
+    return means

@@ -1,1 +1,1 @@
-"""Language models with stacked LoRA adapters: one adapter for each lane."""
+"""Frozen language models with stacked LoRA adapters, one adapter per lane."""

@@ -1,6 +1,7 @@
-"""What may be done to a base model for speed or memory: results change by float tolerance only.
+"""Fused activations, activation checkpointing and compilation of a base model's layers.
 
-What a base model is (`LanguageModel.base_digest`) and what is saved of it stay the same.
+Each changes speed or memory; results change by float rounding only. The base model's digest
+(`LanguageModel.base_digest`) and the files saved of it stay the same.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _TANH_GELU = (activations.NewGELUActivation, activations.FastGELUActivation)
 
 
 def fuse_activations(base: nn.Module) -> None:
-    """Put torch's one operation in the place of what transformers writes as several."""
+    """Replace the tanh-GELUs that transformers computes in several operations by torch's one."""
     for module in list(base.modules()):
         for name, child in module.named_children():
             if type(child) in _TANH_GELU:
@@ -29,10 +30,13 @@ def fuse_activations(base: nn.Module) -> None:
 
 
 def checkpoint(base: nn.Module, on: bool) -> None:
-    """Keep no activations within a layer, and compute them again in the backward pass.
+    """Switch activation checkpointing of each layer on or off (Chen et al., arXiv 1604.06174).
+
+    A checkpointed layer keeps its inputs only, and computes its activations again in the backward
+    pass.
 
     Raises:
-        ConfigurationError: no layers are known of this model.
+        ConfigurationError: ``on``, and the model has no layers that transformers can checkpoint.
     """
     layers = _layers(base)
     if on and not layers:
@@ -40,18 +44,21 @@ def checkpoint(base: nn.Module, on: bool) -> None:
     for layer in layers:
         vars(layer).pop("forward", None)
         if on:
-            vars(layer)["forward"] = functools.partial(_again, layer.forward)
+            vars(layer)["forward"] = functools.partial(_checkpointed, layer.forward)
 
 
-def _again(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    # No dropout, so no random state to keep.
+def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    # The layers have no active dropout, so there is no random state to restore.
     return checkpointing.checkpoint(
         forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs
     )
 
 
 def compile_layers(base: nn.Module, on: bool, backend: str = "inductor") -> None:
-    """`torch.compile` each layer, for stacks of any shape; all layers share what was compiled."""
+    """Switch ``torch.compile`` of each layer on or off.
+
+    Shapes are dynamic, so stacks of all sizes and all layers share the compiled code.
+    """
     for layer in _layers(base):
         if not on:
             layer._compiled_call_impl = None

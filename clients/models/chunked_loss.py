@@ -1,9 +1,8 @@
-"""Weighted next-token loss of a frozen output head, without ever holding all its logits.
+"""Weighted next-token loss of a frozen output head, computed over chunks of the logits.
 
 The head takes no gradient, so the gradient with respect to the hidden states is known as soon as
-the logits of a chunk are: it is computed in the forward pass, chunk by chunk, and the logits are
-dropped. A vocabulary of 50,000 then costs the memory of one chunk, and the softmax is evaluated
-once.
+the logits of a chunk are. It is computed in the forward pass, chunk by chunk, and the logits are
+dropped: memory is that of one chunk whatever the vocabulary, and the softmax is evaluated once.
 """
 
 from __future__ import annotations
@@ -13,12 +12,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-# Logits held at a time, float32: what costs a CPU little memory, and what keeps a GPU busy.
+# Logits per chunk, by device: few enough to cost a CPU little memory, enough to keep a GPU busy.
 _CHUNK_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 27}
 
 
 class Head(NamedTuple):
-    """``factor * (hidden weight^T + bias)``, with a cap ``cap * tanh(logits / cap)``."""
+    """A linear output head with optional scale and soft cap of its logits.
+
+    ``logits = factor * (hidden weight^T + bias)``, then ``cap * tanh(logits / cap)`` if capped.
+    """
 
     weight: Tensor  # (vocabulary, width)
     bias: Tensor | None = None  # (vocabulary,)
@@ -33,11 +35,17 @@ class Head(NamedTuple):
         return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
 
     def slope(self, logits: Tensor) -> Tensor | float:
-        """Derivative of the logits with respect to the product with the weights."""
+        """Derivative of ``logits (n, vocabulary)`` by the linear layer's output, elementwise.
+
+        Returns:
+            (n, vocabulary), or a number where it is the same everywhere.
+        """
         return self.factor if self.cap is None else self.factor * (1 - (logits / self.cap) ** 2)
 
 
 class _HeadLoss(torch.autograd.Function):
+    """The loss of `head_loss`, with the gradient computed in the forward pass."""
+
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Head, targets: Tensor,
                 weights: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
@@ -48,15 +56,16 @@ class _HeadLoss(torch.autograd.Function):
             part = slice(start, start + step)
             logits = head.logits(hidden[part]).float()
             index = targets[part, None]
-            # The likeliest token's share is 1 / sum(exp(logits - top)): one pass of exponentials.
-            share = torch.softmax(logits, dim=1)
-            normaliser = logits.amax(1) - share.amax(1).log()
-            nll[part] = normaliser - logits.gather(1, index).squeeze(1)
+            # The largest probability is 1 / sum(exp(logits - max)), so log-sum-exp needs no second
+            # pass of exponentials.
+            probabilities = torch.softmax(logits, dim=1)
+            log_sum_exp = logits.amax(1) - probabilities.amax(1).log()
+            nll[part] = log_sum_exp - logits.gather(1, index).squeeze(1)
             if gradient is not None:
-                share.scatter_add_(1, index, share.new_full(index.shape, -1.0))
+                probabilities.scatter_add_(1, index, probabilities.new_full(index.shape, -1.0))
                 if head.factor != 1.0 or head.cap is not None:
-                    share *= head.slope(logits)
-                torch.mm(share.to(head.weight.dtype), head.weight, out=gradient[part])
+                    probabilities *= head.slope(logits)
+                torch.mm(probabilities.to(head.weight.dtype), head.weight, out=gradient[part])
         if gradient is not None:
             ctx.save_for_backward(gradient.mul_(weights[:, None]))
         ctx.mark_non_differentiable(nll)
@@ -70,13 +79,16 @@ class _HeadLoss(torch.autograd.Function):
 
 def head_loss(hidden: Tensor, head: Head, targets: Tensor,
               weights: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Weighted sum of token losses.
+    """Weighted sum of the token losses.
 
     Args:
-        hidden: (n, width) hidden states at the predicting positions.
-        targets: (n,) int64 tokens to predict. weights: (n,) float32.
+        hidden: (n, width) hidden states at the predicting positions, in the model's precision.
+        targets: (n,) int64 tokens to predict.
+        weights: (n,) float32.
 
     Returns:
-        The scalar ``weights @ nll``, differentiable in ``hidden``, and ``nll`` (n,) in nats.
+        The scalar ``weights @ nll``, differentiable in ``hidden``, and ``nll`` (n,) float32 in
+        nats, which is not differentiable.
     """
-    return _HeadLoss.apply(hidden, head, targets, weights)
+    total, nll = _HeadLoss.apply(hidden, head, targets, weights)  # type: ignore[no-untyped-call]
+    return total, nll

@@ -1,10 +1,11 @@
-"""Classification: one class of a whole text, by the model's own head.
+"""Loss and logits of text classification: one class per text, by the model's own head.
 
-A record is the text's tokens, given, and then its class as the one learned token (`userdp.sim.data.masking`):
-so the predicting position is the last of the text, and the target is the class. The class behind
-the text is no part of what the model reads. A decoder's head reads the last position of the text,
-which sees nothing behind it. An encoder sees every position, so padding is masked, and its own
-forward pass says where its head reads.
+A record is the tokens of a text, which are read but not predicted, and then its class as the one
+learned token (`userdp.sim.data.masking`). The predicting position is therefore the last one of the
+text, and the target is the class; the model never reads the class.
+
+A decoder's head reads the last position of the text, which no later position influences. An encoder
+sees every position, so padding is masked, and its own forward pass finds the position to read.
 """
 
 from __future__ import annotations
@@ -20,18 +21,22 @@ from userdp.sim.common.errors import ConfigurationError
 
 
 class Classification:
-    """What a classifier is asked for; sees the adapter that is attached, if any.
+    """The classification task of a base model, with the adapter that is attached, if any.
+
+    Attributes:
+        padding: token id at padded positions.
 
     Raises:
-        ConfigurationError: the model reads its text in a way that is not known here.
+        ConfigurationError: on some tokens of the model, its head reads neither the last position
+            alone (decoder) nor the unmasked positions alone (encoder).
     """
 
     def __init__(self, base: Any) -> None:
         self._base = base
         pad = base.config.pad_token_id
         self.padding = 0 if pad is None else pad
-        self._decodes = hasattr(base, "score")  # as transformers names a decoder's head
-        if not (self._head_reads_last() if self._decodes else self._mask_hides()):
+        self._is_decoder = hasattr(base, "score")  # transformers' name of a decoder's head
+        if not (self._head_reads_last() if self._is_decoder else self._ignores_masked()):
             raise ConfigurationError(
                 "model.path: this model's head does not read its text as a GPT-2, a Llama or a "
                 "RoBERTa does; choose a model that does."
@@ -44,18 +49,23 @@ class Classification:
 
     def logits(self, batch: Batch) -> Tensor:
         """(rows, classes) float32."""
-        if self._decodes:
+        logits: Tensor
+        if self._is_decoder:
             hidden = self._hidden(batch.inputs).flatten(0, 1).index_select(0, batch.positions)
-            return self._base.score(hidden).float()
-        mask = batch.inside.long()
-        return self._base(input_ids=batch.inputs, attention_mask=mask).logits.float()
+            logits = self._base.score(hidden)
+        else:
+            mask = batch.inside.long()
+            logits = self._base(input_ids=batch.inputs, attention_mask=mask).logits
+        return logits.float()
 
     def _hidden(self, inputs: Tensor) -> Tensor:
-        return self._base.base_model(input_ids=inputs, use_cache=False).last_hidden_state
+        """(rows, positions) int64 -> (rows, positions, width), the last hidden states."""
+        hidden: Tensor = self._base.base_model(input_ids=inputs, use_cache=False).last_hidden_state
+        return hidden
 
     @torch.no_grad()
     def _head_reads_last(self) -> bool:
-        """Whether no position sees a later one, and the logits are `score` of the last."""
+        """Whether the model is causal and its logits are ``score`` of the last position."""
         tokens = self._probe()
         if not next_token.is_causal(self._hidden, tokens, self._tolerance):
             return False
@@ -63,8 +73,8 @@ class Classification:
         return self._close(logits, self._base(input_ids=tokens).logits)
 
     @torch.no_grad()
-    def _mask_hides(self) -> bool:
-        """Whether masked tokens behind a text change nothing."""
+    def _ignores_masked(self) -> bool:
+        """Whether masked tokens behind a text leave its logits as they are."""
         tokens = self._probe()
         padded, mask = tokens.clone(), torch.ones_like(tokens)
         padded[:, 4:], mask[:, 4:] = self.padding, 0
@@ -79,6 +89,6 @@ class Classification:
         return 1e-4 if self._base.dtype == torch.float32 else 1e-2
 
     def _probe(self) -> Tensor:
-        """(1, 8) tokens, none of them the one that the model pads by."""
-        tokens = next_token.probe(self._base)
+        """(1, 8) int64 tokens of the model, none of them its padding token."""
+        tokens = next_token.probe_tokens(self._base)
         return torch.where(tokens == self.padding, 0, tokens)

@@ -1,7 +1,7 @@
-"""The embedded base model: a small tokenizer and causal model, pre-trained on the public text.
+"""Pre-trains the embedded base model: a small tokenizer and causal model, without network access.
 
-Both come from the public text alone; no private user is read. The result is an ordinary folder that
-``AutoModelForCausalLM`` and ``AutoTokenizer`` load without network.
+Both are trained on the generated public text alone; records of private users are not read. The
+result is an ordinary folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from userdp.clients.tokenization.tokenizer import TokenizerEncode
 from userdp.sim.common import cache
 from userdp.sim.data.synthetic import users
 
-VERSION = 1  # of this file's procedure; part of the cache key
-END = "<|end|>"
+VERSION = 1  # of the training procedure in this file; part of the cache key
+END = "<|end|>"  # end-of-text token
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything the weights depend on, besides the versions of text and procedure."""
+    """Hyperparameters of the pre-training."""
 
     seed: int = 0
-    tales: int | None = None  # how many of the public tales; None takes all
+    tales: int | None = None  # number of public texts; None takes all
     vocabulary: int = 2000
     layers: int = 2
-    width: int = 128
+    width: int = 128  # of the hidden states
     heads: int = 4
-    context: int = 128  # tokens
+    context: int = 128  # longest text, tokens
     steps: int = 450
-    batch: int = 16  # windows of ``context`` tokens in a step
-    noise: float = 0.03  # share of tokens replaced
+    batch: int = 16  # windows of ``context`` tokens per step
+    noise: float = 0.03  # probability that a token is replaced by a uniform one
     learning_rate: float = 5e-3
 
 
@@ -48,9 +48,13 @@ DEFAULT = Recipe()
 
 
 def ensure(cache_folder: Path, *, quiet: bool = False, recipe: Recipe = DEFAULT) -> Path:
-    """The folder of the embedded model and tokenizer, pre-trained the first time (about a minute).
+    """The folder of the embedded model and tokenizer; pre-trains them if they are not cached.
 
-    ``quiet`` switches the progress bar on stderr off.
+    Pre-training with the default recipe takes about a minute on a CPU.
+
+    Args:
+        cache_folder: the result is stored in its subfolder ``models``.
+        quiet: show no progress bar on stderr.
     """
     key = cache.fingerprint("embedded", VERSION, users.VERSION, recipe)
     return cache.published(
@@ -59,6 +63,7 @@ def ensure(cache_folder: Path, *, quiet: bool = False, recipe: Recipe = DEFAULT)
 
 
 def _build(folder: Path, recipe: Recipe, quiet: bool) -> None:
+    """Train tokenizer and model, and save both into ``folder``."""
     texts = users.public_text(recipe.seed)[: recipe.tales]
     tokenizer = train_tokenizer(texts, recipe)
     encoded = TokenizerEncode(tokenizer)(texts)
@@ -69,7 +74,7 @@ def _build(folder: Path, recipe: Recipe, quiet: bool) -> None:
 
 
 def train_tokenizer(texts: Sequence[str], recipe: Recipe) -> transformers.PreTrainedTokenizerFast:
-    """Byte-level BPE (Sennrich et al., arXiv 1508.07909), so no text has unknown characters."""
+    """Byte-level BPE (Sennrich et al., arXiv 1508.07909): it encodes every text without loss."""
     bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
     bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = tokenizers.decoders.ByteLevel()
@@ -80,7 +85,7 @@ def train_tokenizer(texts: Sequence[str], recipe: Recipe) -> transformers.PreTra
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
-    return transformers.PreTrainedTokenizerFast(
+    return transformers.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=bpe, eos_token=END, pad_token=END, model_max_length=recipe.context
     )
 
@@ -88,33 +93,43 @@ def train_tokenizer(texts: Sequence[str], recipe: Recipe) -> transformers.PreTra
 def pretrain(
     stream: Tensor, tokenizer: transformers.PreTrainedTokenizerFast, recipe: Recipe, quiet: bool
 ) -> transformers.GPT2LMHeadModel:
-    """AdamW on random windows of the token stream (tokens,); global random state is left alone."""
-    model = _fresh_model(len(tokenizer), tokenizer.eos_token_id, recipe)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _warm_cosine(step, recipe))
+    """Train a GPT-2 with AdamW on random windows of the public text.
+
+    Args:
+        stream: (tokens,) int64, all texts joined.
+
+    Returns:
+        The model in evaluation mode; global random state is unchanged.
+    """
+    model = _initial_model(len(tokenizer), tokenizer.eos_token_id, recipe)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_cosine(step, recipe))
     draws = torch.Generator().manual_seed(recipe.seed)
     for _ in _progress(recipe.steps, quiet):
         starts = torch.randint(len(stream) - recipe.context, (recipe.batch, 1), generator=draws)
         windows = stream[starts + torch.arange(recipe.context)]  # (batch, context)
-        windows = _noisy(windows, recipe.noise, len(tokenizer), draws)
+        windows = _with_noise(windows, recipe.noise, len(tokenizer), draws)
         model(input_ids=windows, labels=windows).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
         schedule.step()
-        optimiser.zero_grad()
-    return model.eval()
+        optimizer.zero_grad()
+    model.train(False)
+    return model
 
 
-def _noisy(windows: Tensor, rate: float, vocabulary: int, draws: torch.Generator) -> Tensor:
-    """Windows (batch, context) with some tokens replaced by uniform ones, as input and as target.
+def _with_noise(windows: Tensor, rate: float, vocabulary: int, draws: torch.Generator) -> Tensor:
+    """Replace tokens of windows (batch, context) int64 by uniform ones with probability ``rate``.
 
-    The tales are so regular that the model would otherwise give all else a probability of nearly 0.
+    Inputs and targets both have the noise. The generated text is so regular that without it the
+    model would give any other text a probability of nearly 0.
     """
     replaced = torch.rand(windows.shape, generator=draws) < rate
     return torch.where(replaced, torch.randint(vocabulary, windows.shape, generator=draws), windows)
 
 
-def _fresh_model(vocabulary: int, end: int, recipe: Recipe) -> transformers.GPT2LMHeadModel:
+def _initial_model(vocabulary: int, end: int, recipe: Recipe) -> transformers.GPT2LMHeadModel:
+    """A GPT-2 with random weights in training mode, without dropout; ``end``: end-of-text id."""
     config = transformers.GPT2Config(
         vocab_size=vocabulary,
         n_layer=recipe.layers,
@@ -130,11 +145,16 @@ def _fresh_model(vocabulary: int, end: int, recipe: Recipe) -> transformers.GPT2
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return transformers.GPT2LMHeadModel(config).train()
+        model = transformers.GPT2LMHeadModel(config)
+    model.train()
+    return model
 
 
 def _warm_cosine(step: int, recipe: Recipe) -> float:
-    """Factor on the learning rate: up over the first 5 % of the steps, then down along a cosine."""
+    """Learning-rate factor: linear warm-up over the first 5 % of the steps, then cosine decay to 0.
+
+    Cosine decay: Loshchilov & Hutter, arXiv 1608.03983.
+    """
     warm = max(1, recipe.steps // 20)
     if step < warm:
         return (step + 1) / warm

@@ -1,4 +1,4 @@
-"""The trained adapter as peft writes it: `peft.PeftModel.from_pretrained` loads the folder."""
+"""Saves a trained adapter in peft's format, for `peft.PeftModel.from_pretrained`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from userdp.clients.models.language_model import LanguageModel
 
 
 def save(model: LanguageModel, adapter: np.ndarray, folder: Path, *, base: str) -> None:
-    """Write ``adapter_model.safetensors`` and ``adapter_config.json``.
+    """Write ``adapter_model.safetensors`` and ``adapter_config.json``; creates the folder.
 
     Args:
         adapter: (D,) float32.
-        base: where the base model is loaded from, as the configuration will name it.
+        base: folder or hub name of the base model, as the saved configuration names it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {

@@ -1,14 +1,15 @@
-"""The base model and its stacked adapters: what a lane computes its loss with.
+"""A frozen base model with stacked adapters: per-lane gradients, token losses and class logits.
 
-Any causal language model that transformers loads and peft can adapt (`userdp.clients.models.peft_adapter`); with
-classes, also an encoder, and the head is part of the adapter (`userdp.clients.models.classifier`).
+The base is any causal language model that transformers loads and peft can adapt
+(`userdp.clients.models.peft_adapter`). For classification it may also be an encoder; the adapter
+then includes the classification head (`userdp.clients.models.classifier`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,44 +20,56 @@ from torch import Tensor
 from userdp.clients.batching import device_batches
 from userdp.clients.batching.device_batches import Batch
 from userdp.clients.batching.packing import Stack
-from userdp.clients.models import acceleration, stacked_lora
-from userdp.clients.models import peft_adapter as adapter
+from userdp.clients.models import acceleration, peft_adapter, stacked_lora
 from userdp.clients.models.classifier import Classification
 from userdp.clients.models.next_token import NextToken
 from userdp.clients.models.peft_adapter import LoraSettings
 from userdp.sim.common.errors import ConfigurationError
-from userdp.sim.protocol.messages import Layout
+from userdp.sim.protocol.layout import Layout
 
 
 class LanguageModel:
     """A frozen base model whose adapted layers take one adapter per lane.
 
+    Args:
+        base: a model of transformers; its layers are replaced in place.
+        classes: number of classes of a classification; None predicts next tokens.
+
     Attributes:
         layout: names (as peft saves them) and shapes of the adapter's D trained parameters.
-        initial: (D,) float32, the adapter before training: A random, B zero.
+        initial: (D,) float32 on the CPU, the adapter before training: A random, B zero.
         frozen: the adapter's other tensors, by name: every A where it is frozen, else none.
-        classes: how many a text may have; None: next tokens are predicted.
+        peft_config: the adapter's configuration, as peft saves it.
+        config: the base model's configuration.
+        module: the base model with its stacked layers.
+        classes: as above.
+        device: of the base model's parameters.
+
+    Raises:
+        ConfigurationError: the adapter does not fit the model, or the model not the task.
     """
 
     def __init__(self, base: Any, settings: LoraSettings, classes: int | None = None) -> None:
         acceleration.fuse_activations(base.requires_grad_(False).eval())
         self.config = base.config
         self.classes = classes
-        built = adapter.build_in(base, settings, "CAUSAL_LM" if classes is None else "SEQ_CLS")
-        self.peft_config, self.frozen = built.config, built.frozen
-        self.layout = Layout.of({name: tuple(t.shape) for name, t in built.trained.items()})
-        self.initial = torch.cat([tensor.flatten() for tensor in built.trained.values()]).cpu()
-        self._places = built.places
+        adapter = peft_adapter.insert(base, settings, "CAUSAL_LM" if classes is None else "SEQ_CLS")
+        self.peft_config, self.frozen = adapter.config, adapter.frozen
+        self.layout = Layout.of({name: tuple(t.shape) for name, t in adapter.trained.items()})
+        self.initial = torch.cat([tensor.flatten() for tensor in adapter.trained.values()]).cpu()
+        self._places = adapter.places
         self.module = base
         self.device = next(base.parameters()).device
         self._task = NextToken(base) if classes is None else Classification(base)
 
     @property
     def vocabulary(self) -> int:
-        return self.module.get_input_embeddings().num_embeddings
+        """Number of token ids that the model can read."""
+        count: int = self.module.get_input_embeddings().num_embeddings
+        return count
 
     def base_digest(self) -> str:
-        """Hash of everything the base model's losses depend on; the adapter is no part of it."""
+        """Hash of all that the base model's losses depend on; the adapter does not change it."""
         digest = hashlib.blake2b(self.config.to_json_string().encode(), digest_size=16)
         for name, tensor in self.module.state_dict().items():
             content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
@@ -69,10 +82,10 @@ class LanguageModel:
         return device_batches.load(stack, self.device, self._task.padding)
 
     def leaves(self, adapters: Tensor, lanes: int) -> list[Tensor]:
-        """Stacked leaves (lanes, ...) of adapters, one for each tensor of the layout.
+        """Stacked leaves of adapters, one (lanes, ...) float32 for each tensor of the layout.
 
         Args:
-            adapters: (D,), shared by all lanes and by their leaves' memory, or (lanes, D).
+            adapters: (D,), whose memory all lanes then share, or (lanes, D).
         """
         rows = adapters.expand(lanes, -1)
         return [
@@ -96,7 +109,7 @@ class LanguageModel:
         return self._flat(grads), total.detach()
 
     def _flat(self, grads: Sequence[Tensor]) -> Tensor:
-        """(lanes, D) of the leaves' gradients, whichever way these lie in memory."""
+        """(lanes, D) of the leaves' gradients (lanes, ...), whatever their strides."""
         rows = torch.empty(len(grads[0]), self.layout.size, device=self.device)
         for grad, (part, _) in zip(grads, self.layout.parts(), strict=True):
             rows[:, part].view(grad.shape).copy_(grad)
@@ -104,9 +117,10 @@ class LanguageModel:
 
     @torch.no_grad()
     def token_losses(self, adapter: Tensor | None, batch: Batch) -> Tensor:
-        """(predicted tokens,) NLL in nats, row after row, under one adapter (D,).
+        """(predicted tokens,) NLL in nats, row after row.
 
-        None switches the adapter off: the losses are those of the public base model.
+        Args:
+            adapter: (D,) float32 on the device; None computes the losses of the base model alone.
         """
         if adapter is None:
             return self._task.losses(batch)[1]
@@ -115,18 +129,25 @@ class LanguageModel:
 
     @torch.no_grad()
     def class_logits(self, adapter: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(rows, classes) float32 logits under one adapter (D,), and (rows,) the true classes.
+        """Logits of each row, and its true class.
+
+        Args:
+            adapter: (D,) float32 on the device.
+
+        Returns:
+            (rows, classes) float32, and (rows,) int64.
 
         Raises:
             TypeError: the model predicts next tokens.
         """
         if not isinstance(self._task, Classification):
-            raise TypeError("A model of next tokens has no class logits.")
+            raise TypeError("A next-token model has no class logits.")
         with self._adapted(self.leaves(adapter, 1)):
             return self._task.logits(batch), batch.targets
 
     @contextlib.contextmanager
-    def _adapted(self, leaves: list[Tensor]):
+    def _adapted(self, leaves: list[Tensor]) -> Iterator[None]:
+        """Attach leaves (lanes, ...) to their stacked layers while the context is open."""
         stacked_lora.attach(self._places, leaves)
         try:
             yield
@@ -142,37 +163,45 @@ def load(
     device: torch.device,
     classes: int | None = None,
     seed: int = 0,
-):
-    """Base model, its tokenizer, and whether it has weights that the checkpoint lacks.
+) -> tuple[Any, Any, bool]:
+    """Load a base model and its tokenizer from a folder or from the Hugging Face hub.
 
-    From a folder or from the Hugging Face hub. With ``classes`` the model has a head for them;
-    ``seed`` draws the weights that the checkpoint lacks, mostly those of that head.
+    Args:
+        path: folder, or name on the hub.
+        revision: branch, tag or commit on the hub; None takes the default branch.
+        classes: number of classes of a classification head; None loads a causal language model.
+        seed: draws the weights that the checkpoint lacks, mostly those of the head.
+
+    Returns:
+        The base model on ``device``, its tokenizer, and whether any of its weights were drawn.
 
     Raises:
-        ConfigurationError: if there is no such model, or it is of another kind.
+        ConfigurationError: there is no such model, or it is of another kind.
     """
-    kind: Any = transformers.AutoModelForCausalLM
+    auto_class: Any = transformers.AutoModelForCausalLM
     options: dict[str, int] = {}
     if classes is not None:
-        kind, options = transformers.AutoModelForSequenceClassification, {"num_labels": classes}
+        auto_class = transformers.AutoModelForSequenceClassification
+        options = {"num_labels": classes}
     try:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             base: Any
-            base, told = kind.from_pretrained(
+            base, loading = auto_class.from_pretrained(
                 path, revision=revision, dtype=dtype, output_loading_info=True, **options
             )
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, revision=revision)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        wanted = "causal language model" if classes is None else "model that classifies texts"
-        raise ConfigurationError(f"model.path={path}: no {wanted}: {reason}") from None
-    return base.to(device), tokenizer, bool(told["missing_keys"] or told["mismatched_keys"])
+        kind = "causal language model" if classes is None else "model that classifies texts"
+        raise ConfigurationError(f"model.path={path}: no {kind}: {reason}") from None
+    return base.to(device), tokenizer, bool(loading["missing_keys"] or loading["mismatched_keys"])
 
 
 def longest_text(base: Any) -> int | None:
-    """How many tokens the base model can read at once; None: no number is given."""
+    """The largest number of tokens that the base model can read; None if it states no limit."""
     for name, table in base.named_modules():  # RoBERTa numbers its positions from padding_idx + 1
         if name.endswith("position_embeddings") and getattr(table, "padding_idx", None) is not None:
-            return table.num_embeddings - table.padding_idx - 1
+            positions: int = table.num_embeddings - table.padding_idx - 1
+            return positions
     return getattr(base.config, "max_position_embeddings", None)

@@ -1,6 +1,6 @@
-"""Next-token prediction: the loss of a causal language model at the learned positions of a stack.
+"""Next-token loss of a causal language model at the learned positions of a stack.
 
-Rows are padded behind their end without a mask, which a causal model never sees.
+Rows are padded behind their end and not masked: no position of a causal model sees later ones.
 """
 
 from __future__ import annotations
@@ -17,17 +17,28 @@ from userdp.sim.common.errors import ConfigurationError
 
 
 class NextToken:
-    """What a causal model is asked for; ``losses`` sees the adapter that is attached, if any."""
+    """The next-token task of a base model, with the adapter that is attached, if any.
+
+    Attributes:
+        padding: token id at padded positions.
+
+    Raises:
+        ConfigurationError: some position of the model depends on later ones.
+    """
 
     padding = 0
 
     def __init__(self, base: Any) -> None:
-        if not is_causal(lambda x: base(input_ids=x, use_cache=False).logits, probe(base)):
+        def logits(tokens: Tensor) -> Tensor:
+            values: Tensor = base(input_ids=tokens, use_cache=False).logits
+            return values
+
+        if not is_causal(logits, probe_tokens(base)):
             raise ConfigurationError(
                 "model.path: a position of this model sees later ones: not a causal model."
             )
         self._base = base
-        self._head = _known_head(base)
+        self._head = _exact_head(base)
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Weighted sum of the losses (scalar), and (predicted tokens,) NLL in nats."""
@@ -42,37 +53,44 @@ class NextToken:
 
 
 @torch.no_grad()
-def _known_head(base: Any) -> chunked_loss.Head | None:
-    """The output head, if it gives the model's logits of its last hidden states, to the last bit.
+def _exact_head(base: Any) -> chunked_loss.Head | None:
+    """The output head, if it reproduces the model's logits from its last hidden states bit by bit.
 
-    Some families scale or softly cap their logits, by keys of their configuration; a family that
-    does it in a way not known here, or an adapted head, takes the path over whole logits.
+    Some families scale or softly cap their logits, by keys of their configuration. For a family
+    that transforms them in another way, and for an adapted head, the result is None: the loss is
+    then computed from all logits.
     """
     head, config = base.get_output_embeddings(), base.config
     if type(head) is not nn.Linear:
         return None
-    tokens = probe(base)
+    tokens = probe_tokens(base)
     hidden = base.base_model(input_ids=tokens, use_cache=False).last_hidden_state
     if hidden.shape[-1] != head.in_features:
         return None
     factor = getattr(config, "logit_scale", None) or 1.0  # Cohere
     factor /= getattr(config, "logits_scaling", None) or 1.0  # Granite
     cap = getattr(config, "final_logit_softcapping", None)  # Gemma
-    known = chunked_loss.Head(head.weight, head.bias, factor, cap)
-    wanted = base(input_ids=tokens, use_cache=False).logits
-    return known if torch.equal(known.logits(hidden), wanted) else None
+    candidate = chunked_loss.Head(head.weight, head.bias, factor, cap)
+    logits = base(input_ids=tokens, use_cache=False).logits
+    return candidate if torch.equal(candidate.logits(hidden), logits) else None
 
 
 @torch.no_grad()
 def is_causal(output: Callable[[Tensor], Tensor], tokens: Tensor, tolerance: float = 1e-2) -> bool:
-    """Whether no position of ``output(tokens)`` (1, positions, ...) depends on a later token."""
+    """Whether the first four positions of a model's output do not depend on later tokens.
+
+    Args:
+        output: (1, positions) int64 -> (1, positions, ...).
+        tokens: (1, positions) int64, at least five positions.
+        tolerance: largest relative and absolute difference that counts as equal.
+    """
     changed = tokens.clone()
     changed[:, 4:] = 0
     first, second = (output(x)[:, :4].float() for x in (tokens, changed))
     return torch.allclose(first, second, rtol=tolerance, atol=tolerance)
 
 
-def probe(base: Any) -> Tensor:
-    """(1, 8) int64: some tokens of the model."""
+def probe_tokens(base: Any) -> Tensor:
+    """(1, 8) int64: eight token ids of the model's vocabulary, on its device."""
     vocabulary = base.get_input_embeddings().num_embeddings
     return (torch.arange(1, 9, device=base.device) % vocabulary)[None]

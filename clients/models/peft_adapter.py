@@ -1,6 +1,7 @@
-"""What peft decides of an adapter: which layers it has, how they are named and initialised.
+"""Inserts a LoRA adapter into a base model: peft chooses its layers, names and initial values.
 
-Each of peft's layers then makes room for a stacked one, and every tensor gets a place in it.
+Each layer that peft creates is then replaced by a stacked one (`userdp.clients.models.stacked_lora`
+and `stacked_linear`), and each tensor of peft's state dictionary gets its place in one of these.
 """
 
 from __future__ import annotations
@@ -21,13 +22,24 @@ from userdp.sim.common.errors import ConfigurationError
 
 @dataclass(frozen=True, kw_only=True)
 class LoraSettings:
-    """Shape of the adapter (Hu et al., arXiv 2106.09685)."""
+    """Shape and initialisation of a LoRA adapter (Hu et al., arXiv 2106.09685).
+
+    Attributes:
+        r: rank.
+        alpha: the product ``B A`` is scaled by ``alpha / r``.
+        targets: names of the adapted layers, as peft's ``target_modules``.
+        seed: of the initial values.
+        freeze_a: train B alone (FFA-LoRA, Sun et al., arXiv 2403.12313).
+
+    Raises:
+        ConfigurationError: the rank is below 1 or alpha is not positive.
+    """
 
     r: int = 8
     alpha: float = 16.0
     targets: str | Sequence[str] = "all-linear"
     seed: int = 0
-    freeze_a: bool = False  # FFA-LoRA: B alone is trained (arXiv 2403.12313)
+    freeze_a: bool = False
 
     def __post_init__(self) -> None:
         if self.r < 1:
@@ -38,22 +50,24 @@ class LoraSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """An adapter built into its base model; tensors go by the names that peft saves them under."""
+    """An adapter inserted into its base model; tensors have the names that peft gives them."""
 
     config: peft.LoraConfig
     trained: Mapping[str, Tensor]  # initial values, float32, in the order of the flat vector
-    frozen: Mapping[str, Tensor]  # every A where it is frozen, else none
-    places: Sequence[stacked_lora.Place]  # of the trained tensors
+    frozen: Mapping[str, Tensor]  # float32: every A where it is frozen, else none
+    places: Sequence[stacked_lora.Place]  # one for each trained tensor, in the same order
 
 
-def build_in(base: nn.Module, settings: LoraSettings, task: str) -> Adapter:
-    """Put stacked layers into ``base`` where peft would adapt it.
+def insert(base: nn.Module, settings: LoraSettings, task: str) -> Adapter:
+    """Replace the layers of ``base`` that peft would adapt by stacked layers, in place.
 
     Args:
-        task: as peft names it; under SEQ_CLS the head that classifies is trained whole.
+        task: peft's name of the task, CAUSAL_LM or SEQ_CLS; with SEQ_CLS all weights of the
+            classification head are trained as well.
 
     Raises:
-        ConfigurationError: the model has no such targets, or they are no linear layers.
+        ConfigurationError: the model has no such targets, or a target or a part of the head is not
+            a linear layer.
     """
     config = peft.LoraConfig(
         r=settings.r,
@@ -79,48 +93,48 @@ def _targets(targets: str | Sequence[str]) -> str | list[str]:
 
 
 def _adapt(base: nn.Module, config: peft.LoraConfig, settings: LoraSettings) -> nn.Module:
+    """The model that peft makes of ``base``; global random state is unchanged."""
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="fan_in_fan_out")
         torch.manual_seed(settings.seed)
         try:
-            return peft.get_peft_model(base, config)  # type: ignore[arg-type]
-        except (TypeError, ValueError) as error:  # peft tells of what it cannot adapt by either
+            return peft.get_peft_model(base, config)
+        except (TypeError, ValueError) as error:  # peft raises either for targets it cannot adapt
             reason = str(error).split(". ")[0]
             raise ConfigurationError(f"model.lora.targets={settings.targets}: {reason}.") from None
 
 
 def _replace_layers(adapted: nn.Module) -> dict[str, stacked_lora.StackedLora]:
-    """Put a stacked layer in the place of each of peft's; returns them by their paths."""
+    """Replace each of peft's LoRA layers by a stacked one; returns these by module path."""
     layers = {}
-    for name, layer in list(adapted.named_modules()):
+    for path, layer in list(adapted.named_modules()):
         if not isinstance(layer, LoraLayer):
             continue
         if layer.lora_embedding_A:
             raise ConfigurationError(
-                f"model.lora.targets: {name} is an embedding, not a linear layer."
+                f"model.lora.targets: {path} is an embedding, not a linear layer."
             )
-        parent = adapted.get_submodule(name.rpartition(".")[0])
-        stacked = stacked_lora.StackedLora(layer.get_base_layer(), layer.scaling["default"])
-        setattr(parent, name.rpartition(".")[2], stacked)
-        layers[name] = stacked
+        layers[path] = stacked_lora.StackedLora(layer.get_base_layer(), layer.scaling["default"])
+        _set(adapted, path, layers[path])
     return layers
 
 
 def _replace_heads(adapted: nn.Module) -> dict[str, stacked_linear.StackedLinear]:
-    """Put stacked linear layers in the places of those that peft trains whole, by their paths."""
+    """Replace the linear layers that peft trains whole by stacked ones; returns these by path."""
     layers = {}
-    for name, wrapper in list(adapted.named_modules()):
+    for path, wrapper in list(adapted.named_modules()):
         if not isinstance(wrapper, ModulesToSaveWrapper):
             continue
-        _set(adapted, name, wrapper.original_module)
-        for inner, part in list(wrapper.original_module.named_modules(prefix=name)):
+        _set(adapted, path, wrapper.original_module)
+        for inner_path, part in list(wrapper.original_module.named_modules(prefix=path)):
             if isinstance(part, nn.Linear):
-                layers[inner] = stacked_linear.StackedLinear(part)
-                _set(adapted, inner, layers[inner])
+                layers[inner_path] = stacked_linear.StackedLinear(part)
+                _set(adapted, inner_path, layers[inner_path])
     return layers
 
 
 def _set(adapted: nn.Module, path: str, module: nn.Module) -> None:
+    """Put ``module`` at the path in place of the one that is there."""
     parent, _, name = path.rpartition(".")
     setattr(adapted.get_submodule(parent), name, module)
 
@@ -130,17 +144,18 @@ def _places(
     heads: Mapping[str, stacked_linear.StackedLinear],
     names: Iterable[str],
 ) -> dict[str, stacked_lora.Place]:
-    """Where each tensor of peft's state dictionary goes."""
+    """The stacked module and its attribute for each name of peft's state dictionary."""
     places = {}
     for name in names:
         path, lora_, factor = name.partition(".lora_")
         if lora_:
-            places[name] = stacked_lora.Place(
-                layers[path], {"A.weight": "a", "B.weight": "b"}[factor]
-            )
+            attribute = {"A.weight": "a", "B.weight": "b"}[factor]
+            places[name] = stacked_lora.Place(layers[path], attribute)
             continue
         path, _, attribute = name.rpartition(".")
         if path not in heads:
-            raise ConfigurationError(f"model.path: {path} is trained whole, and no linear layer.")
+            raise ConfigurationError(
+                f"model.path: {path} is trained whole, but is not a linear layer."
+            )
         places[name] = stacked_lora.Place(heads[path], attribute)
     return places

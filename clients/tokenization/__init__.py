@@ -1,1 +1,1 @@
-"""Texts and conversations to token ids."""
+"""Tokenization of plain texts, prompted texts, labelled texts and conversations."""

@@ -1,4 +1,4 @@
-"""Conversations in the chat format of a model: what the assistant says is learned, nothing else.
+"""Tokenizes conversations with a model's chat template; only the assistant's turns are learned.
 
 The token ids are exactly those of the tokenizer's own ``apply_chat_template``.
 """
@@ -13,34 +13,41 @@ from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.data import masking
 from userdp.sim.data.corpus import Message
 
-_MARKED = re.compile(r"\{%-?\s*generation\b")  # a template that says itself what is generated
+# A template with this tag marks the assistant's tokens itself.
+_GENERATION_TAG = re.compile(r"\{%-?\s*generation\b")
 
 
 def encode(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """Signed token ids of a conversation, as in `userdp.sim.data.masking`.
 
+    A token is learned if its first character belongs to an assistant's turn, the closing token of
+    the turn included. The turn is what the template adds to the conversation before it and its
+    generation prompt; a template with ``{% generation %}`` tags says itself which tokens these are.
+
     Raises:
-        ConfigurationError: the tokenizer cannot do this, whatever the messages.
-        ValueError: this conversation does not fit the template; quotes nothing of it.
+        ConfigurationError: the tokenizer has no chat template, is not a fast one, or its template
+            renders a turn differently once other turns follow.
+        ValueError: this conversation does not fit the template, or spells a special token. The
+            message does not quote the conversation.
     """
-    _check(tokenizer)
-    _refuse_control_tokens(tokenizer, messages)
-    if _MARKED.search(tokenizer.get_chat_template()):
-        return _by_template(tokenizer, messages)
-    whole = _rendered(tokenizer, messages)
+    _check_tokenizer(tokenizer)
+    _refuse_special_tokens(tokenizer, messages)
+    if _GENERATION_TAG.search(tokenizer.get_chat_template()):
+        return _encode_tagged(tokenizer, messages)
+    text = _rendered(tokenizer, messages)
     spans = [
-        _span(tokenizer, messages, i, whole)
-        for i, message in enumerate(messages)
+        _assistant_span(tokenizer, messages, turn, text)
+        for turn, message in enumerate(messages)
         if message["role"] == "assistant"
     ]
-    encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     learned = [
         any(start <= first < end for start, end in spans) for first, _ in encoded["offset_mapping"]
     ]
     return masking.signed(encoded["input_ids"], learned)
 
 
-def _check(tokenizer: Any) -> None:
+def _check_tokenizer(tokenizer: Any) -> None:
     if not tokenizer.chat_template:
         raise ConfigurationError(
             "data.chat: the model's tokenizer has no chat template; choose a chat model, or name "
@@ -48,28 +55,31 @@ def _check(tokenizer: Any) -> None:
         )
     if not tokenizer.is_fast:
         raise ConfigurationError(
-            "data.chat: the model's tokenizer does not tell where its tokens stand in the text; "
-            "choose a model with a fast tokenizer."
+            "data.chat: the model's tokenizer does not report the positions of its tokens in the "
+            "text; choose a model with a fast tokenizer."
         )
 
 
-def _refuse_control_tokens(tokenizer: Any, messages: Sequence[Message]) -> None:
-    """Only the template may write special tokens: a spelled-out one would act as a real one."""
+def _refuse_special_tokens(tokenizer: Any, messages: Sequence[Message]) -> None:
+    """Only the template may write special tokens: one in a user's text would act as a real one."""
     special = [str(t) for t in tokenizer.added_tokens_decoder.values() if t.special]
     if any(token in text for message in messages for text in message.values() for token in special):
         raise ValueError("a message spells a special token")
 
 
-def _by_template(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+def _encode_tagged(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """Signed token ids, learned where the template's ``{% generation %}`` tags say so."""
     encoded = _applied(tokenizer, messages, return_dict=True, return_assistant_tokens_mask=True)
     return masking.signed(encoded["input_ids"], encoded["assistant_masks"])
 
 
-def _span(tokenizer: Any, messages: Sequence[Message], turn: int, whole: str) -> tuple[int, int]:
-    """(start, end) in characters of what the assistant says at this turn, its closing included."""
+def _assistant_span(
+    tokenizer: Any, messages: Sequence[Message], turn: int, text: str
+) -> tuple[int, int]:
+    """(start, end) in characters of ``text`` of an assistant's turn, its closing token included."""
     before = _rendered(tokenizer, messages[:turn], add_generation_prompt=True)
     after = _rendered(tokenizer, messages[: turn + 1])
-    if not (whole.startswith(after) and after.startswith(before)):
+    if not (text.startswith(after) and after.startswith(before)):
         raise ConfigurationError(
             "data.chat: the tokenizer's chat template renders a turn differently once others "
             "follow; use a template that marks the assistant's turns by {% generation %}."
@@ -78,11 +88,12 @@ def _span(tokenizer: Any, messages: Sequence[Message], turn: int, whole: str) ->
 
 
 def _rendered(tokenizer: Any, messages: Sequence[Message], **options: Any) -> str:
-    return _applied(tokenizer, messages, tokenize=False, **options)
+    text: str = _applied(tokenizer, messages, tokenize=False, **options)
+    return text
 
 
 def _applied(tokenizer: Any, messages: Sequence[Message], **options: Any) -> Any:
     try:
         return tokenizer.apply_chat_template(list(messages), **options)
-    except Exception:  # a template is a program of others: whatever it raises, it refuses
+    except Exception:  # a template is third-party code: it may refuse messages by any exception
         raise ValueError("the chat template refuses the messages") from None

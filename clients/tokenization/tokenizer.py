@@ -1,4 +1,4 @@
-"""A transformers tokenizer as the corpora use it: texts in, signed token lists out."""
+"""Turns texts, prompted texts, labelled texts and conversations into signed token ids."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from userdp.sim.data.corpus import Labelled, Message
 
 
 class TokenizerEncode:
-    """Turns texts into the token ids a model sees; meets ``userdp.sim.data.corpus.Encode``.
+    """A tokenizer of transformers behind the interface `userdp.sim.data.corpus.Encode`.
 
-    Special tokens are those the tokenizer itself puts around a text, and the end-of-text token
-    after it where there is one. Spelled-out special tokens inside a text are ordinary characters:
-    no user can write one. ``name`` is a fingerprint of the whole tokenizer, chat template included.
+    The special tokens of a record are those that the tokenizer itself puts around a text, and the
+    end-of-text token after it if the tokenizer has one. A special token that is spelled out in a
+    text is tokenized as ordinary characters, so no user can write one.
+
+    Attributes:
+        name: fingerprint of the whole tokenizer, chat template included.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -29,59 +32,76 @@ class TokenizerEncode:
         )
 
     def __call__(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of each whole text, closed by the end-of-text token; all are learned."""
         return [self._closed(ids) for ids in self._ids(texts)]
 
     def prompted(self, pairs: list[tuple[str, str]]) -> list[list[int]]:
-        """Prompt and text are tokenised apart, as at generation: no token spans the boundary.
+        """Token ids of each (prompt, text); only those of the text are learned.
 
-        The special tokens at the front, if any, are the prompt's, and given as it is.
+        Prompt and text are tokenized separately, as at generation: no token spans the boundary.
+        Special tokens at the front, if any, belong to the prompt.
         """
         prompts = self._ids([prompt for prompt, _ in pairs])
         texts = self._ids([text for _, text in pairs], add_special_tokens=False)
         return [
-            masking.given(self._open(prompt)) + self._closed(text)
+            masking.given(self._without_end(prompt)) + self._closed(text)
             for prompt, text in zip(prompts, texts, strict=True)
         ]
 
     def labelled(self, records: Sequence[Labelled], max_tokens: int) -> list[list[int]]:
-        """The ids are those of the tokenizer's own call on a text or a pair, and then the class.
+        """Token ids of each text or pair of texts, then its class; only the class is learned.
 
-        Nothing closes them, so that a text gives the loaded adapter the same ids. The tokenizer
-        cuts, the longer one of a pair first, and keeps its special tokens.
+        The ids of a text are those of the tokenizer's own call, without a closing end-of-text
+        token: the exported adapter, loaded elsewhere, is then given the ids it was trained on. The
+        tokenizer truncates, of a pair the longer text first, and keeps its special tokens.
+
+        Args:
+            max_tokens: length of a record, the class included, at most.
+
+        Raises:
+            ConfigurationError: ``max_tokens`` leaves no room for a text.
         """
         paired = any(record.pair is not None for record in records)
-        most = max_tokens - 1  # the class takes a place
-        around = self._tokenizer.num_special_tokens_to_add(pair=paired)
-        if most <= around:
+        max_text_tokens = max_tokens - 1  # the class takes one position
+        special_tokens = self._tokenizer.num_special_tokens_to_add(pair=paired)
+        if max_text_tokens <= special_tokens:
             raise ConfigurationError(
-                f"model.seq_len={max_tokens}: {around} special tokens and the class leave no room "
-                "for a text; take more."
+                f"model.seq_len={max_tokens}: {special_tokens} special tokens and the class leave "
+                "no room for a text; take more."
             )
         pairs = [record.pair for record in records] if paired else None
         texts = [record.text for record in records]
-        encoded = self._ids(texts, text_pair=pairs, truncation=True, max_length=most)
+        encoded = self._ids(texts, text_pair=pairs, truncation=True, max_length=max_text_tokens)
         return [
             [*masking.given(ids), record.label]
             for ids, record in zip(encoded, records, strict=True)
         ]
 
     def conversation(self, messages: Sequence[Message]) -> list[int]:
-        """See `userdp.clients.tokenization.chat_template`."""
+        """Token ids of a conversation; see `userdp.clients.tokenization.chat_template.encode`.
+
+        Raises:
+            ConfigurationError: the tokenizer has no usable chat template.
+            ValueError: the template refuses these messages.
+        """
         return chat_template.encode(self._tokenizer, messages)
 
     def _ids(self, texts: list[str], **options: Any) -> list[list[int]]:
+        """Token ids of each text as the tokenizer itself returns them."""
         if not texts:
             return []
         encoded = self._tokenizer(
             texts, return_attention_mask=False, split_special_tokens=True, verbose=False, **options
         )
-        return encoded["input_ids"]
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
 
     def _closed(self, ids: list[int]) -> list[int]:
+        """With one end-of-text token at the end, if the tokenizer has such a token."""
         end = self._tokenizer.eos_token_id
         return ids if end is None or ids[-1:] == [end] else [*ids, end]
 
-    def _open(self, ids: list[int]) -> list[int]:
-        """Without the end-of-text token that some tokenizers close every text by."""
-        closed = len(ids) > 1 and ids[-1] == self._tokenizer.eos_token_id
-        return ids[:-1] if closed else ids
+    def _without_end(self, ids: list[int]) -> list[int]:
+        """Without the end-of-text token that some tokenizers put behind every text."""
+        has_end = len(ids) > 1 and ids[-1] == self._tokenizer.eos_token_id
+        return ids[:-1] if has_end else ids

@@ -1,1 +1,1 @@
-"""The update of every unit of a cohort, clipped and summed within the memory at hand."""
+"""Local training of a cohort: per-unit updates, their clip and their sum, within device memory."""

@@ -1,59 +1,71 @@
-"""The one function that bounds what a privacy unit contributes.
+"""Clip rules, which bound what a privacy unit adds to a sum, and counts of the clipped units.
 
-Formal guarantees, for rows of D numbers in float32 or narrower, of any value:
-- each row enters the sum with an L2 norm of at most ``clip_norm``, its direction kept;
-- a row of norm at most ``(1 - (D + 8) 2^-53) clip_norm`` enters unchanged;
-- the norm is taken over the whole row, in float64, and so is the sum: nothing is cast after the
-  clip.
+A clip rule is a function ``(rows (lanes, D) float32, clip_norm) -> ClippedSum``; a row is the
+update of one unit. The sensitivity of every mechanism rests on it. Each rule must guarantee, for
+rows of any values, not-finite ones included:
 
-| row                         | contribution          |
-|-----------------------------|-----------------------|
-| zero                        | zero                  |
-| any inf or NaN              | zero                  |
-| norm > clip_norm            | scaled to clip_norm   |
-| clip_norm = inf             | the row itself        |
+1. each row enters the sum with an L2 norm of at most ``clip_norm`` over the whole row, after all
+   rounding;
+2. a row with an inf or NaN enters as zero;
+3. the contribution of a row depends on this row and ``clip_norm`` alone, not on the other rows;
+4. factors, products and the sum are float64, and nothing is cast after the clip.
+
+`CLIP_RULES` names the rules. A contract may name a rule of another package by its dotted name.
+The rule "joint" (`clipped_sum`) adds these guarantees for rows in float32 or a narrower type:
+
+| row                                        | contribution                                  |
+|--------------------------------------------|-----------------------------------------------|
+| norm at most (1 - (D + 8) 2^-53) clip_norm | the row itself, bit by bit                    |
+| larger norm                                | in the same direction, scaled to clip_norm    |
+| clip_norm = inf                            | the row itself                                |
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-# float64 numbers held at a time: what a CPU keeps in cache, and what keeps a GPU busy.
+from userdp.sim.common.table import Table
+
+# float64 numbers per chunk, by device: a CPU keeps these in its cache, and a GPU is kept busy.
 _CHUNK = {"cpu": 1 << 18, "cuda": 1 << 26}
 
 
 @dataclass(frozen=True)
 class ClippedSum:
-    """What a block adds to the round, and what only a simulation may look at."""
+    """The sum of the clipped updates of a block, and the values it is computed from."""
 
     total: Tensor  # (D,) float64: sum of ``rows()``
-    norms: Tensor  # (lanes,) float64 before the clip, inf where not finite; simulation_only
-    unclipped: Tensor  # (lanes, D) as they came
-    factors: Tensor  # (lanes,) float64: what each lane is multiplied by, 0 where not finite
+    norms: Tensor  # (lanes,) float64 L2 before the clip, inf for a not-finite row; simulation_only
+    unclipped: Tensor  # (lanes, D) the updates before the clip
+    factors: Tensor  # (lanes, 1) or (lanes, D) float64 multipliers, 0 for a not-finite row
 
     def rows(self) -> Tensor:
-        """(finite lanes, D) float64 on the CPU, clipped; a row that is not finite is left out."""
+        """(finite lanes, D) float64 on the CPU: the clipped updates without the not-finite ones."""
         finite = torch.isfinite(self.norms).cpu()
-        return self.unclipped.cpu()[finite].double() * self.factors.cpu()[finite, None]
+        return self.unclipped.cpu()[finite].double() * self.factors.cpu()[finite]
+
+
+ClipRule = Callable[[Tensor, float], ClippedSum]
 
 
 @dataclass(frozen=True)
 class Tally:
-    """What is counted of lanes on the device, in one small tensor that is read at the end."""
+    """Counts of clipped and not-finite units, added up on the device until the end of a round."""
 
-    counts: Tensor  # (4,) float64: finite, finite and within C, beyond C, sum of finite norms
+    counts: Tensor  # (4,) float64: finite, finite and norm <= C, norm > C, sum of finite norms
 
     @classmethod
     def empty(cls, device: torch.device) -> Tally:
+        """All counts zero."""
         return cls(torch.zeros(4, dtype=torch.float64, device=device))
 
     def add(self, norms: Tensor, clip_norm: float) -> None:
-        """Count lanes of these norms (lanes,), inf where not finite, before a clip at C."""
+        """Count units by their ``norms (lanes,)`` before the clip, inf for a not-finite row."""
         finite = torch.isfinite(norms)
         within = finite & (norms <= clip_norm)
         sizes = torch.stack([finite.sum(), within.sum(), (norms > clip_norm).sum()])
@@ -61,46 +73,55 @@ class Tally:
         self.counts[3] += norms.masked_fill(~finite, 0.0).sum()
 
     def figures(self) -> Figures:
-        """Waits for the device."""
+        """Read the counts; this waits for the device."""
         finite, within, beyond, norms = self.counts.tolist()
         return Figures(int(finite), within - 0.5 * finite, int(beyond), norms)
 
 
 class Figures(NamedTuple):
-    """Of the lanes of a tally; simulation_only but for ``unclipped_bits`` where the clip adapts."""
+    """Counts of a tally; simulation_only, except ``unclipped_bits`` if the clip is adaptive."""
 
-    finite: int
-    unclipped_bits: float  # sum of 1[norm <= C] - 1/2 over finite lanes: a lane moves it by 1/2
-    clipped: int  # beyond C, or not finite
-    norms: float  # sum over finite lanes
+    finite: int  # units with a finite update
+    unclipped_bits: float  # sum of 1[norm <= C] - 1/2 over these: one unit moves it by 1/2
+    clipped: int  # units with norm > C, or not finite
+    norms: float  # sum of finite norms
 
 
 def clipped_sum(rows: Tensor, clip_norm: float) -> ClippedSum:
-    """Clip each row of ``rows (lanes, D)`` to ``clip_norm`` and add them up.
+    """The rule "joint": scale each row to an L2 norm of at most ``clip_norm``, and add the rows up.
 
-    Two passes over the rows, a few columns of all lanes at a time: no float64 copy of them is held.
+    ``sum_i rows_i min(1, clip_norm / |rows_i|)``, the clip of DP-SGD (Abadi et al., arXiv
+    1607.00133, Algorithm 1) for all parameters together. It takes two passes over chunks of
+    columns, so that no float64 copy of all rows is held.
+
+    Args:
+        rows: (lanes, D) float32 or narrower.
+        clip_norm: C, may be infinite.
 
     Raises:
-        ValueError: if ``clip_norm`` is not positive.
+        ValueError: ``clip_norm`` is not positive.
     """
     if not clip_norm > 0:
         raise ValueError(f"Expected {clip_norm=} > 0.")
     parts = [torch.linalg.vector_norm(wide, dim=1) for _, wide in _columns(rows)]
     norms = torch.linalg.vector_norm(torch.stack(parts), dim=0)
     finite = torch.isfinite(norms)
-    # Adding D squares errs by at most D 2^-53 of their sum (Higham 2002, 4.2), scaling by a few
-    # 2^-53 more: aiming so much below C keeps the true norm at or below C.
+    # The rounding error of a sum of D squares is at most D 2^-53 of it (Higham 2002, section 4.2),
+    # that of the scaling a few 2^-53. A limit so much below C keeps the exact norm at or below C.
     limit = clip_norm * (1.0 - (rows.shape[1] + 8) * 2.0**-53)
     factors = torch.where(finite, (limit / norms).clamp(max=1.0), 0.0)
     total = torch.empty(rows.shape[1], dtype=torch.float64, device=rows.device)
     for part, wide in _columns(rows):
         total[part] = factors @ wide.masked_fill_(~finite[:, None], 0.0)
-    return ClippedSum(total, norms.masked_fill(~finite, torch.inf), rows, factors)
+    return ClippedSum(total, norms.masked_fill(~finite, torch.inf), rows, factors[:, None])
 
 
 def _columns(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """All columns of ``rows (lanes, D)``, some at a time, as a float64 copy."""
+    """Chunks of the columns of ``rows (lanes, D)``: their slice and a (lanes, .) float64 copy."""
     width = max(1, _CHUNK[rows.device.type] // max(1, len(rows)))
     for start in range(0, rows.shape[1], width):
         part = slice(start, start + width)
         yield part, rows[:, part].to(torch.float64, copy=True)
+
+
+CLIP_RULES: Table[ClipRule] = Table("contract.clipping", {"joint": clipped_sum})

@@ -1,4 +1,4 @@
-"""How much a node computes at a time: as the memory allows, and less once it ran out."""
+"""Sizes of the stacks and blocks of a node: chosen from free memory, halved when it runs out."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from userdp.sim.common.errors import ConfigurationError
 _LOG = logging.getLogger("userdp")
 _Result = TypeVar("_Result")
 
-CPU_TOKENS = 4096  # what keeps some cores busy; more only takes memory
-MOST_TOKENS = 1 << 15  # a GPU is busy with fewer
-MOST_LANES = {"cpu": 128, "cuda": 1024}  # short records fill a GPU only when many
-_LANE_COPIES = 4  # of a lane's D float32: its gradients, a stack's, the leaves' and one to spare
-_SHARE = 0.8  # of free memory
-_TOO_LARGE = (
+CPU_TOKENS = 4096  # enough to keep several cores busy; more costs memory only
+MAX_TOKENS = 1 << 15  # enough to keep a GPU busy
+MAX_LANES = {"cpu": 128, "cuda": 1024}  # by device; short records fill a GPU only if many
+_LANE_COPIES = 4  # of D float32 per lane: the block's gradients, a stack's, the leaves', one spare
+_MEMORY_FRACTION = 0.8  # of free memory, for stacks
+_RECORD_TOO_LARGE = (
     "One record alone does not fit into the device's memory: take engine.checkpointing=true, or a "
     "smaller model.seq_len."
 )
@@ -34,10 +34,18 @@ _TOO_LARGE = (
 
 @dataclass(kw_only=True)
 class EngineSettings:
-    """Speed and memory only: no setting here changes the sum beyond float tolerance."""
+    """Sizes that change speed and memory; they change a cohort's sum by float rounding only.
 
-    max_tokens: int = CPU_TOKENS  # positions of one forward pass
-    max_lanes: int = MOST_LANES["cpu"]  # units whose gradients are held at a time
+    Attributes:
+        max_tokens: positions of one stack, at most; smaller after the device ran out of memory.
+        max_lanes: units of one block, whose gradients are held together, at most.
+
+    Raises:
+        ConfigurationError: a size is below 1.
+    """
+
+    max_tokens: int = CPU_TOKENS
+    max_lanes: int = MAX_LANES["cpu"]
 
     def __post_init__(self) -> None:
         for name, value in (("max_tokens", self.max_tokens), ("max_lanes", self.max_lanes)):
@@ -45,18 +53,21 @@ class EngineSettings:
                 raise ConfigurationError(f"engine.{name}={value}: must be at least 1.")
 
     def attempt(self, compute: Callable[[], _Result], batch: Batch) -> _Result | None:
-        """What ``compute`` returns; None if memory ran out: later stacks are half of this one.
+        """Run a computation on a batch; if memory runs out, limit later stacks to half its size.
+
+        Returns:
+            The result of ``compute``, or None if memory ran out.
 
         Raises:
-            MemoryError: it ran out with a single row.
+            MemoryError: memory ran out with a single row.
         """
         try:
             return compute()
         except torch.OutOfMemoryError:
-            pass  # outside, where the traceback no longer holds what the attempt had in memory
+            pass  # handled below, once the traceback has released the tensors of the attempt
         if len(batch.inputs) == 1:
-            _LOG.error(_TOO_LARGE)  # a node's errors reach the server without their text
-            raise MemoryError(_TOO_LARGE)
+            _LOG.error(_RECORD_TOO_LARGE)  # the server gets a node's error without its message
+            raise MemoryError(_RECORD_TOO_LARGE)
         torch.cuda.empty_cache()
         self.max_tokens = min(self.max_tokens, batch.inputs.numel() // 2)
         _warn_once()
@@ -65,64 +76,72 @@ class EngineSettings:
 
 @functools.cache
 def _warn_once() -> None:
-    """Without figures: how far a round had come would tell of the lengths of private texts."""
+    """One warning per process, without sizes: these would reveal the lengths of private texts."""
     _LOG.warning("The device's memory ran out; stacks are halved where it does.")
 
 
 def fitted(
     model: LanguageModel, seq_len: int, max_tokens: int | None, max_lanes: int | None
 ) -> EngineSettings:
-    """As asked for; None is chosen from the device's free memory, of which two stacks are tried.
+    """Engine settings with the given sizes; a size of None is chosen from free memory.
+
+    On a GPU the number of positions is chosen by computing two stacks of random tokens. On a CPU
+    it is a constant.
 
     Args:
         seq_len: tokens of a record, at most.
+
+    Raises:
+        ConfigurationError: a given size is negative.
     """
     free = _free_bytes(model.device)
-    most = float(MOST_LANES[model.device.type])
-    lanes = max_lanes or max(1, int(min(most, free / 4 / _lane_bytes(model))))
+    limit = float(MAX_LANES[model.device.type])
+    lanes = max_lanes or max(1, int(min(limit, free / 4 / _lane_bytes(model))))
     if max_tokens is None and model.device.type == "cuda":
-        room = _SHARE * (free - lanes * _lane_bytes(model))
-        fit = min(float(MOST_TOKENS), room / _position_bytes(model, seq_len))
-        max_tokens = max(seq_len - 1, int(fit))
+        available = _MEMORY_FRACTION * (free - lanes * _lane_bytes(model))
+        positions = min(float(MAX_TOKENS), available / _position_bytes(model, seq_len))
+        max_tokens = max(seq_len - 1, int(positions))
     return EngineSettings(max_tokens=max_tokens or CPU_TOKENS, max_lanes=lanes)
 
 
 def _lane_bytes(model: LanguageModel) -> int:
+    """Memory that one more lane of a block takes."""
     return 4 * model.layout.size * _LANE_COPIES
 
 
 def _free_bytes(device: torch.device) -> float:
-    """On a CPU what could be had, caches of files included; infinite where nobody says."""
+    """Free memory of the device; on a CPU with file caches included, infinite if unknown."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(device)[0]
-    told = Path("/proc/meminfo")
-    lines = told.read_text().splitlines() if told.exists() else []
+    meminfo = Path("/proc/meminfo")
+    lines = meminfo.read_text().splitlines() if meminfo.exists() else []
     available = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
     return 1024 * float(available[0]) if available else math.inf
 
 
 def _position_bytes(model: LanguageModel, seq_len: int) -> float:
-    """Memory that one more position of a stack takes: from two stacks of invented tokens.
+    """Additional memory per position of a stack, measured on two stacks of random tokens.
 
-    Infinite where the larger of them does not fit: records are then taken one by one.
+    Infinite if the larger one does not fit; each record then becomes a stack of its own.
     """
     rows = max(1, 1024 // seq_len)
     try:
-        few, many = (_peak_bytes(model, seq_len, count) for count in (rows, 3 * rows))
+        small, large = (_peak_bytes(model, seq_len, count) for count in (rows, 3 * rows))
     except torch.OutOfMemoryError:
         return math.inf
-    return max(1.0, (many - few) / (2 * rows * (seq_len - 1)))
+    return max(1.0, (large - small) / (2 * rows * (seq_len - 1)))
 
 
 def _peak_bytes(model: LanguageModel, seq_len: int, rows: int) -> int:
+    """Peak memory of the gradients of a stack of ``rows`` full records."""
     torch.cuda.reset_peak_memory_stats(model.device)
     model.gradients(model.initial.to(model.device), model.load(invented(model, seq_len, rows)))
     return torch.cuda.max_memory_allocated(model.device)
 
 
 def invented(model: LanguageModel, seq_len: int, rows: int) -> packing.Stack:
-    """A full stack of random tokens, one lane a row: no user's data is read."""
+    """A stack of ``rows`` records of ``seq_len`` random tokens, one per lane, for measurements."""
     tokens = rng.generator(0, "probe").integers(0, model.vocabulary, (rows, seq_len))
     if model.classes is not None:
         tokens[:, :-1], tokens[:, -1] = ~tokens[:, :-1], 0
