@@ -92,5 +92,5 @@ def is_causal(output: Callable[[Tensor], Tensor], tokens: Tensor, tolerance: flo
 
 def probe_tokens(base: Any) -> Tensor:
     """(1, 8) int64: eight token ids of the model's vocabulary, on its device."""
-    vocabulary = base.get_input_embeddings().num_embeddings
+    vocabulary: int = base.get_input_embeddings().num_embeddings
     return (torch.arange(1, 9, device=base.device) % vocabulary)[None]
