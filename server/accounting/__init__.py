@@ -1,4 +1,4 @@
-"""Events to certified epsilon, target epsilon to noise multiplier.
+"""Privacy accounting: from events to certified epsilon, from a target epsilon to the noise.
 
 >>> from userdp.server import accounting
 >>> event = accounting.RoundEvent(sampling_rate=0.01, noise_multiplier=1.0)
@@ -7,6 +7,12 @@
 True
 """
 
+from userdp.server.accounting.accountants import (
+    Accountant,
+    CertifiedAccountant,
+    EstimatingAccountant,
+    claim_library,
+)
 from userdp.server.accounting.calibrate import calibrate
 from userdp.server.accounting.certify import (
     Epsilon,
@@ -20,12 +26,16 @@ from userdp.server.accounting.certify import (
 from userdp.server.accounting.events import Composition, RoundEvent
 
 __all__ = [
+    "Accountant",
+    "CertifiedAccountant",
     "Composition",
     "Epsilon",
+    "EstimatingAccountant",
     "RoundEvent",
     "affordable_rounds",
     "available",
     "calibrate",
+    "claim_library",
     "epsilon",
     "epsilon_at_deltas",
     "epsilon_curve",

@@ -1,7 +1,8 @@
-"""Target epsilon to noise multiplier: estimated, found on a coarse grid, then certified.
+"""Finds the noise multiplier for a target epsilon, always on the private side of the target.
 
-Only the last search decides. It asks for the certified upper epsilon, once if the searches before
-it, each started where a cheaper one ended, came close enough.
+Three searches, each started where a cheaper one ended: by an Edgeworth estimate, by the PLD on a
+coarse grid, by the certified upper epsilon. Only the last one decides; it takes a single value
+where the searches before it came close enough.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from userdp.server.accounting import certify
-from userdp.server.accounting.edgeworth import estimate
+from userdp.server.accounting import accountants, certify
+from userdp.server.accounting.edgeworth import estimate as edgeworth_estimate
 from userdp.server.accounting.events import RoundEvent
 from userdp.sim.common.root_finding import private_root
 
-ESTIMATE_ORDER = 1  # of the expansion that guesses: higher ones go astray where rounds are few
+ESTIMATE_ORDER = 1  # of the Edgeworth expansion: higher ones are far off where rounds are few
 
 
 def calibrate(
@@ -23,19 +24,21 @@ def calibrate(
     epsilon: float,
     delta: float,
     *,
-    accountant: str = "pld",
+    accountant: str = accountants.DEFAULT,
     group_bound: str = "mixture",
 ) -> float:
     """Noise multiplier at which ``rounds`` such events have upper epsilon at most ``epsilon``.
 
     Args:
-        event: its own noise multiplier is ignored.
+        event: its noise multiplier is ignored.
         rounds: at least 1.
         epsilon: target, finite and positive.
+        delta: in [1e-11, 1).
+        accountant, group_bound: as `certify.epsilon` takes them.
 
     Raises:
-        ValueError: an argument is out of range, the accountant refuses the event, or no noise
-            multiplier between 1e-3 and 1e7 meets the target.
+        ValueError: an argument is out of range, the accountant refuses the event or only
+            estimates, or no noise multiplier between 1e-3 and 1e7 meets the target.
     """
     if not (math.isfinite(epsilon) and epsilon > 0):
         raise ValueError(f"Expected a finite epsilon > 0, got {epsilon!r}.")
@@ -44,22 +47,22 @@ def calibrate(
     if reason := certify.available(accountant, group_bound, event):
         raise ValueError(reason)
 
-    def rough(noise_multiplier: float) -> float:
-        noised = replace(event, noise_multiplier=noise_multiplier)
-        return certify.quick_upper([(noised, rounds)], delta, group_bound=group_bound)
+    def coarse_upper(noise_multiplier: float) -> float:
+        parts = [(replace(event, noise_multiplier=noise_multiplier), rounds)]
+        return certify.quick_upper(parts, delta, group_bound=group_bound)
 
-    def certified(noise_multiplier: float) -> float:
+    def certified_upper(noise_multiplier: float) -> float:
         parts = [(replace(event, noise_multiplier=noise_multiplier), rounds)]
         return certify.epsilon(parts, delta, accountant=accountant, group_bound=group_bound).upper
 
-    guess = private_root(rough, epsilon, _estimate(event, rounds, epsilon, delta))
-    return private_root(certified, epsilon, guess)
+    guess = private_root(coarse_upper, epsilon, _first_guess(event, rounds, epsilon, delta))
+    return private_root(certified_upper, epsilon, guess)
 
 
-def _estimate(event: RoundEvent, rounds: int, epsilon: float, delta: float) -> float:
-    """A noise multiplier to start from, of the event without cap and failure."""
+def _first_guess(event: RoundEvent, rounds: int, epsilon: float, delta: float) -> float:
+    """A noise multiplier to start from, estimated without the event's cap and failures."""
     plain = event.uncapped().unfailing()
     try:
-        return estimate.calibrate(plain, rounds, epsilon, delta, order=ESTIMATE_ORDER)
-    except (ValueError, OverflowError):  # beyond what the estimate can do
+        return edgeworth_estimate.calibrate(plain, rounds, epsilon, delta, order=ESTIMATE_ORDER)
+    except (ValueError, OverflowError):  # beyond the reach of the estimate
         return max(1.0, event.group_size * event.sampling_rate * math.sqrt(rounds) / epsilon)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from userdp.server.accounting import certify, group_lemma
+from userdp.server.accounting import accountants, certify, group_lemma
 from userdp.server.accounting.certify import Epsilon
 from userdp.server.accounting.events import RoundEvent
 from userdp.server.accounting.rdp import ORDERS
@@ -19,13 +19,22 @@ from userdp.server.accounting.rdp import ORDERS
 SHAPES: Mapping[str, float] = {"logarithmic": 0.0, "geometric": 1.0}
 
 
-def composed(event: RoundEvent, rounds: int, runs: int, delta: float, **options: str) -> Epsilon:
+def composed(
+    event: RoundEvent,
+    rounds: int,
+    runs: int,
+    delta: float,
+    *,
+    accountant: str = accountants.DEFAULT,
+    group_bound: str = "mixture",
+) -> Epsilon:
     """Certified epsilon of ``runs`` runs of ``rounds`` such events; options as `certify.epsilon`.
 
     Raises:
         ValueError: an argument is out of range, or the accountant refuses the event.
     """
-    return certify.epsilon([(event, rounds * runs)], delta, **options)  # type: ignore[arg-type]
+    parts = [(event, rounds * runs)]
+    return certify.epsilon(parts, delta, accountant=accountant, group_bound=group_bound)
 
 
 def unavailable(event: RoundEvent, group_bound: str) -> str | None:
@@ -73,5 +82,4 @@ def repeat_and_select(
     def slot_epsilon(slot_delta: float) -> float:
         return float(accountant.get_epsilon(slot_delta))
 
-    slot_delta = group_lemma.slot_delta(slot_epsilon, event.group_size, delta)
-    return event.group_size * slot_epsilon(slot_delta) if slot_delta else math.inf
+    return group_lemma.upper(slot_epsilon, event.group_size, delta)

@@ -1,11 +1,11 @@
-"""Renyi accounting of Poisson subsampled Gaussians, through dp_accounting (add-or-remove-one)."""
+"""The RDP accountant: Renyi divergences of subsampled Gaussians, computed by dp_accounting."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
 
-from userdp.server.accounting.events import RoundEvent
+from userdp.server.accounting.accountants import CertifiedAccountant, EpsilonCurve
+from userdp.server.accounting.events import Composition, RoundEvent
 
 ORDERS = (
     [1 + x / 10 for x in range(1, 20)]
@@ -15,16 +15,19 @@ ORDERS = (
 )
 
 
-def curve(parts: Sequence[tuple[RoundEvent, int]]) -> Callable[[float], float]:
-    """Upper epsilon as a function of delta; the events are single slots."""
-    return _curve(tuple(parts))
+def curve(parts: Composition) -> EpsilonCurve:
+    """Upper epsilon of single-slot events as a function of delta (add-or-remove adjacency)."""
+    return _cached_curve(tuple(parts))
 
 
 @functools.lru_cache(maxsize=16)
-def _curve(parts: tuple[tuple[RoundEvent, int], ...]) -> Callable[[float], float]:
-    from dp_accounting import rdp  # slow to import, and needed by this accountant only
+def _cached_curve(parts: tuple[tuple[RoundEvent, int], ...]) -> EpsilonCurve:
+    from dp_accounting import rdp  # slow to import
 
     accountant = rdp.RdpAccountant(ORDERS)
     for event, count in parts:
         accountant.compose(event.dp_event(), count)
     return lambda delta: float(accountant.get_epsilon(delta))
+
+
+ACCOUNTANT = CertifiedAccountant(library="dp-accounting", curve=curve)

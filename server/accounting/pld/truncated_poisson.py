@@ -16,16 +16,13 @@ part to the others', which these neighbours do not show: the ends may lie far ap
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 from scipy import special
 
-from userdp.server.accounting.events import RoundEvent
-from userdp.server.accounting.pld import accountant as pld
-from userdp.server.accounting.pld import convolution
+from userdp.server.accounting.events import Composition, RoundEvent
+from userdp.server.accounting.pld import convolution, epsilon_bracket
 
-Parts = Sequence[tuple[RoundEvent, int]]
 SETTLED = 4  # share of the wanted gap by which halving the grid may still move the value: 1/4
 MOST_HALVINGS = 7
 COARSEST = 8  # times the step of the plain rounds: connected dots err with its square
@@ -49,7 +46,7 @@ def _more_than(heads: int, coins: int, rate: float) -> float:
     return float(special.betainc(heads + 1, coins - heads, rate))
 
 
-def bracket(parts: Parts, delta: float, relative_gap: float) -> tuple[float, float]:
+def bracket(parts: Composition, delta: float, relative_gap: float) -> tuple[float, float]:
     """Certified (lower, upper) epsilon of rounds of which some are capped."""
     step = _first_step(parts, delta)
     value = upper(parts, delta, step)
@@ -57,22 +54,24 @@ def bracket(parts: Parts, delta: float, relative_gap: float) -> tuple[float, flo
         step, before = step / 2, value
         value = min(before, upper(parts, delta, step))
         if not math.isfinite(before) or before - value <= max(
-            relative_gap / SETTLED * value, pld.ABSOLUTE_GAP
+            relative_gap / SETTLED * value, epsilon_bracket.ABSOLUTE_GAP
         ):
             break
     return lower(parts, delta), value
 
 
-def quick_upper(parts: Parts, delta: float) -> float:
+def quick_upper(parts: Composition, delta: float) -> float:
     """Upper epsilon on the first grid: for bounds that take many of them."""
     return upper(parts, delta, _first_step(parts, delta))
 
 
-def _first_step(parts: Parts, delta: float) -> float:
-    return COARSEST * pld.coarse_step([(event.uncapped(), count) for event, count in parts], delta)
+def _first_step(parts: Composition, delta: float) -> float:
+    return COARSEST * epsilon_bracket.coarse_step(
+        [(event.uncapped(), count) for event, count in parts], delta
+    )
 
 
-def upper(parts: Parts, delta: float, step: float) -> float:
+def upper(parts: Composition, delta: float, step: float) -> float:
     """dp_accounting's epsilon on a grid of width ``step``, zero-out adjacency."""
     from dp_accounting import privacy_accountant  # slow to import
     from dp_accounting.pld import PLDAccountant
@@ -86,15 +85,15 @@ def upper(parts: Parts, delta: float, step: float) -> float:
     return float(accountant.get_epsilon(delta))
 
 
-def lower(parts: Parts, delta: float) -> float:
+def lower(parts: Composition, delta: float) -> float:
     """Epsilon that these rounds certainly reach, between the neighbours described above."""
     reached = [
         (replace(event.uncapped(), sampling_rate=inclusion_rate(event)), count)
         for event, count in parts
     ]
-    step = pld.coarse_step(reached, delta)
+    step = epsilon_bracket.coarse_step(reached, delta)
     while True:
         try:
-            return pld.lower(reached, delta, step)
+            return epsilon_bracket.lower(reached, delta, step)
         except convolution.TooFineError:
             step *= 4

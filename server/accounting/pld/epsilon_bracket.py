@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 
-from userdp.server.accounting.events import RoundEvent
+from userdp.server.accounting.events import Composition
 from userdp.server.accounting.pld import convolution, loss_grid, privacy_loss
 
 STEPS_PER_DEVIATION = 20  # grid steps in one standard deviation of a round's loss
@@ -16,26 +16,24 @@ TAIL_SHARE = 1e-6
 LEAST_TAIL = 1e-280
 ABSOLUTE_GAP = 1e-5  # epsilons closer than this need no finer grid
 
-Parts = Sequence[tuple[RoundEvent, int]]
-
 _below = functools.lru_cache(maxsize=16)(loss_grid.below)
 _above = functools.lru_cache(maxsize=16)(loss_grid.above)
 _range = functools.lru_cache(maxsize=64)(privacy_loss.loss_range)
 _deviation = functools.lru_cache(maxsize=64)(privacy_loss.loss_deviation)
 
 
-def tail_mass(parts: Parts, delta: float) -> float:
+def tail_mass(parts: Composition, delta: float) -> float:
     """Mass a round's grid may leave out: a small share of delta, in few sizes (to share grids)."""
     share = TAIL_SHARE * delta / sum(count for _, count in parts)
     return max(10.0 ** (4 * math.floor(math.log10(share) / 4)), LEAST_TAIL)
 
 
-def widest_range(parts: Parts, delta: float) -> float:
+def widest_range(parts: Composition, delta: float) -> float:
     """Largest range of one round's loss."""
     return max(_range(event, tail_mass(parts, delta)) for event, _ in parts)
 
 
-def coarse_step(parts: Parts, delta: float) -> float:
+def coarse_step(parts: Composition, delta: float) -> float:
     """Grid width at which the discretisation adds about 0.04 % to the variance of the loss."""
     rounds = sum(count for _, count in parts)
     variance = sum(count * _deviation(event) ** 2 for event, count in parts) / rounds
@@ -44,17 +42,19 @@ def coarse_step(parts: Parts, delta: float) -> float:
     return max(step, widest_range(parts, delta) / CELL_LIMIT)
 
 
-def lower(parts: Parts, delta: float, step: float) -> float:
+def lower(parts: Composition, delta: float, step: float) -> float:
     """Epsilon that is certainly not above the true one."""
     return _worse_direction(parts, delta, step, "lower")
 
 
-def upper(parts: Parts, delta: float, step: float) -> float:
+def upper(parts: Composition, delta: float, step: float) -> float:
     """Epsilon that is certainly not below the true one."""
     return _worse_direction(parts, delta, step, "upper")
 
 
-def _worse_direction(parts: Parts, delta: float, step: float, side: convolution.Side) -> float:
+def _worse_direction(
+    parts: Composition, delta: float, step: float, side: convolution.Side
+) -> float:
     """The larger of both directions' bounds, from grids on the same certain side."""
     tail, discretised = tail_mass(parts, delta), _below if side == "lower" else _above
     rounds = [(discretised(event, step, tail), count) for event, count in parts]
@@ -63,7 +63,7 @@ def _worse_direction(parts: Parts, delta: float, step: float, side: convolution.
     return max(removal, addition)
 
 
-def bracket(parts: Parts, delta: float, relative_gap: float) -> tuple[float, float]:
+def bracket(parts: Composition, delta: float, relative_gap: float) -> tuple[float, float]:
     """Certified (lower, upper) epsilon; the grid is halved until they are close or it is full.
 
     Args:
@@ -86,7 +86,7 @@ def bracket(parts: Parts, delta: float, relative_gap: float) -> tuple[float, flo
     return low, high
 
 
-def quick_upper(parts: Parts, delta: float) -> float:
+def quick_upper(parts: Composition, delta: float) -> float:
     """Upper epsilon on the first grid: for bounds that take many of them."""
     step = coarse_step(parts, delta)
     while True:
@@ -94,6 +94,11 @@ def quick_upper(parts: Parts, delta: float) -> float:
             return upper(parts, delta, step)
         except convolution.TooFineError:
             step *= 4
+
+
+def quick_curve(parts: Composition) -> Callable[[float], float]:
+    """:func:`quick_upper` as a function of delta; values are computed once."""
+    return functools.cache(functools.partial(quick_upper, parts))
 
 
 def _close(low: float, high: float, relative_gap: float) -> bool:
