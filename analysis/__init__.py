@@ -1,1 +1,1 @@
-"""Reports, comparisons and benchmarks over finished runs."""
+"""Reports, comparisons and benchmarks of runs."""

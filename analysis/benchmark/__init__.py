@@ -1,1 +1,1 @@
-"""`userdp bench`: a private round beside plain training and beside peers."""
+"""`userdp bench`: a private round beside plain training and beside other frameworks."""

@@ -1,8 +1,9 @@
 """`userdp bench`: a private round beside plain training and beside peers, on the same tokens.
 
-Every side is a process of its own, and they take turns (`userdp.analysis.benchmark.processes`); options and named
-cases are in `userdp.analysis.benchmark.cases`, what each side does is in `userdp.analysis.benchmark.private_round` and
-`analysis.peers`. docs/bench.md says what is compared and what is not.
+Every side is a process of its own, and they take turns (`userdp.analysis.benchmark.processes`).
+Options and named cases are in `userdp.analysis.benchmark.cases`, the sides in
+`userdp.analysis.benchmark.private_round` and `userdp.analysis.benchmark.peers`. docs/bench.md says
+what is compared and what is not.
 """
 
 from __future__ import annotations
@@ -16,83 +17,94 @@ from typing import Any
 import numpy as np
 import torch
 
-from userdp.analysis.benchmark import cases, summary
-from userdp.analysis.benchmark import processes as bench_drive
-from userdp.analysis.benchmark.cases import Shape
+from userdp.analysis.benchmark import cases, processes, summary
+from userdp.analysis.benchmark.cases import Options
 from userdp.analysis.benchmark.peers.work import Spec, Work
 from userdp.analysis.benchmark.processes import LeftOutError, Process, SideError
 from userdp.sim.common.errors import ConfigurationError
 
-_PEERS = ("pfl", "flower_ray", "opacus")  # live where peers= says
+_PEERS = ("pfl", "flower_ray", "opacus")  # run under the interpreter that peers= names
 _TUNED = ("plain", "opacus")  # have a batch size of their own
-_TRAINED_A_TURN = 1000  # users of a small cohort, in several rounds
+_USERS_A_TURN = 1000  # a smaller cohort trains several rounds in a turn, of about so many users
 
 
 def main(arguments: Sequence[str]) -> None:
     """Print a table, or one JSON object with ``--json``; ``--long`` allows the cohorts.
 
     Raises:
-        ConfigurationError: an option that cannot be, no such device, or a side that broke.
+        ConfigurationError: an invalid option, a device that is not there, or a side that failed.
     """
     flags = {"--json", "--long"} & set(arguments)
-    asked = cases.shape([item for item in arguments if item not in flags])
-    _check_machine(asked, "--long" in flags)
+    options = cases.parse([item for item in arguments if item not in flags])
+    _check_machine(options, "--long" in flags)
     try:
-        figures = cohorts(asked) if asked.cohorts else measure(asked)
+        figures = cohorts(options) if options.cohorts else measure(options)
     except SideError as error:
         raise ConfigurationError(f"bench: {error}") from None
     if "--json" in flags:
         print(json.dumps(figures, indent=2))
     else:
         summary.show(figures)
-    if asked.save is not None:
-        _save(asked.save, figures)
+    if options.save is not None:
+        _save(options.save, figures)
 
 
-def measure(asked: Shape) -> dict[str, Any]:
-    """Time the sides in turn; what each did, in JSON's terms.
+def measure(options: Options) -> dict[str, Any]:
+    """Time the sides in turn.
+
+    Returns:
+        The figures as JSON values: options, sides left out, and `summary.figures`.
 
     Raises:
-        SideError: a side broke.
+        ConfigurationError: the file of record lengths is missing or does not fit.
+        SideError: a side failed.
     """
-    threads = _threads(asked)
-    work = cases.spec(asked)
-    processes: dict[str, Process] = {}
+    threads = _threads(options)
+    work = cases.spec(options)
+    sides: dict[str, Process] = {}
     left_out: list[str] = []
-    with bench_drive.closing(processes):
-        for name in asked.sides:
-            with _unless_left_out(left_out):
-                processes[name] = _started(name, asked, work, threads)
-        sums = _sums(processes) if asked.check else {}
-        answers = bench_drive.turns(processes, asked.repeats)
-        profiles = _profiles(processes) if asked.profile else {}
-    figures = summary.figures(answers, Work(work), asked.peak_tflops, _machines(processes))
+    with processes.closing(sides):
+        for name in options.sides:
+            with _noted_if_left_out(left_out):
+                sides[name] = _started(name, options, work, threads)
+        differences = _sum_differences(sides) if options.check else {}
+        answers = processes.turns(sides, options.repeats)
+        profiles = _profiles(sides) if options.profile else {}
+    figures = summary.figures(answers, Work(work), options.peak_tflops, _machines(sides))
     for name, side in figures["sides"].items():
-        side["details"] = processes[name].details
-        side["sum_difference"] = sums.get(name)
+        side["details"] = sides[name].details
+        side["sum_difference"] = differences.get(name)
         side["profile"] = profiles.get(name)
-    return {"shape": cases.told(asked), "left_out": left_out, **figures}
+    return {"shape": cases.recorded(options), "left_out": left_out, **figures}
 
 
-def cohorts(asked: Shape) -> dict[str, Any]:
-    """Time our round over cohorts of several sizes, in turn: a user's share, and peak memory."""
-    threads = _threads(asked)
-    processes: dict[str, Process] = {}
-    with bench_drive.closing(processes):
-        for users in asked.cohorts:
-            work = cases.spec(asked, users)
-            processes[str(users)] = _started("round", asked, work, threads)
-        for users in asked.cohorts:
-            if users <= _TRAINED_A_TURN:  # a larger one warms up within its first users
-                processes[str(users)].ask("go")
-        shares = {
-            name: bench_drive.Several(process, max(1, _TRAINED_A_TURN // int(name)))
-            for name, process in processes.items()
+def cohorts(options: Options) -> dict[str, Any]:
+    """Time our round over cohorts of several sizes, in turn: time a user, and peak memory.
+
+    Returns:
+        The figures as JSON values: options, and `summary.cohort_figures`.
+
+    Raises:
+        SideError: a side failed.
+        LeftOutError: our round cannot run here.
+    """
+    threads = _threads(options)
+    sides: dict[str, Process] = {}
+    with processes.closing(sides):
+        for users in options.cohorts:
+            work = cases.spec(options, users)
+            sides[str(users)] = _started("round", options, work, threads)
+        for users in options.cohorts:
+            if users <= _USERS_A_TURN:  # a larger one warms up within its first users
+                sides[str(users)].ask("go")
+        averaged = {
+            name: processes.Repeated(side, max(1, _USERS_A_TURN // int(name)))
+            for name, side in sides.items()
         }
-        answers = bench_drive.turns(shares, asked.repeats, warm_up=0)
+        answers = processes.turns(averaged, options.repeats, warm_up=0)
     return {
-        "shape": cases.told(asked),
-        **summary.cohort_figures(answers, _machines(processes)),
+        "shape": cases.recorded(options),
+        **summary.cohort_figures(answers, _machines(sides)),
     }
 
 
@@ -103,46 +115,47 @@ def _save(path: str, figures: Mapping[str, Any]) -> None:
         raise ConfigurationError(f"bench save={path}: {error}") from None
 
 
-def _started(name: str, asked: Shape, work: Spec, threads: int) -> Process:
-    """The side's process, at its best batch where it has one and none is given."""
+def _started(name: str, options: Options, work: Spec, threads: int) -> Process:
+    """The side's process, at its fastest batch size where it has one and none is given."""
     line = cases.line(work, threads)
-    where: dict[str, Any] = {
-        "interpreter": asked.peers if name in _PEERS else None,
-        "patience": asked.patience,
+    launch: dict[str, Any] = {
+        "interpreter": options.peers if name in _PEERS else None,
+        "patience": options.patience,
     }
-    if name in _TUNED and asked.batch is None:
-        line |= bench_drive.tuned(name, line, **where)
-    return Process(name, line, **where)
+    if name in _TUNED and options.batch is None:
+        line |= processes.tuned(name, line, **launch)
+    return Process(name, line, **launch)
 
 
-def _threads(asked: Shape) -> int:
-    """As many as this process may use, unless a number is given."""
-    return asked.threads or len(os.sched_getaffinity(0))
+def _threads(options: Options) -> int:
+    """The number given, else one for each core that this process may use."""
+    return options.threads or len(os.sched_getaffinity(0))
 
 
 @contextlib.contextmanager
-def _unless_left_out(left_out: list[str]) -> Iterator[None]:
+def _noted_if_left_out(left_out: list[str]) -> Iterator[None]:
+    """Append the reason to ``left_out`` where a side cannot run here, and go on."""
     try:
         yield
     except LeftOutError as error:
         left_out.append(str(error))
 
 
-def _machines(processes: Mapping[str, Process]) -> dict[str, dict[str, Any]]:
-    return {name: process.machine for name, process in processes.items()}
+def _machines(sides: Mapping[str, Process]) -> dict[str, dict[str, Any]]:
+    return {name: side.machine for name, side in sides.items()}
 
 
-def _profiles(processes: Mapping[str, Process]) -> dict[str, list[tuple[str, float]]]:
-    return {name: process.ask("profile")["profile"] for name, process in processes.items()}
+def _profiles(sides: Mapping[str, Process]) -> dict[str, list[tuple[str, float]]]:
+    return {name: side.ask("profile")["profile"] for name, side in sides.items()}
 
 
-def _sums(processes: Mapping[str, Process]) -> dict[str, float]:
-    """How far each side's clipped sum is from that of our round, as a share of ours.
+def _sum_differences(sides: Mapping[str, Process]) -> dict[str, float]:
+    """The distance of each side's clipped sum from that of our round, relative to ours.
 
-    Told apart by a few projections; a side that clips nothing has none.
+    Sums are compared by a few projections; a side that clips nothing has none.
     """
-    told = {name: process.ask("sum")["sum"] for name, process in processes.items()}
-    sums = {name: np.array(numbers) for name, numbers in told.items() if numbers is not None}
+    answers = {name: side.ask("sum")["sum"] for name, side in sides.items()}
+    sums = {name: np.array(numbers) for name, numbers in answers.items() if numbers is not None}
     differences = {}
     for name, numbers in sums.items():
         ours = sums.get(summary.ours(name))
@@ -152,13 +165,13 @@ def _sums(processes: Mapping[str, Process]) -> dict[str, float]:
     return differences
 
 
-def _check_machine(asked: Shape, long: bool) -> None:
-    """Refuse before any side starts."""
-    if asked.cohorts and not long:
+def _check_machine(options: Options, long: bool) -> None:
+    """Refuse what cannot run here or takes long, before any side starts."""
+    if options.cohorts and not long:
         raise ConfigurationError("bench cohorts: takes minutes; add --long to run it.")
-    if asked.cohorts and asked.lengths is not None:
+    if options.cohorts and options.lengths is not None:
         raise ConfigurationError("bench cohorts with lengths=: cohorts have records of one length.")
-    if asked.device.startswith("cuda") and not torch.cuda.is_available():
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigurationError(
-            f"bench device={asked.device}: torch sees no CUDA device here; use device=cpu."
+            f"bench device={options.device}: torch sees no CUDA device here; use device=cpu."
         )

@@ -1,11 +1,11 @@
-"""How much arithmetic LoRA training needs, and what share of a card's peak rate that is.
+"""Floating-point operations of LoRA training, and the peak rates of GPUs.
 
-Counted are matrix products, two operations for a weight and a token. A frozen weight takes part in
-the forward pass and, for the gradient of its input, once more in the backward pass; a factor of the
-adapter takes part a third time, for its own gradient. Nothing lies behind the first layer's
-attention projections that could need a gradient of their input. Attention is counted as two
+Matrix products are counted, as two operations for each weight and token. A frozen weight takes part
+in the forward pass and, for the gradient of its input, once more in the backward pass; a factor of
+the adapter takes part a third time, for its own gradient. The first layer's attention projections
+need no gradient of their input, since nothing trainable lies before them. Attention counts as two
 products of all positions with all positions forward and four backward, as is usual, though a causal
-model could do with half. Padding is no work.
+model could do with half. Padding does not count.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from userdp.analysis.benchmark.peers.work import Spec
 
-# Dense bf16 (fp16 for V100 and T4) tensor-core rates of the makers' data sheets, in TFLOP/s; the
-# first name that is part of the device's name counts.
+# Dense bf16 (fp16 for V100 and T4) tensor-core rates of the data sheets, in TFLOP/s. The first name
+# that is part of the device's name counts.
 PEAKS = {
     "GB200": 2500.0,
     "B200": 2250.0,
@@ -38,23 +38,35 @@ PEAKS = {
 
 
 class Product(NamedTuple):
-    """A linear layer, and whether its input takes a gradient."""
+    """A linear layer."""
 
     inputs: int
     outputs: int
-    adapted: bool
-    passes_back: bool
+    adapted: bool  # has LoRA factors
+    passes_back: bool  # needs the gradient of its input
 
 
 def peak_tflops(device: str) -> float | None:
-    """Dense bf16 rate of a card by its name; None: not in the table."""
+    """Dense bf16 rate of a card in TFLOP/s; None if it is not in the table.
+
+    Args:
+        device: its name, as torch reports it.
+
+    >>> peak_tflops("NVIDIA H100 PCIe"), peak_tflops("NVIDIA H100 80GB HBM3")
+    (756.0, 989.0)
+    """
     return next((rate for name, rate in PEAKS.items() if name in device), None)
 
 
 def training(spec: Spec, lengths: Iterable[int]) -> dict[str, float]:
-    """Operations of one pass over records of these lengths, by part of the model.
+    """Operations of one forward and backward pass over all records, by part of the model.
 
-    A record of n tokens is n - 1 positions: nothing is predicted from the last token.
+    Args:
+        lengths: tokens of each record. A record of n tokens has n - 1 positions: nothing is
+            predicted from its last token.
+
+    Returns:
+        Operations of the parts "frozen", "adapter", "attention" and "head".
     """
     positions = [length - 1 for length in lengths]
     total, squares = sum(positions), sum(n * n for n in positions)
@@ -74,7 +86,7 @@ def training(spec: Spec, lengths: Iterable[int]) -> dict[str, float]:
 
 
 def _products(spec: Spec) -> Iterator[Product]:
-    """The linear layers of all blocks, in order; the head is apart."""
+    """The linear layers of all blocks, in order, without the head."""
     width, hidden = spec.width, spec.hidden
     for layer in range(spec.layers):
         back = layer > 0

@@ -1,7 +1,7 @@
-"""Our sides of `userdp bench`: a whole private round, user-wise or with a record slot a unit.
+"""Our sides of `userdp bench`: a whole private round that clips users, or record slots.
 
-Coins, ledger, message, clipped sum, noise, step, checkpoint, all through what `userdp run` uses.
-The sampling rate is 1, so that every repetition does the same work.
+Sampling, ledger, message, clipped sum, noise, step and checkpoint are those of `userdp run`. The
+sampling rate is 1, so that every repetition does the same work.
 """
 
 from __future__ import annotations
@@ -23,33 +23,34 @@ from userdp.clients.models import acceleration
 from userdp.clients.models.language_model import LanguageModel
 from userdp.clients.models.peft_adapter import LoraSettings
 from userdp.clients.training import memory
+from userdp.server.budget import Budget
 from userdp.server.ledger.ledger import Ledger
 from userdp.server.mechanisms.base import Mechanism
 from userdp.server.mechanisms.group_privacy import GroupPrivacy
 from userdp.server.mechanisms.user_wise import UserWise
 from userdp.server.optimizers.server_optimizer import ServerOptimizer
-from userdp.server.strategy import Budget, PrivateStrategy
+from userdp.server.strategy import PrivateStrategy
 from userdp.sim.common import rng
 from userdp.sim.data import population
 from userdp.sim.data.population import Population
 from userdp.sim.protocol import messages as wire
-from userdp.sim.protocol.contract import Contract
+from userdp.sim.protocol.contract import LocalWork
 from userdp.sim.runtime.in_process import InProcessGrid
 from userdp.sim.tracking import tracker
 
 
 def user_wise(work: Work, serve: Callable[[Side], None]) -> None:
-    """A unit is a user."""
+    """Serve rounds that clip each user's update."""
     _serve_rounds(work, serve, UserWise)
 
 
 def group_privacy(work: Work, serve: Callable[[Side], None]) -> None:
-    """A unit is a record."""
+    """Serve rounds that clip each record's update."""
     _serve_rounds(work, serve, GroupPrivacy)
 
 
 def _serve_rounds(work: Work, serve: Callable[[Side], None], kind: type[Mechanism]) -> None:
-    """One ``go`` is a round over every user, the next from where the last one ended."""
+    """Serve rounds over all users, each from where the last one ended."""
     spec = work.spec
     model = LanguageModel(work.base(), LoraSettings(r=spec.rank, alpha=2 * spec.rank))
     host = Host(model, users(work), fitted(model, spec))
@@ -111,11 +112,7 @@ def _strategy(
     spec: Spec, mechanism: Mechanism, model: LanguageModel, start: np.ndarray, folder: Path
 ) -> PrivateStrategy:
     folder.mkdir()
-    contract = Contract(
-        round=0,
-        unit=mechanism.unit,
-        clip_norm=mechanism.clip_norm,
-        records_per_user=mechanism.records_per_user,
+    work = LocalWork(
         selection="random",
         redraw=True,
         resample=False,
@@ -127,7 +124,7 @@ def _strategy(
     adam = functools.partial(torch.optim.Adam, lr=spec.learning_rate)
     return PrivateStrategy(
         mechanism=mechanism,
-        contract=contract,
+        work=work,
         layout=model.layout,
         ledger=Ledger.create(folder / "ledger.jsonl", {}),
         budget=Budget(rounds=spec.rounds, epsilon_after=lambda _: 0.0),

@@ -1,8 +1,8 @@
-"""Sides of a benchmark as processes, and the turns they take.
+"""Runs the sides of a benchmark as processes that take turns.
 
-A side sleeps in a read while another one works. It is asked in turn, once for warm-up and then
-``repeats`` times, so that a slow minute of the machine hits all sides alike; what is compared is
-the ratio within a turn.
+A side waits in a read while another one works. All are asked in turn, once for warm-up and then
+``repeats`` times, so that a slow minute of the machine affects all sides alike; sides are compared
+by the ratio within a turn.
 """
 
 from __future__ import annotations
@@ -28,27 +28,29 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
+_SECONDS_TO_END = 20
+_ERROR_LENGTH = 300  # characters of a side's last line that are shown
 
 
 class SideError(Exception):
-    """A side ended, or did not answer; the text is one line."""
+    """A side ended or did not answer; the text is one line."""
 
 
 class LeftOutError(Exception):
-    """A side cannot run here: what it needs is not installed."""
+    """A side cannot run here because a package is not installed."""
 
 
-class Asked(Protocol):
-    """Who is asked for a turn."""
+class Askable(Protocol):
+    """A side that takes turns."""
 
     def ask(self, word: str) -> dict[str, Any]:
-        """One answer: seconds, tokens and memory of a ``go``, numbers of a ``sum``."""
+        """The answer to a word: seconds, tokens and memory of a "go", numbers of a "sum"."""
         ...
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The middle of some figures, and between what they lie."""
+    """Median and range of repeated measurements."""
 
     median: float
     least: float
@@ -56,13 +58,14 @@ class Spread:
 
     @classmethod
     def of(cls, figures: Sequence[float]) -> Spread:
+        """The spread of at least one figure."""
         return cls(statistics.median(figures), min(figures), max(figures))
 
 
 def turns(
-    sides: Mapping[str, Asked], repeats: int, warm_up: int = 1
+    sides: Mapping[str, Askable], repeats: int, warm_up: int = 1
 ) -> dict[str, list[dict[str, Any]]]:
-    """The answers of each side to ``repeats`` turns, after some that are not counted."""
+    """The answers of each side to ``repeats`` turns, after ``warm_up`` turns that do not count."""
     answers: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     for repeat in range(warm_up + repeats):
         for name, side in sides.items():
@@ -73,14 +76,15 @@ def turns(
 
 
 @dataclass(frozen=True)
-class Several:
-    """A side with several short goes a turn, of which it tells the mean time."""
+class Repeated:
+    """A side that does several short rounds in a turn and answers with their mean time."""
 
-    side: Asked
-    goes: int
+    side: Askable
+    rounds: int
 
     def ask(self, word: str) -> dict[str, Any]:
-        answers = [self.side.ask(word) for _ in range(self.goes)]
+        """The last answer, with the mean of all seconds."""
+        answers = [self.side.ask(word) for _ in range(self.rounds)]
         mean = statistics.fmean(answer["seconds"] for answer in answers)
         return {**answers[-1], "seconds": mean}
 
@@ -95,17 +99,22 @@ class Process:
     """A side in a process of its own.
 
     Attributes:
-        machine: where it runs, as it says itself.
-        details: what it says of itself once it is ready.
+        machine: the machine and packages it runs on, by its own report.
+        details: its settings, reported once it is ready.
     """
 
     def __init__(
         self, name: str, spec: Mapping[str, Any], *, interpreter: str | None, patience: float
     ) -> None:
-        """Start, and wait until it is ready.
+        """Start the side and wait until it is ready.
+
+        Args:
+            spec: the first line that it reads (`cases.line`).
+            interpreter: path of a Python; None is this one.
+            patience: seconds to wait for one answer.
 
         Raises:
-            LeftOutError: what the side needs is not installed.
+            LeftOutError: a package that the side needs is not installed.
             SideError: it ended before it was ready.
         """
         self.name, self._patience = name, patience
@@ -120,14 +129,19 @@ class Process:
             raise
 
     def ask(self, word: str) -> dict[str, Any]:
+        """The answer to a word of `userdp.analysis.benchmark.peers.side`.
+
+        Raises:
+            SideError: the side ended, or did not answer in time.
+        """
         return self._answer(word)
 
     def close(self) -> None:
-        """End the process: it has no more lines to read."""
+        """End the process: it stops when its input is closed."""
         with contextlib.suppress(OSError):
             self._pipe("stdin").close()
         try:
-            self._process.wait(timeout=20)
+            self._process.wait(timeout=_SECONDS_TO_END)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -136,7 +150,8 @@ class Process:
         self._folder.cleanup()
 
     def _pipe(self, name: str) -> IO[str]:
-        return getattr(self._process, name)
+        pipe: IO[str] = getattr(self._process, name)
+        return pipe
 
     def _answer(self, line: str | None = None) -> dict[str, Any]:
         with contextlib.suppress(BrokenPipeError):
@@ -145,50 +160,69 @@ class Process:
         ready, _, _ = select.select([self._pipe("stdout")], [], [], self._patience)
         if not ready:
             raise SideError(f"{self.name}: no answer in {self._patience:g} seconds")
-        answer = self._pipe("stdout").readline()
-        if not answer:
-            raise SideError(f"{self.name} ended: {self._last_words()}")
-        told = json.loads(answer)
-        if "left_out" in told:
-            raise LeftOutError(f"{self.name} is left out: {told['left_out']}")
-        return told
+        return _parsed(self.name, self._pipe("stdout").readline(), self._errors)
 
-    def _last_words(self) -> str:
-        self._errors.seek(0)
-        lines = [line.strip() for line in self._errors if line.strip()]
-        return lines[-1][:300] if lines else "it said nothing"
+
+def _parsed(name: str, answer: str, errors: IO[str]) -> dict[str, Any]:
+    """A side's answer, one line of JSON.
+
+    Raises:
+        LeftOutError: the side says that it cannot run here.
+        SideError: there is no line, because the side ended; its last words are in ``errors``.
+    """
+    if not answer:
+        errors.seek(0)
+        lines = [line.strip() for line in errors if line.strip()]
+        last = lines[-1][:_ERROR_LENGTH] if lines else "it printed nothing"
+        raise SideError(f"{name} ended: {last}")
+    values: dict[str, Any] = json.loads(answer)
+    if "left_out" in values:
+        raise LeftOutError(f"{name} is left out: {values['left_out']}")
+    return values
 
 
 def start(
     name: str, interpreter: str | None, folder: Path, errors: IO[str], *words: str
 ) -> subprocess.Popen[str]:
-    """A side's process; None is this interpreter.
+    """Start a side's process.
 
-    Another interpreter sees the package ``userdp.analysis`` alone, through a link in ``folder``.
+    Args:
+        name: of the side, a key of `worker.SIDES`.
+        interpreter: path of a Python; None is this one. Another one sees the package
+            ``userdp.analysis`` only, by a link in ``folder``: userdp is not installed there.
+        folder: an empty folder.
+        errors: file for its standard error.
+        words: further arguments of the worker.
     """
-    places, where = [place or os.getcwd() for place in sys.path], None
+    import_path, working_folder = [place or os.getcwd() for place in sys.path], None
     if interpreter is not None:
         (folder / "userdp").mkdir()
         (folder / "userdp" / "analysis").symlink_to(Path(__file__).parents[1].resolve())
-        places, where = [str(folder)], folder
+        import_path, working_folder = [str(folder)], folder
     return subprocess.Popen(
         [interpreter or sys.executable, "-m", "userdp.analysis.benchmark.worker", name, *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,
-        cwd=where,
+        cwd=working_folder,
         text=True,
-        env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(places)},
+        env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(import_path)},
     )
 
 
 def tuned(
     name: str, spec: Mapping[str, Any], *, interpreter: str | None, patience: float
 ) -> dict[str, Any]:
-    """What the side chooses for itself, tried in a process that leaves no memory behind.
+    """The settings that the side chooses for itself, as its batch size.
+
+    They are tried in a process of their own, which leaves no memory behind.
+
+    Args:
+        spec, interpreter, patience: as for `Process`.
 
     Raises:
-        LeftOutError, SideError: as for a side that is to run.
+        LeftOutError: a package that the side needs is not installed.
+        SideError: it ended, or did not answer in time.
     """
     with tempfile.TemporaryFile("w+") as errors, tempfile.TemporaryDirectory() as folder:
         process = start(name, interpreter, Path(folder), errors, "tune")
@@ -197,21 +231,14 @@ def tuned(
         except subprocess.TimeoutExpired:
             process.kill()
             raise SideError(f"{name}: no batch size in {patience:g} seconds") from None
-        if not answer:
-            errors.seek(0)
-            words = [line.strip() for line in errors if line.strip()]
-            raise SideError(f"{name} ended: {words[-1][:300] if words else 'it said nothing'}")
-    told = json.loads(answer)
-    if "left_out" in told:
-        raise LeftOutError(f"{name} is left out: {told['left_out']}")
-    return told
+        return _parsed(name, answer, errors)
 
 
 @contextlib.contextmanager
-def closing(processes: Mapping[str, Process]) -> Iterator[None]:
-    """End them all, whatever happens between."""
+def closing(sides: Mapping[str, Process]) -> Iterator[None]:
+    """End all sides when the block ends, also by an error."""
     try:
         yield
     finally:
-        for process in processes.values():
-            process.close()
+        for side in sides.values():
+            side.close()

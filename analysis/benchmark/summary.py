@@ -1,4 +1,4 @@
-"""What the turns of a benchmark come to: medians, ratios, and how they are shown and kept."""
+"""Medians and ratios of the turns of a benchmark, shown as a table and appended to a CSV file."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ from userdp.analysis.benchmark import flops
 from userdp.analysis.benchmark.peers.work import Work
 from userdp.analysis.benchmark.processes import Spread, ratio
 
-_WIDTH = 120  # of a table in a file
-Answers = Mapping[str, Sequence[Mapping[str, Any]]]
+_WIDTH = 120  # characters of a table that is not printed to a terminal
+Answers = Mapping[str, Sequence[Mapping[str, Any]]]  # side -> its answer in each turn
 
 
 def ours(name: str) -> str:
-    """Which of our rounds a side is compared with: Opacus clips records, all others users."""
+    """The round of ours that a side is compared with: Opacus clips records, all others users."""
     return "record_round" if name in ("opacus", "record_round") else "round"
 
 
 def figures(
     answers: Answers, work: Work, peak_tflops: float | None, machines: Mapping[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """Everything that is told of one benchmark.
+    """All figures of one benchmark as JSON values.
 
     Args:
-        answers: of each side, one a turn.
-        peak_tflops: the card's dense rate in the base's dtype; None: from the table of cards.
+        answers: of each side, one for each turn.
+        work: what each side did in a turn.
+        peak_tflops: the card's dense rate in the base model's dtype; None: from the table of cards.
+        machines: of each side, the machine and packages it ran on.
     """
     operations = flops.training(work.spec, work.lengths.tolist())
     first = next(iter(machines.values()), {})
@@ -65,23 +67,27 @@ def figures(
 
 
 def cohort_figures(answers: Answers, machines: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Time a user and peak memory of each cohort, and the largest over the least of both.
+    """Time a user and peak memory of each cohort, and the largest over the smallest of both.
 
-    What a round costs whatever its cohort weighs on the small ones; the time of a user *more* than
-    the next smaller cohort has is without it.
+    A round's fixed cost weighs on the time a user of small cohorts. ``seconds_a_user_more`` is free
+    of it: the additional time over the next smaller cohort, for each additional user.
+
+    Args:
+        answers: cohort size, as text -> its answers.
+        machines: as for `figures`.
     """
     rows: dict[str, dict[str, Any]] = {}
-    middle = {
+    medians = {
         int(n): Spread.of([t["seconds"] for t in turns]).median for n, turns in answers.items()
     }
     for name, turns in answers.items():
         seconds = Spread.of([turn["seconds"] / int(name) for turn in turns])
-        smaller = [users for users in middle if users < int(name)]
-        more = None
+        smaller = [users for users in medians if users < int(name)]
+        seconds_more = None
         if smaller:
             last = max(smaller)
-            more = (middle[int(name)] - middle[last]) / (int(name) - last)
-        rows[name] = {"seconds_a_user": asdict(seconds), "seconds_a_user_more": more}
+            seconds_more = (medians[int(name)] - medians[last]) / (int(name) - last)
+        rows[name] = {"seconds_a_user": asdict(seconds), "seconds_a_user_more": seconds_more}
         rows[name] |= _memory(turns)
     times = [row["seconds_a_user"]["median"] for row in rows.values()]
     peaks = [row["peak_bytes"] for row in rows.values() if row["peak_bytes"]]
@@ -93,23 +99,27 @@ def cohort_figures(answers: Answers, machines: Mapping[str, dict[str, Any]]) -> 
     }
 
 
-def show(told: Mapping[str, Any]) -> None:
-    """One table and a few lines."""
+def show(results: Mapping[str, Any]) -> None:
+    """Print one table and a few lines of notes."""
     console = rich.console.Console(highlight=False)
     if not console.is_terminal:
         console = rich.console.Console(highlight=False, width=_WIDTH)
-    console.print(_cohort_table(told) if "cohorts" in told else _table(told))
-    for line in [*told.get("left_out", ()), *_notes(told), _machine_line(told["machine"])]:
+    console.print(_cohort_table(results) if "cohorts" in results else _table(results))
+    for line in [*results.get("left_out", ()), *_notes(results), _machine_line(results["machine"])]:
         console.print(line, markup=False, soft_wrap=True)
 
 
-def append(path: str, told: Mapping[str, Any]) -> None:
-    """A row for each side or cohort at the end of a CSV file; a new file gets a header.
+def append(path: str, results: Mapping[str, Any]) -> None:
+    """Append a row for each side or cohort to a CSV file; a new file gets a header.
 
     Raises:
-        ValueError: the file's header is another.
+        OSError: the file cannot be written.
+        ValueError: the file has other columns.
     """
-    rows = [_row(name, side, told) for name, side in (told.get("sides") or told["cohorts"]).items()]
+    rows = [
+        _row(name, side, results)
+        for name, side in (results.get("sides") or results["cohorts"]).items()
+    ]
     place = Path(path)
     place.parent.mkdir(parents=True, exist_ok=True)
     columns = list(rows[0])
@@ -124,7 +134,7 @@ def append(path: str, told: Mapping[str, Any]) -> None:
         writer.writerows(rows)
 
 
-def _row(name: str, side: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+def _row(name: str, side: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {"date": datetime.date.today().isoformat(), "side": name}
     for key, value in side.items():
         if key in ("seconds", "seconds_a_user", "of_plain", "of_round"):
@@ -132,7 +142,11 @@ def _row(name: str, side: Mapping[str, Any], told: Mapping[str, Any]) -> dict[st
             flat |= {f"{key}_{part}": _short(number) for part, number in spread.items()}
         else:
             flat[key] = json.dumps(value) if isinstance(value, dict | list) else _short(value)
-    return {**flat, "shape": json.dumps(told["shape"]), "machine": json.dumps(told["machine"])}
+    return {
+        **flat,
+        "shape": json.dumps(results["shape"]),
+        "machine": json.dumps(results["machine"]),
+    }
 
 
 def _short(value: Any) -> Any:
@@ -153,19 +167,19 @@ def _of(answers: Answers, name: str, other: str) -> dict[str, float] | None:
 def _environments(
     machines: Mapping[str, dict[str, Any]], first: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """Where a side's machine says something other than the first one's."""
+    """The values of each side's machine and packages that differ from the first side's."""
     return {
         name: {key: value for key, value in machine.items() if first.get(key) != value}
         for name, machine in machines.items()
     }
 
 
-def _table(told: Mapping[str, Any]) -> rich.table.Table:
-    gpu = bool(told["machine"].get("gpu"))
+def _table(results: Mapping[str, Any]) -> rich.table.Table:
+    gpu = bool(results["machine"].get("gpu"))
     columns = ["", "median s", "range", "tokens/s", "of plain", "of round", "peak MB"]
     columns += ["GPU MB", "TFLOP/s", "of peak"] if gpu else []
     table = rich.table.Table(*columns, title="userdp bench", box=rich.box.SIMPLE)
-    for name, side in told["sides"].items():
+    for name, side in results["sides"].items():
         seconds = side["seconds"]
         cells = [name, f"{seconds['median']:.3f}", f"{seconds['least']:.3f}-{seconds['most']:.3f}"]
         cells += [f"{side['tokens_a_second']:,.0f}"]
@@ -178,12 +192,12 @@ def _table(told: Mapping[str, Any]) -> rich.table.Table:
     return table
 
 
-def _cohort_table(told: Mapping[str, Any]) -> rich.table.Table:
+def _cohort_table(results: Mapping[str, Any]) -> rich.table.Table:
     title = "userdp bench: our round by cohort"
     table = rich.table.Table(
         "users", "ms a user", "range", "ms a user more", "peak MB", title=title
     )
-    for name, row in told["cohorts"].items():
+    for name, row in results["cohorts"].items():
         least, middle, most = (
             1e3 * row["seconds_a_user"][key] for key in ("least", "median", "most")
         )
@@ -193,23 +207,23 @@ def _cohort_table(told: Mapping[str, Any]) -> rich.table.Table:
     return table
 
 
-def _notes(told: Mapping[str, Any]) -> list[str]:
-    if "cohorts" in told:
-        memory = told["spread_of_memory"]
+def _notes(results: Mapping[str, Any]) -> list[str]:
+    if "cohorts" in results:
+        memory = results["spread_of_memory"]
         return [
-            f"largest over least: time a user {told['spread_of_time']:.3f}"
+            f"largest over least: time a user {results['spread_of_time']:.3f}"
             + ("" if memory is None else f", peak memory {memory:.3f}")
         ]
     notes = []
-    for name, side in told["sides"].items():
-        said = [f"{key} {value}" for key, value in (side.get("details") or {}).items()]
+    for name, side in results["sides"].items():
+        parts = [f"{key} {value}" for key, value in (side.get("details") or {}).items()]
         if side.get("sum_difference") is not None:
-            said.append(f"clipped sum differs from ours by {side['sum_difference']:.1e}")
-        said += [f"{share:.0%} {what}" for what, share in side.get("profile") or ()]
-        notes += [f"{name}: {', '.join(said)}"] if said else []
-    total = sum(told["operations"].values())
-    parts = [f"{part} {share / total:.0%}" for part, share in told["operations"].items()]
-    return [*notes, f"{told['tokens']:,} tokens, {total / 1e12:.3g} TFLOP: {', '.join(parts)}"]
+            parts.append(f"clipped sum differs from ours by {side['sum_difference']:.1e}")
+        parts += [f"{share:.0%} {operation}" for operation, share in side.get("profile") or ()]
+        notes += [f"{name}: {', '.join(parts)}"] if parts else []
+    total = sum(results["operations"].values())
+    shares = [f"{part} {share / total:.0%}" for part, share in results["operations"].items()]
+    return [*notes, f"{results['tokens']:,} tokens, {total / 1e12:.3g} TFLOP: {', '.join(shares)}"]
 
 
 def _machine_line(machine: Mapping[str, Any]) -> str:

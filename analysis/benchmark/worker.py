@@ -1,8 +1,10 @@
-"""One side of `userdp bench`, a process: ``python -m userdp.analysis.benchmark.worker NAME [tune]``.
+"""The process of one side of `userdp bench`.
 
-Reads the spec and then what to do from standard input, answers on standard output, a line of JSON
-each (`userdp.analysis.benchmark.peers.side`). Whatever else libraries print goes to standard error. A side whose
-package is not installed says so and ends.
+    python -m userdp.analysis.benchmark.worker NAME [tune]
+
+It reads the spec and then commands from standard input, and answers with one line of JSON each on
+standard output (`userdp.analysis.benchmark.peers.side`). All other output of libraries goes to
+standard error. A side whose package is not installed says so and ends.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Callable
 from typing import Any
 
-# The module and function of each side; only `bench_round` needs userdp itself.
+# Side -> module and function. Only our own rounds need more of userdp than this package.
 SIDES = {
     "round": ("userdp.analysis.benchmark.private_round", "user_wise"),
     "record_round": ("userdp.analysis.benchmark.private_round", "group_privacy"),
@@ -28,7 +31,12 @@ _PACKAGES = ("torch", "transformers", "peft", "pfl", "flwr", "ray", "opacus", "d
 
 
 def main(name: str, *words: str) -> None:
-    """Serve one side, or answer what its best batch is."""
+    """Serve one side, or with the word "tune" answer with its fastest settings.
+
+    Args:
+        name: a key of `SIDES`.
+        words: "tune" or nothing.
+    """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     line = json.loads(sys.stdin.readline())
@@ -37,23 +45,27 @@ def main(name: str, *words: str) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        place, function = SIDES[name]
-        module = importlib.import_module(place)
+        module_name, function = SIDES[name]
+        module = importlib.import_module(module_name)
     except ImportError as error:
         print(json.dumps({"left_out": str(error)}), file=answers, flush=True)
         return
     from userdp.analysis.benchmark.peers import side, work
 
-    given = work.Work(work.Spec(**line))
+    task = work.Work(work.Spec(**line))
     if "tune" in words:
-        side.tell(answers, module.tune(given))
+        side.write(answers, module.tune(task))
         return
-    side.tell(answers, {"machine": machine(given.spec.device)})
-    getattr(module, function)(given, lambda one: side.serve(one, given, sys.stdin, answers))
+    side.write(answers, {"machine": machine(task.spec.device)})
+    getattr(module, function)(task, lambda built: side.serve(built, task, sys.stdin, answers))
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Where the side runs: what bears on its speed, and no name of a host or a path."""
+    """The machine and packages that influence a side's speed, without host names or paths.
+
+    Args:
+        device: of torch; the GPU is described where it is one.
+    """
     from importlib import metadata
 
     import torch
@@ -80,11 +92,17 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def matmul_tflops(size: int = 8192, repeats: int = 20) -> float:
-    """What a large dense bf16 product reaches on this card: a bound that no training passes."""
+    """TFLOP/s of a large dense bf16 product on this card: an upper bound for any training.
+
+    Args:
+        size: rows and columns of both factors.
+        repeats: timed products, after three that are not timed.
+    """
     import torch
 
     left = torch.ones(size, size, device="cuda", dtype=torch.bfloat16)
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    new_event: Callable[..., Any] = torch.cuda.Event  # untyped in torch
+    begin, end = (new_event(enable_timing=True) for _ in range(2))
     for repeat in range(repeats + 3):
         if repeat == 3:
             begin.record()
@@ -93,10 +111,12 @@ def matmul_tflops(size: int = 8192, repeats: int = 20) -> float:
     torch.cuda.synchronize()
     del left
     torch.cuda.empty_cache()
-    return 2 * size**3 * repeats / begin.elapsed_time(end) / 1e9
+    milliseconds = float(begin.elapsed_time(end))
+    return 2 * size**3 * repeats / milliseconds / 1e9
 
 
 def _cpu() -> str:
+    """The model name of the processor."""
     try:
         with open("/proc/cpuinfo") as lines:
             for line in lines:

@@ -1,8 +1,8 @@
 """`userdp compare`: strategies x record selections on the same users, budget and gradients a round.
 
-Every run goes through the entry point that `userdp run` uses and leaves the same folder. Runs that
-are complete in ``output=`` are not repeated, an interrupted one is resumed. The runs share base
-model, tokenised records and scores.
+Every run uses the entry point of `userdp run` and leaves the same folder. Runs that are complete
+in ``output=`` are not repeated, an interrupted one is resumed. The runs share base model, tokenised
+records and scores.
 """
 
 from __future__ import annotations
@@ -19,85 +19,89 @@ from typing import Any
 
 import numpy as np
 
-from userdp.analysis.comparison import jobs as comparison
-from userdp.analysis.comparison import ranking
+from userdp.analysis.comparison import jobs, ranking
 from userdp.analysis.comparison.jobs import Job, Setup
 from userdp.analysis.comparison.ranking import Cell
 from userdp.clients.batching import unit_records
+from userdp.server.mechanisms.base import RECORD_SLOT
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config.settings import Settings
 from userdp.sim.planning.planner import Plan
-from userdp.sim.protocol import messages
+from userdp.sim.protocol.contract import Assignment
 from userdp.sim.run import inputs, node_setup, prepare, runner, time_estimate
 from userdp.sim.run.inputs import World
 from userdp.sim.run_folder import composed_epsilon, reader
 from userdp.sim.sweep.jobs import differing
 
+_Key = tuple[str, str, float]  # label of the strategy, selection, epsilon
+
 
 def main(arguments: Sequence[str]) -> None:
-    """Run what is not there yet and print the table; with ``--dry-run`` say what would be run.
+    """Run what is not there yet and print the table; with ``--dry-run`` print what would be run.
 
     Raises:
         ConfigurationError: before the first run starts, whichever run is wrong.
     """
-    setup = comparison.setup([item for item in arguments if item != "--dry-run"])
-    first = comparison.grid(setup.asked, setup.asked.selections, setup.asked.epsilons[:1])
+    setup = jobs.setup([item for item in arguments if item != "--dry-run"])
+    comparison = setup.comparison
+    first = jobs.grid(comparison, setup.variants, comparison.selections, comparison.epsilons[:1])
     _check(setup, first)
     if "--dry-run" in arguments:
-        _print_jobs(setup, first)
+        _print_dry_run(setup, first)
         return
     cells = _cells(setup, first)
-    second = comparison.winners(setup.asked, cells)
-    cells += _cells(setup, second)
-    _report(setup, cells, [*first, *second])
+    later = jobs.winners(comparison, setup.variants, cells)
+    cells += _cells(setup, later)
+    _report(setup, cells, [*first, *later])
 
 
-def gradients_a_round(settings: Settings, here: World) -> float:
+def gradients_a_round(settings: Settings, world: World) -> float:
     """Expected record gradients of a round, from real record counts: simulation_only.
 
-    What the clients' own code fetches for every position that could be drawn, times q.
+    The number of records that the clients' code fetches for all positions that could be drawn,
+    times the sampling rate.
     """
-    plan = prepare.plan(settings, here)
+    plan = prepare.plan(settings, world)
     mechanism = plan.mechanism
-    population = node_setup.train_population(settings, here, inputs.engine(settings, here))
+    population = node_setup.train_population(settings, world, inputs.engine(settings, world))
     positions = np.arange(len(population) * mechanism.group_size)
-    assignment = messages.Assignment(users=positions, slots=np.empty(0, np.int64))
-    if mechanism.unit == "record_slot":
+    assignment = Assignment(users=positions, slots=np.empty(0, np.int64))
+    if mechanism.unit == RECORD_SLOT:
         users, slots = divmod(positions, mechanism.group_size)
-        assignment = messages.Assignment(users=users, slots=slots)
+        assignment = Assignment(users=users, slots=slots)
     contract = node_setup.contract(settings, plan)
     fetched = unit_records.fetch(population, contract, assignment)
     return mechanism.sampling_rate * sum(map(len, fetched))
 
 
 def _check(setup: Setup, first: Sequence[Job]) -> None:
-    """Refuse what cannot run; one seed and, at the other epsilons, one selection speak for all."""
-    asked = setup.asked
-    others = comparison.grid(asked, asked.selections[:1], asked.epsilons[1:])
-    for job in [*first, *others]:
+    """Refuse what cannot run; one seed, and one selection at later epsilons, stand for all."""
+    comparison = setup.comparison
+    later = jobs.grid(
+        comparison, setup.variants, comparison.selections[:1], comparison.epsilons[1:]
+    )
+    for job in [*first, *later]:
         settings, config = setup.settings(job)
-        if _score(settings.folder, config) is None and job.seed == asked.seeds[0]:
+        if _score(settings.folder, config) is None and job.seed == comparison.seeds[0]:
             prepare.prepare(_resumed(settings), setup.load)
 
 
-def _cells(setup: Setup, jobs: Sequence[Job]) -> list[Cell]:
-    """Carry out the jobs; one cell for the seeds of each strategy, selection and epsilon."""
-    scores: dict[tuple[str, str, float], list[float]] = {}
-    gradients: dict[tuple[str, str, float], float] = {}
-    for number, job in enumerate(jobs, 1):
+def _cells(setup: Setup, stage: Sequence[Job]) -> list[Cell]:
+    """Run the jobs; one cell for the seeds of each strategy, selection and epsilon."""
+    scores: dict[_Key, list[float]] = {}
+    gradients: dict[_Key, float] = {}
+    for number, job in enumerate(stage, 1):
+        key = (job.label, job.selection, job.epsilon)
         settings, config = setup.settings(job)
-        begin, key = time.monotonic(), (job.label, job.selection, job.epsilon)
         if key not in gradients:
-            here = setup.load(settings.data, settings.model, settings.seed, settings.device)
-            gradients[key] = gradients_a_round(settings, here)
-        score = _score(settings.folder, config)
-        there = "was there" if score is not None else ""
+            gradients[key] = gradients_a_round(settings, _world(setup, settings))
+        begin, score = time.monotonic(), _score(settings.folder, config)
+        outcome = "was there"
         if score is None:
-            with contextlib.redirect_stdout(io.StringIO()):
-                score = runner.run(_resumed(settings), config, setup.load).after.perplexity
+            score = _run(setup, settings, config)
+            outcome = f"{time.monotonic() - begin:.0f} s"
         scores.setdefault(key, []).append(score)
-        seconds = there or f"{time.monotonic() - begin:.0f} s"
-        _tell(f"{number}/{len(jobs)} {job.name}: held-out perplexity {score:.2f} ({seconds})")
+        _log(f"{number}/{len(stage)} {job.name}: held-out perplexity {score:.2f} ({outcome})")
     return [
         Cell(
             strategy=key[0],
@@ -110,8 +114,18 @@ def _cells(setup: Setup, jobs: Sequence[Job]) -> list[Cell]:
     ]
 
 
+def _run(setup: Setup, settings: Settings, config: Mapping[str, Any]) -> float:
+    """Held-out perplexity of a run that is done now, its own output hidden."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return runner.run(_resumed(settings), config, setup.load).after.perplexity
+
+
+def _world(setup: Setup, settings: Settings) -> World:
+    return setup.load(settings.data, settings.model, settings.seed, settings.device)
+
+
 def _resumed(settings: Settings) -> Settings:
-    """An interrupted run goes on where its ledger ends."""
+    """The settings that resume an interrupted run where its ledger ends, if there is one."""
     if not (settings.folder / "ledger.jsonl").exists():
         return settings
     return replace(settings, resume=str(settings.folder))
@@ -123,79 +137,79 @@ def _score(folder: Path, config: Mapping[str, Any]) -> float | None:
     Raises:
         ConfigurationError: the folder holds a run of another configuration.
     """
-    if wrong := differing(folder, config):
+    if changed := differing(folder, config):
         raise ConfigurationError(
-            f"output={folder.parent}: {folder.name} was run with another {wrong}; "
+            f"output={folder.parent}: {folder.name} was run with another {changed}; "
             "choose a new folder."
         )
     complete = reader.complete([folder])
     return complete[0].summary.get("heldout_perplexity") if complete else None
 
 
-def _print_jobs(setup: Setup, first: Sequence[Job]) -> None:
-    """Names and real gradients of one seed's runs, and how long all of them train."""
-    asked, minutes = setup.asked, {}
-    for job in [job for job in first if job.seed == asked.seeds[0]]:
+def _print_dry_run(setup: Setup, first: Sequence[Job]) -> None:
+    """Print names and real gradients of one seed's runs, and how long all of them train."""
+    comparison = setup.comparison
+    minutes: dict[str, float] = {}
+    for job in [job for job in first if job.seed == comparison.seeds[0]]:
         settings, _ = setup.settings(job)
-        here = setup.load(settings.data, settings.model, settings.seed, settings.device)
-        if (
-            job.label not in minutes
-        ):  # every record counts at full length: selections take equally long
-            plan = prepare.plan(settings, here)
-            minutes[job.label] = _minutes(settings, plan, here)
-        print(f"{job.name}: {gradients_a_round(settings, here):.1f} real gradients a round")
-    later = len(asked.strategies) * len(asked.seeds) * (len(asked.epsilons) - 1)
+        world = _world(setup, settings)
+        # The estimate counts every record at full length, so it is the same for all selections.
+        if job.label not in minutes:
+            minutes[job.label] = _minutes(settings, prepare.plan(settings, world), world)
+        print(f"{job.name}: {gradients_a_round(settings, world):.1f} real gradients a round")
+    later = len(comparison.strategies) * len(comparison.seeds) * (len(comparison.epsilons) - 1)
     total = (len(first) + later) * sum(minutes.values()) / len(minutes)
     print(f"{len(first)} runs with all seeds, then {later} of the best selections")
     print(f"training: at most about {total:.0f} minutes; scoring comes on top")
 
 
-def _minutes(settings: Settings, plan: Plan, here: World) -> float:
-    size = inputs.engine(settings, here).max_tokens
-    return time_estimate.minutes(settings, plan, here, size) or 0.0
+def _minutes(settings: Settings, plan: Plan, world: World) -> float:
+    max_tokens = inputs.engine(settings, world).max_tokens
+    return time_estimate.minutes(settings, plan, world, max_tokens) or 0.0
 
 
-def _report(setup: Setup, cells: Sequence[Cell], jobs: Sequence[Job]) -> None:
+def _report(setup: Setup, cells: Sequence[Cell], all_jobs: Sequence[Job]) -> None:
     """Print the table and write table.md, table.csv and results.json."""
-    together = _epsilon_of_all(setup.folder)
+    composed = _composed_epsilon(setup.folder)
     parts = (
         ranking.markdown(cells),
         "\n".join(ranking.differences(cells)),
-        "\n".join(_notes(setup, jobs, together)),
+        "\n".join(_notes(setup, all_jobs, composed)),
     )
-    told = "\n\n".join(part for part in parts if part)
+    text = "\n\n".join(part for part in parts if part)
     setup.folder.mkdir(parents=True, exist_ok=True)
-    (setup.folder / "table.md").write_text(told + "\n")
+    (setup.folder / "table.md").write_text(text + "\n")
     (setup.folder / "table.csv").write_text(ranking.comma_separated(cells))
     results = {
-        "comparison": asdict(setup.asked),
+        "comparison": asdict(setup.comparison),
         "overrides": setup.overrides,
-        "runs": [{**asdict(job), "folder": job.name} for job in jobs],
+        "runs": [{**asdict(job), "folder": job.name} for job in all_jobs],
         "simulation_only": ["gradients"],
         "cells": [asdict(cell) | {"mean": cell.mean} for cell in ranking.ranked(cells)],
-        "epsilon_of_all_runs": together,
+        "epsilon_of_all_runs": composed,
     }
     (setup.folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    print(told)
+    print(text)
 
 
-def _notes(setup: Setup, jobs: Sequence[Job], together: float | None) -> list[str]:
-    settings, _ = setup.settings(jobs[0])
+def _notes(setup: Setup, all_jobs: Sequence[Job], composed: float | None) -> list[str]:
+    settings, _ = setup.settings(all_jobs[0])
     before = reader.read(settings.folder)[0].summary["heldout_perplexity_before"]
-    every = "no certified epsilon" if together is None else f"epsilon {together:.3g}"
+    together = "no certified epsilon" if composed is None else f"epsilon {composed:.3g}"
     return [
         f"Rounds: {settings.rounds}. Cohort: {settings.cohort:g}. k: "
         f"{settings.strategy.records_per_user}. Equal expected gradients a round. "
         f"Held-out perplexity of the base model: {before:.2f}.",
-        f"Seeds ({', '.join(map(str, setup.asked.seeds))}) change selection and initialisation; "
-        "coins and noise are fresh in every run; the held-out users are the same.",
+        f"Seeds ({', '.join(map(str, setup.comparison.seeds))}) change selection and "
+        "initialisation; coins and noise are fresh in every run; the held-out users are the same.",
         "Real gradients a round come from private record counts, without noise (simulation_only).",
-        f"Every epsilon covers its run alone. Together, the runs ({len(jobs)}) have {every}.",
+        f"Every epsilon covers its run alone. Together, the runs ({len(all_jobs)}) have "
+        f"{together}.",
     ]
 
 
-def _epsilon_of_all(folder: Path) -> float | None:
-    """What all ledgers in the folder add up to; None where no finite epsilon is certified."""
+def _composed_epsilon(folder: Path) -> float | None:
+    """The composed epsilon of all ledgers in the folder; None where no finite one is certified."""
     try:
         upper = composed_epsilon.of_sweep(folder).composed_upper
     except (ValueError, ArithmeticError):  # hardly any noise
@@ -203,5 +217,5 @@ def _epsilon_of_all(folder: Path) -> float | None:
     return upper if np.isfinite(upper) else None
 
 
-def _tell(text: str) -> None:
+def _log(text: str) -> None:
     print(f"userdp compare: {text}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What `userdp compare` was asked for, as single runs; carries out none of them."""
+"""The single runs that a comparison consists of; composes their settings and runs none of them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from userdp.analysis.comparison import ranking
 from userdp.analysis.comparison.ranking import Cell
+from userdp.server.mechanisms import registry
+from userdp.server.mechanisms.base import RECORD_SLOT
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config import hydra_compose, validation
 from userdp.sim.config.settings import Settings
 from userdp.sim.run.prepare import LoadWorld
 from userdp.sim.sweep import shared_inputs
 
-_OURS = ("strategy", "selection", "seed", "privacy.epsilon", "privacy.noise_multiplier", "resume")
+_SET_BY_COMPARE = (
+    *("strategy", "selection", "seed", "resume"),
+    *("privacy.epsilon", "privacy.noise_multiplier"),
+)
 
 
 @dataclass
@@ -30,8 +35,21 @@ class Comparison:
     selections: list[str]
     epsilons: list[float]  # all selections at the first; the best of each strategy at the others
     seeds: list[int]
-    resample: list[bool]  # Group Privacy only
+    resample: list[bool]  # for mechanisms that clip record slots: whether empty slots are refilled
     clip_norm: dict[str, float | None] = field(default_factory=dict)  # by strategy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A strategy, with the options of it that are compared."""
+
+    strategy: str
+    resample: bool | None = None  # None for mechanisms without record slots
+
+    @property
+    def label(self) -> str:
+        """The strategy as the table shows it."""
+        return f"{self.strategy} (resample=false)" if self.resample is False else self.strategy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +57,19 @@ class Job:
     """One run."""
 
     strategy: str
-    resample: bool | None  # None where it has no meaning
+    resample: bool | None  # as in Variant
     selection: str
     epsilon: float
     seed: int
 
     @property
     def label(self) -> str:
-        """Of the strategy, as the table shows it."""
-        return f"{self.strategy} (resample=false)" if self.resample is False else self.strategy
+        """The strategy as the table shows it."""
+        return Variant(strategy=self.strategy, resample=self.resample).label
 
     @property
     def name(self) -> str:
-        """Of the run's folder."""
+        """The name of the run's folder."""
         unfilled = "-unfilled" if self.resample is False else ""
         return f"{self.strategy}{unfilled}-{self.selection}-eps{self.epsilon:g}-seed{self.seed}"
 
@@ -60,81 +78,127 @@ class Job:
 class Setup:
     """What all jobs have in common."""
 
-    asked: Comparison
+    comparison: Comparison
+    variants: tuple[Variant, ...]
     overrides: tuple[str, ...]
     folder: Path
     load: LoadWorld
 
     def settings(self, job: Job) -> tuple[Settings, Mapping[str, Any]]:
-        """A run's settings and its configuration as it is stored."""
-        clip = self.asked.clip_norm.get(job.strategy)
-        own = [
+        """A run's settings, and its configuration as the run folder stores it.
+
+        Raises:
+            ConfigurationError: the run cannot be composed.
+        """
+        clip = self.comparison.clip_norm.get(job.strategy)
+        overrides = [
             *(f"strategy={job.strategy}", f"selection={job.selection}", f"seed={job.seed}"),
             *(f"privacy.epsilon={job.epsilon}", f"sweep={self.folder}"),
             f"output={self.folder / job.name}",
             *([] if job.resample is None else [f"strategy.resample={str(job.resample).lower()}"]),
             *([] if clip is None else [f"strategy.clip_norm={clip}"]),
         ]
-        config, _ = hydra_compose.experiment("selections", "compare", [*self.overrides, *own])
+        config, _ = _composed([*self.overrides, *overrides])
         return validation.parse(config), validation.resolved(config)
 
 
-def setup(overrides: list[str]) -> Setup:
+def setup(overrides: Sequence[str]) -> Setup:
+    """The comparison that the command line describes.
+
+    Args:
+        overrides: Hydra overrides; those that start with ``compare.`` say what is compared.
+
+    Raises:
+        ConfigurationError: an override that compare sets itself, an unknown strategy, an invalid
+            list, or a task without perplexity.
+    """
     for item in overrides:
-        if item.partition("=")[0] in _OURS:
+        if item.partition("=")[0] in _SET_BY_COMPARE:
             raise ConfigurationError(
                 f"{item}: compare sets it for each run; name what to compare by "
                 "compare.strategies, .selections, .epsilons and .seeds."
             )
-    config, block = hydra_compose.experiment("selections", "compare", overrides)
+    config, block = _composed(overrides)
     if config.data.get("label") is not None:
         raise ConfigurationError(
             f"data.label={config.data.label}: compare ranks by perplexity, which a classification "
             "has not; sweep it by userdp run -m."
         )
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(Comparison), block)
-        asked = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise ConfigurationError(f"compare: {str(error).splitlines()[0]}") from None
-    if not isinstance(asked, Comparison):
-        raise ConfigurationError(f"compare={block}: expected the keys of {Comparison.__name__}.")
-    _check_lists(asked)
+    comparison = _comparison(block)
+    run_overrides = tuple(item for item in overrides if not item.startswith("output="))
     return Setup(
-        asked=asked,
-        overrides=tuple(item for item in overrides if not item.startswith("output=")),
+        comparison=comparison,
+        variants=_variants(comparison, run_overrides),
+        overrides=run_overrides,
         folder=Path(config.output),
         load=shared_inputs.Worlds(),
     )
 
 
-def _check_lists(asked: Comparison) -> None:
-    for name, values in vars(asked).items():
+def _composed(overrides: Sequence[str]) -> tuple[DictConfig, DictConfig | None]:
+    return hydra_compose.experiment("selections", "compare", overrides)
+
+
+def _comparison(block: DictConfig | None) -> Comparison:
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Comparison), block)
+        comparison = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ConfigurationError(f"compare: {str(error).splitlines()[0]}") from None
+    if not isinstance(comparison, Comparison):
+        raise ConfigurationError(f"compare={block}: expected the keys of {Comparison.__name__}.")
+    for name, values in vars(comparison).items():
         if isinstance(values, list) and (not values or len(set(values)) < len(values)):
             raise ConfigurationError(f"compare.{name}={values}: expected different values.")
+    return comparison
 
 
-def grid(asked: Comparison, selections: Sequence[str], epsilons: Sequence[float]) -> list[Job]:
-    """Seed by seed, so that runs of one initial adapter share the loaded model."""
-    variants = [
-        (strategy, resample)
-        for strategy in asked.strategies
-        for resample in (asked.resample if strategy == "group_privacy" else [None])
-    ]
+def _variants(comparison: Comparison, overrides: Sequence[str]) -> tuple[Variant, ...]:
+    """Each strategy; where its mechanism clips record slots, once for each value of resample."""
+    variants = []
+    for strategy in comparison.strategies:
+        config, _ = _composed([*overrides, f"strategy={strategy}"])
+        slots = registry.find(config.strategy.name).unit == RECORD_SLOT
+        choices: Sequence[bool | None] = comparison.resample if slots else [None]
+        variants += [Variant(strategy=strategy, resample=choice) for choice in choices]
+    return tuple(variants)
+
+
+def grid(
+    comparison: Comparison,
+    variants: Sequence[Variant],
+    selections: Sequence[str],
+    epsilons: Sequence[float],
+) -> list[Job]:
+    """All combinations, seed by seed: runs of one initial adapter then share the loaded model."""
     return [
-        Job(strategy=name, resample=fill, selection=selection, epsilon=epsilon, seed=seed)
-        for seed, epsilon, (name, fill), selection in itertools.product(
-            asked.seeds, epsilons, variants, selections
+        Job(
+            strategy=variant.strategy,
+            resample=variant.resample,
+            selection=selection,
+            epsilon=epsilon,
+            seed=seed,
+        )
+        for seed, epsilon, variant, selection in itertools.product(
+            comparison.seeds, epsilons, variants, selections
         )
     ]
 
 
-def winners(asked: Comparison, cells: Sequence[Cell]) -> list[Job]:
-    """Each strategy's best cell at the first epsilon, at every other epsilon."""
+def winners(
+    comparison: Comparison, variants: Sequence[Variant], cells: Sequence[Cell]
+) -> list[Job]:
+    """Each strategy's best variant and selection at the first epsilon, at every other epsilon.
+
+    Args:
+        cells: the results at the first epsilon.
+    """
     jobs = []
-    for strategy in asked.strategies:
-        own = [cell for cell in cells if cell.strategy.partition(" ")[0] == strategy]
-        winner = ranking.best(own, asked.epsilons[0])
-        later = grid(asked, [winner.selection], asked.epsilons[1:])
-        jobs += [job for job in later if job.label == winner.strategy]
-    return sorted(jobs, key=lambda job: asked.seeds.index(job.seed))
+    for strategy in comparison.strategies:
+        labels = {variant.label: variant for variant in variants if variant.strategy == strategy}
+        winner = ranking.best(
+            [cell for cell in cells if cell.strategy in labels], comparison.epsilons[0]
+        )
+        variant = labels[winner.strategy]
+        jobs += grid(comparison, [variant], [winner.selection], comparison.epsilons[1:])
+    return sorted(jobs, key=lambda job: comparison.seeds.index(job.seed))

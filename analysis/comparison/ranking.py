@@ -1,6 +1,6 @@
-"""Held-out perplexities of a comparison -> ranking, tables, and which differences say something.
+"""Ranks the cells of a comparison by held-out perplexity, and tells differences from seed noise.
 
-A cell is one strategy, selection and epsilon with the perplexities of its seeds.
+A cell is one strategy, selection and epsilon, with the perplexities of its seeds.
 """
 
 from __future__ import annotations
@@ -28,24 +28,26 @@ class Cell:
     selection: str
     epsilon: float
     gradients: float  # expected record gradients of a round: real counts, simulation_only
-    perplexities: tuple[float, ...]  # one a seed
+    perplexities: tuple[float, ...]  # one for each seed
 
     @property
     def mean(self) -> float:
+        """Mean perplexity over the seeds."""
         return sum(self.perplexities) / len(self.perplexities)
 
     @property
     def spread(self) -> float:
-        """Range over the seeds."""
+        """Range of the perplexities over the seeds."""
         return max(self.perplexities) - min(self.perplexities)
 
     @property
     def name(self) -> str:
+        """Strategy and selection."""
         return f"{self.strategy}, {self.selection}"
 
 
 def ranked(cells: Sequence[Cell]) -> list[Cell]:
-    """By epsilon, then best mean first."""
+    """The cells by ascending epsilon, and within an epsilon by mean, the best first."""
     return sorted(cells, key=lambda cell: (cell.epsilon, cell.mean))
 
 
@@ -66,7 +68,7 @@ def markdown(cells: Sequence[Cell]) -> str:
 
 
 def comma_separated(cells: Sequence[Cell]) -> str:
-    """The ranking as CSV, with every seed's perplexity."""
+    """The ranking as CSV, with the perplexity of every seed."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     seeds = max(len(cell.perplexities) for cell in cells)
@@ -90,18 +92,22 @@ def differences(cells: Sequence[Cell]) -> list[str]:
 
 
 def best(cells: Sequence[Cell], epsilon: float) -> Cell:
-    """Lowest mean at an epsilon; a tie goes to the earlier."""
+    """The cell with the lowest mean at an epsilon; the first of equals.
+
+    Raises:
+        ValueError: no cell has this epsilon.
+    """
     return min((cell for cell in cells if cell.epsilon == epsilon), key=lambda cell: cell.mean)
 
 
 def _difference(better: Cell, worse: Cell) -> str:
-    """Whether two means are further apart than the seeds of either are."""
+    """Whether two means are further apart than the seeds of either cell are."""
     gap, spread = worse.mean - better.mean, max(better.spread, worse.spread)
-    told = (
+    text = (
         f"- epsilon {better.epsilon:g}: {better.name} before {worse.name}: "
         f"means differ by {gap:.2f}, "
     )
     if min(len(better.perplexities), len(worse.perplexities)) < 2:
-        return told + "one seed has no range to compare with"
+        return text + "one seed has no range to compare with"
     verdict = "exceeds the range" if gap > spread else "within the range"
-    return told + f"larger range {spread:.2f}: {verdict}"
+    return text + f"larger range {spread:.2f}: {verdict}"

@@ -1,5 +1,5 @@
-"""The sides of `userdp bench` that are not ours.
+"""Sides of `userdp bench` other than ours: plain training, a user loop, and other frameworks.
 
-They need torch, numpy, transformers, peft and a peer each, and import nothing else of userdp: they
-run in an environment that has only these.
+Each needs torch, numpy, transformers, peft and its own framework. They import nothing else of
+userdp, because they run in an environment where userdp is not installed.
 """

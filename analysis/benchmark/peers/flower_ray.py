@@ -1,8 +1,8 @@
-"""Stock Flower on Ray: one client a user, FedAvg under Flower's own server-side clip and noise.
+"""Stock Flower on Ray: one client for each user, FedAvg with Flower's server-side clip and noise.
 
-Each actor builds the model once, keeps it between clients and has one CPU, so that as many run as
-there are threads. Start-up (Ray, actors, models) lies before the first timed round. Only the
-adapter travels. The update is clipped at the server, where Flower's strategy does it.
+Each actor builds the model once, keeps it between clients and has one CPU, so that as many actors
+run as there are threads. Start-up (Ray, actors, models) ends before the first timed round. Only the
+adapter is sent. Updates are clipped at the server, where Flower's strategy does it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from userdp.analysis.benchmark.peers.work import Spec, Work, collate, record_los
 
 
 def main(work: Work, serve: Callable[[Side], None]) -> None:
-    """One ``go`` is a round in which every client trains once."""
+    """Serve rounds in which every client trains once."""
     line = json.dumps(asdict(work.spec))
     server = ServerApp()
 
@@ -58,8 +58,9 @@ def _rounds(work: Work, grid: Grid) -> Side:
         arrays = round_(_strategy(spec, spec.noise_multiplier))
 
     def clipped_sum() -> np.ndarray:
-        new = round_(_strategy(spec, 0.0))["adapter"].numpy()
-        return spec.users * (new.astype(np.float64) - arrays["adapter"].numpy())
+        new: np.ndarray = round_(_strategy(spec, 0.0))["adapter"].numpy()
+        before: np.ndarray = arrays["adapter"].numpy()
+        return spec.users * (new.astype(np.float64) - before)
 
     details = {"actors": torch.get_num_threads(), "start-up": "not timed"}
     return Side(go=go, clipped_sum=clipped_sum, details=details, processes=True)
@@ -73,7 +74,11 @@ def _strategy(spec: Spec, noise_multiplier: float) -> Strategy:
 
 
 def _client(line: str) -> ClientApp:
-    """The app of every client; ``line`` is the spec as JSON."""
+    """The app of every client.
+
+    Args:
+        line: the spec as JSON, which can be pickled and hashed.
+    """
     app = ClientApp()
 
     @app.train()
@@ -87,18 +92,18 @@ def _client(line: str) -> ClientApp:
         batch = collate(users[int(context.node_config["partition-id"])], str(device))
         loss = record_losses(model, batch["input_ids"], batch["labels"]).mean()
         gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, leaves)])
-        answer: dict[str, Any] = {
+        reply: dict[str, Any] = {
             "arrays": ArrayRecord({"adapter": Array((start - gradient).cpu().numpy())}),
             "metrics": MetricRecord({"num-examples": 1}),  # users weigh the same
         }
-        return Message(RecordDict(answer), reply_to=message)
+        return Message(RecordDict(reply), reply_to=message)
 
     return app
 
 
 @functools.cache
 def _local(line: str) -> tuple[torch.nn.Module, list[list[np.ndarray]]]:
-    """What an actor keeps between its clients."""
+    """The model and the users' records, built once in each actor."""
     torch.set_num_threads(1)
     work = Work(Spec(**json.loads(line)))
     return work.plain(), list(work.users())

@@ -1,6 +1,6 @@
-"""One user at a time, as a careful hand-written simulation does it: plain peft, clip, add up.
+"""A loop over users, as a careful hand-written simulation: stock peft, one clip a user, a sum.
 
-The records of a user are one batch; the noised mean is a step of Adam.
+The records of a user are one batch; the noised mean is the gradient of one step of Adam.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from userdp.analysis.benchmark.peers.work import Work, collate, record_losses, t
 
 
 def main(work: Work, serve: Callable[[Side], None]) -> None:
-    """One ``go`` is a round over every user."""
+    """Serve rounds over all users."""
     spec, model = work.spec, work.plain()
     leaves, users = trained(model), list(work.users())
     optimizer = torch.optim.Adam(leaves, lr=spec.learning_rate)
     noise = torch.Generator(spec.device).manual_seed(spec.seed)
 
     def clipped_sum() -> Tensor:
+        """(D,) float32: the sum of the users' clipped updates."""
         total = torch.zeros(sum(leaf.numel() for leaf in leaves), device=spec.device)
         for records in users:
             update = _gradient(model, leaves, records, spec.device).neg_()
@@ -34,7 +35,8 @@ def main(work: Work, serve: Callable[[Side], None]) -> None:
         scale = spec.noise_multiplier * spec.clip_norm
         total += scale * torch.randn(len(total), generator=noise, device=spec.device)
         sizes = [leaf.numel() for leaf in leaves]
-        for leaf, part in zip(leaves, (-total / len(users)).split(sizes), strict=True):
+        parts = torch.split_with_sizes(-total / len(users), sizes)
+        for leaf, part in zip(leaves, parts, strict=True):
             leaf.grad = part.view(leaf.shape)
         optimizer.step()
 
@@ -47,7 +49,7 @@ def _gradient(
     records: list[np.ndarray],
     device: str,
 ) -> Tensor:
-    """(D,) of the mean over a user's records of their mean token loss."""
+    """(D,) float32: gradient of the mean over a user's records of their mean token loss."""
     batch = collate(records, device)
     loss = record_losses(model, batch["input_ids"], batch["labels"]).mean()
     return torch.cat([grad.flatten() for grad in torch.autograd.grad(loss, leaves)])

@@ -1,7 +1,7 @@
-"""Opacus: every record is clipped by itself, through per-sample gradients of stock peft's model.
+"""Opacus: every record is clipped, through per-sample gradients of stock peft's model.
 
-Opacus clips, adds noise and steps Adam (`DPOptimizer`), in batches of its best size that add up to
-one step, as its own memory manager does it.
+Opacus clips, adds noise and steps Adam (`DPOptimizer`), in batches of its fastest size that
+accumulate to one step, as its own memory manager does it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from userdp.analysis.benchmark.peers.work import Work, collate, record_losses, t
 
 
 def main(work: Work, serve: Callable[[Side], None]) -> None:
-    """One ``go`` is one step over all records."""
+    """Serve steps over all records."""
     spec, rows = work.spec, work.rows()
     model, optimizer = _private(work)
 
@@ -42,7 +42,7 @@ def main(work: Work, serve: Callable[[Side], None]) -> None:
 
 
 def tune(work: Work) -> dict[str, Any]:
-    """The batch size with the most records a second."""
+    """The setting ``batch`` with the most tokens a second."""
     spec, rows = work.spec, work.rows()
     model, optimizer = _private(work)
 
@@ -76,7 +76,8 @@ def _private(work: Work) -> tuple[GradSampleModule, DPOptimizer]:
 def _batch(
     model: GradSampleModule, optimizer: DPOptimizer, records: list[np.ndarray], device: str
 ) -> None:
+    """Clip and accumulate one batch; the optimizer steps unless it was told to skip."""
     batch = collate(records, device)
-    record_losses(model, batch["input_ids"], batch["labels"]).sum().backward()
+    torch.autograd.backward(record_losses(model, batch["input_ids"], batch["labels"]).sum())
     optimizer.step()
     optimizer.zero_grad()

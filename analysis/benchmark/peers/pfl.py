@@ -1,8 +1,8 @@
 """Apple's pfl: its simulated backend, federated averaging and central Gaussian mechanism.
 
-At its best: one local step on all records of a user, only the adapter in the local optimiser, users
-not evaluated before and after they train (its first round, the warm-up, evaluates them all the
-same), metrics not printed.
+In its fastest configuration: one local step on all records of a user, only the adapter in the local
+optimiser, no evaluation of users before and after they train (its first round, the warm-up,
+evaluates them regardless), no metrics printed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from userdp.analysis.benchmark.peers.work import Work, collate, record_losses, t
 
 
 def main(work: Work, serve: Callable[[Side], None]) -> None:
-    """One ``go`` is one central iteration over every user."""
+    """Serve central iterations over all users."""
     spec = work.spec
     os.environ["PFL_PYTORCH_DEVICE"] = spec.device
     loop = asyncio.new_event_loop()
@@ -50,11 +50,11 @@ def main(work: Work, serve: Callable[[Side], None]) -> None:
         )
 
     def clipped_sum() -> np.ndarray:
-        asked, _, _ = FederatedAveraging().get_next_central_contexts(
+        contexts, _, _ = FederatedAveraging().get_next_central_contexts(
             model, 1, _params(spec.users, 2), train
         )
         gathered = _backend(work, 0.0).async_gather_results(
-            model, FederatedAveraging(), central_context=asked[0]
+            model, FederatedAveraging(), central_context=contexts[0]
         )
         statistics, _ = loop.run_until_complete(gathered)
         return np.concatenate([part.double().cpu().numpy().ravel() for part in
@@ -64,7 +64,7 @@ def main(work: Work, serve: Callable[[Side], None]) -> None:
 
 
 class _Adapted(nn.Module):
-    """The model under the two methods that pfl asks for."""
+    """The model with the two methods that pfl calls."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ def _model(work: Work) -> PyTorchModel:
 
 
 def _backend(work: Work, noise_multiplier: float) -> SimulatedBackend:
-    """Every user once a round."""
+    """pfl's backend, which trains every user once in each round."""
     users = [
         Dataset((batch["input_ids"], batch["labels"]), user_id=str(number))
         for number, records in enumerate(work.users())

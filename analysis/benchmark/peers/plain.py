@@ -1,4 +1,4 @@
-"""Plain, non-private training: stock peft and Adam over the same records, shuffled, padded."""
+"""Plain, non-private training: stock peft and Adam over the same records, shuffled and padded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from userdp.analysis.benchmark.peers.work import Spec, Work, collate, trained
 
 
 def main(work: Work, serve: Callable[[Side], None]) -> None:
-    """One ``go`` is one pass over all records in a new order."""
+    """Serve passes over all records, each in a new order."""
     spec = work.spec
     step, rows = _step(work, spec.autocast), work.rows()
     order = np.random.Generator(np.random.PCG64([spec.seed, 4]))
@@ -29,9 +29,10 @@ def main(work: Work, serve: Callable[[Side], None]) -> None:
 
 
 def tune(work: Work) -> dict[str, Any]:
-    """The batch size, and under a base in bfloat16 whether autocast, with the most tokens a second.
+    """The settings ``batch`` and ``autocast`` with the most tokens a second.
 
-    Without autocast stock peft runs its float32 adapters in float32.
+    Autocast is tried for base models in bfloat16: without it stock peft computes its float32
+    adapters in float32.
     """
     rates = {
         autocast: _rates(work, autocast)
@@ -43,6 +44,7 @@ def tune(work: Work) -> dict[str, Any]:
 
 
 def _rates(work: Work, autocast: bool) -> dict[int, float]:
+    """Batch size -> tokens a second."""
     step, rows, spec = _step(work, autocast), work.rows(), work.spec
     draw = np.random.Generator(np.random.PCG64([spec.seed, 5]))
     shuffled = [rows[i] for i in draw.permutation(len(rows))]
@@ -60,7 +62,11 @@ def _rates(work: Work, autocast: bool) -> dict[int, float]:
 
 
 def fits(batch: int, spec: Spec) -> bool:
-    """Whether a batch twice as large as the last leaves the other sides their memory."""
+    """Whether a batch leaves enough memory to the other sides, which share the device.
+
+    On a GPU: whether twice the memory that the last, half as large batch needed stays below 40 %
+    of the card. On a CPU: `tuning.logits_fit`.
+    """
     if spec.device.startswith("cuda"):
         _, whole = torch.cuda.mem_get_info()
         return 2 * torch.cuda.max_memory_allocated() < 0.4 * whole

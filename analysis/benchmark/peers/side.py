@@ -1,9 +1,9 @@
-"""One side of a benchmark: what it does when it is told to go, and how it answers.
+"""The protocol of one side of a benchmark: the commands it answers, and how a round is measured.
 
-The driver writes one line of JSON, the spec, and then one word a line: ``go`` (a whole round or
-pass, timed), ``sum`` (the clipped sum before noise, as a few numbers that tell it from another) or
-``profile`` (a round more, and which operations or kernels take its time). Every answer is one line
-of JSON. Between lines a side sleeps in a read.
+The driver writes one line of JSON, the spec, and then one word a line: ``go`` (do one round or
+pass and time it), ``sum`` (the clipped sum before noise, as a few projections) or ``profile`` (do
+one more round, and report which operations or kernels take its time). Every answer is one line of
+JSON. Between commands a side waits in a read.
 """
 
 from __future__ import annotations
@@ -22,40 +22,45 @@ import torch
 
 from userdp.analysis.benchmark.peers.work import Work
 
-_DIRECTIONS = 4
+_DIRECTIONS = 4  # projections of a clipped sum
 
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """What a module of sides makes of the work."""
+    """What a side's module offers to the driver."""
 
-    go: Callable[[], object]  # a whole round or pass
-    clipped_sum: Callable[[], np.ndarray] | None = None  # (D,) before noise, peft's order
-    details: dict[str, Any] = field(default_factory=dict)  # for the reader of the figures
-    processes: bool = False  # whether the side's memory is that of several processes
+    go: Callable[[], object]  # does one round or pass
+    clipped_sum: Callable[[], np.ndarray] | None = None  # (D,) float64 before noise, peft's order
+    details: dict[str, Any] = field(default_factory=dict)  # settings, shown beside the figures
+    processes: bool = False  # whether it works in several processes, whose memory is added up
 
 
 def serve(side: Side, work: Work, lines: Iterable[str], answers: TextIO) -> None:
-    """Answer each line until there are no more."""
-    tell(answers, {"ready": True, "details": side.details})
+    """Answer each command until the input ends.
+
+    Raises:
+        ValueError: an unknown command.
+    """
+    write(answers, {"ready": True, "details": side.details})
     for line in lines:
         word = line.strip()
         if word == "go":
-            tell(answers, timed(side, work))
+            write(answers, timed(side, work))
         elif word == "sum":
-            tell(answers, {"sum": fingerprint(side.clipped_sum) if side.clipped_sum else None})
+            write(answers, {"sum": fingerprint(side.clipped_sum) if side.clipped_sum else None})
         elif word == "profile":
-            tell(answers, {"profile": profile(side, work.spec.device)})
+            write(answers, {"profile": profile(side, work.spec.device)})
         else:
             raise ValueError(f"Expected go, sum or profile, not {word!r}.")
 
 
-def tell(answers: TextIO, what: dict[str, Any]) -> None:
-    print(json.dumps(what), file=answers, flush=True)
+def write(answers: TextIO, values: dict[str, Any]) -> None:
+    """Write one answer, a line of JSON."""
+    print(json.dumps(values), file=answers, flush=True)
 
 
 def timed(side: Side, work: Work) -> dict[str, Any]:
-    """Seconds of one ``go``, and the most memory held during it, in bytes."""
+    """Do one round: its seconds, its tokens, and the peak memory during it in bytes."""
     cuda = work.spec.device.startswith("cuda")
     _reset_peak()
     if cuda:
@@ -78,7 +83,14 @@ def timed(side: Side, work: Work) -> dict[str, Any]:
 
 
 def profile(side: Side, device: str, most: int = 6) -> list[tuple[str, float]]:
-    """What takes the time of one ``go`` in this process, as shares, largest first."""
+    """The operations or kernels that take most of a round's time in this process.
+
+    Args:
+        most: how many.
+
+    Returns:
+        (name, share of the time), largest first.
+    """
     cuda = device.startswith("cuda")
     activity = torch.profiler.ProfilerActivity
     with warnings.catch_warnings():
@@ -93,15 +105,16 @@ def profile(side: Side, device: str, most: int = 6) -> list[tuple[str, float]]:
 
 
 def fingerprint(clipped_sum: Callable[[], np.ndarray]) -> list[float]:
-    """The projections of a sum (D,) on a few fixed random directions of unit length."""
+    """Projections of a sum (D,) on a few fixed random directions of unit length."""
     total = clipped_sum()
     draw = np.random.Generator(np.random.PCG64(3))
     signs = draw.choice([-1.0, 1.0], (_DIRECTIONS, len(total)))
-    return (signs @ total / np.sqrt(len(total))).tolist()
+    projections: list[float] = (signs @ total / np.sqrt(len(total))).tolist()
+    return projections
 
 
 def _reset_peak() -> None:
-    """Start the kernel's record of peak memory anew, where it has one."""
+    """Reset the kernel's record of peak memory, where it has one."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
@@ -110,19 +123,23 @@ def _peak_bytes(processes: bool) -> int | None:
     """Peak resident memory of this process, or the sum over it and its descendants; Linux only."""
     if not Path("/proc/self/status").exists():
         return None
-    own = int(Path("/proc/self/stat").read_text().split()[0])
-    return sum(_peak(number) for number in (_descendants(own) if processes else {own}))
+    process_id = int(Path("/proc/self/stat").read_text().split()[0])
+    return sum(
+        _peak(number) for number in (_descendants(process_id) if processes else {process_id})
+    )
 
 
-def _peak(number: int) -> int:
+def _peak(process_id: int) -> int:
+    """Peak resident memory of one process in bytes; 0 if it has ended."""
     with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{number}/status").read_text().splitlines():
+        for line in Path(f"/proc/{process_id}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return 1024 * int(line.split()[1])
     return 0
 
 
 def _descendants(root: int) -> set[int]:
+    """Ids of a process and all processes below it."""
     parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
-"""What every side of a benchmark works on, made from one line of JSON: tokens, base model, adapter.
+"""Tokens, base model and initial adapter of a benchmark, made from one line of JSON by every side.
 
-Two sides that are given the same line hold the same numbers, whichever process they live in: tokens
-and adapter are drawn by numpy, the base model by torch from a fixed seed.
+Sides that get the same line hold the same numbers, whatever process they run in: tokens and adapter
+are drawn by numpy, the base model by torch, from fixed seeds.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import torch
 import transformers
 from torch import Tensor
 
-IGNORED = -100  # the label of a position that no loss counts
+IGNORED = -100  # label of a position that the loss does not count
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """The work of one side, in plain values."""
+    """The work of one side as plain values, so that it can be sent as JSON."""
 
     users: int
     records: int  # of each user
-    length: int  # tokens of each record, and the most tokens of any
+    length: int  # tokens of each record; with lengths, the most tokens of any
     lengths: list[list[int]] | None = None  # tokens of each record of each user, if they differ
     family: str = "gpt2"  # or llama
     layers: int = 4
@@ -39,13 +39,13 @@ class Spec:
     rank: int = 8
     dtype: str = "float32"  # of the base model; adapters are float32
     device: str = "cpu"
-    max_tokens: int | None = None  # of our engine, as the next three; None: what it chooses
+    max_tokens: int | None = None  # of our engine, as the next three; None: its own choice
     max_lanes: int | None = None
     compile: bool = False
     checkpointing: bool = False
     batch: int = 32  # records in a batch, for the sides that have one
-    autocast: bool = False  # plain training under torch.autocast, for a base in bfloat16
-    rounds: int = 16  # how many rounds are asked for, at most
+    autocast: bool = False  # plain training under torch.autocast, for a bfloat16 base model
+    rounds: int = 16  # upper bound of the rounds that will be done
     clip_norm: float = 1.0
     noise_multiplier: float = 1.0
     learning_rate: float = 1e-3  # of Adam, at the server or in plain training
@@ -53,12 +53,13 @@ class Spec:
 
     @property
     def hidden(self) -> int:
+        """Width of the hidden layer of an MLP."""
         return self.mlp or 4 * self.width
 
 
 @dataclass(frozen=True)
 class Work:
-    """The users of a spec and their tokens, and what is trained on them."""
+    """The users of a spec with their tokens, and the model that is trained on them."""
 
     spec: Spec
 
@@ -76,20 +77,21 @@ class Work:
         spec = self.spec
         if spec.lengths is None:
             return np.full(spec.users * spec.records, spec.length)
-        return np.array(list(itertools.chain.from_iterable(spec.lengths)))
+        return np.array(list(itertools.chain.from_iterable(spec.lengths)), np.int64)
 
     @cached_property
     def tokens(self) -> np.ndarray:
         """(tokens,) int32, record after record."""
         draw = np.random.Generator(np.random.PCG64([self.spec.seed, 1]))
-        return draw.integers(0, self.spec.vocabulary, self.lengths.sum(), dtype=np.int32)
+        count = int(self.lengths.sum())
+        return draw.integers(0, self.spec.vocabulary, count, dtype=np.int32)
 
     def rows(self) -> list[np.ndarray]:
-        """Every record, (its tokens,) int32."""
+        """All records, each (tokens,) int32."""
         return np.split(self.tokens, np.cumsum(self.lengths)[:-1])
 
     def users(self) -> Iterator[list[np.ndarray]]:
-        """The records of each user in turn."""
+        """The records of each user in turn, each (tokens,) int32."""
         rows = iter(self.rows())
         return (list(itertools.islice(rows, count)) for count in self.counts.tolist())
 
@@ -97,11 +99,12 @@ class Work:
         """A causal model with random weights and no dropout, on the device."""
         with torch.random.fork_rng():
             torch.manual_seed(self.spec.seed)
-            model = transformers.AutoModelForCausalLM.from_config(_config(self.spec))
+            build: Any = transformers.AutoModelForCausalLM.from_config  # untyped
+            model = build(_config(self.spec))
         return model.to(getattr(torch, self.spec.dtype)).to(self.spec.device).eval()
 
     def plain(self) -> torch.nn.Module:
-        """The base model under stock peft, with `adapter` in its adapter."""
+        """The base model with stock peft's LoRA layers, whose values are `adapter`."""
         config = peft.LoraConfig(
             r=self.spec.rank,
             lora_alpha=2 * self.spec.rank,
@@ -121,7 +124,7 @@ class Work:
         return model
 
     def adapter(self, size: int) -> np.ndarray:
-        """(size,) float32, where training starts; B is not zero, so that A has a gradient."""
+        """(size,) float32: initial adapter. The factor B is not zero, so that A has a gradient."""
         draw = np.random.Generator(np.random.PCG64([self.spec.seed, 2]))
         return draw.normal(0.0, 0.02, size).astype(np.float32)
 
@@ -132,7 +135,15 @@ def trained(model: torch.nn.Module) -> list[torch.nn.Parameter]:
 
 
 def collate(records: list[np.ndarray], device: str) -> dict[str, Tensor]:
-    """Rows padded to the longest, (records, positions): ids, attention mask, labels."""
+    """A padded batch for transformers.
+
+    Args:
+        records: each (tokens,) int32.
+
+    Returns:
+        input_ids, attention_mask and labels, each (records, longest) int64 on the device; labels of
+        padding are `IGNORED`.
+    """
     longest = max(map(len, records))
     ids = np.zeros((len(records), longest), np.int64)
     real = np.zeros((len(records), longest), np.int64)
@@ -147,9 +158,16 @@ def collate(records: list[np.ndarray], device: str) -> dict[str, Tensor]:
 
 
 def record_losses(model: torch.nn.Module, ids: Tensor, labels: Tensor) -> Tensor:
-    """(records,) float32: the mean loss over the tokens of each record.
+    """The mean loss over the tokens of each record.
 
-    Padding is behind the end of a row, where a causal model needs no mask.
+    No attention mask is needed: padding follows the tokens, where a causal model does not look.
+
+    Args:
+        ids: (records, positions) int64.
+        labels: (records, positions) int64, `IGNORED` at padding.
+
+    Returns:
+        (records,) float32.
     """
     logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
     targets = labels[:, 1:]
@@ -160,8 +178,13 @@ def record_losses(model: torch.nn.Module, ids: Tensor, labels: Tensor) -> Tensor
 
 
 def _config(spec: Spec) -> Any:
+    """The configuration of a GPT-2 or Llama model of this size, without dropout."""
     positions = max(128, spec.length)
-    marks: dict[str, Any] = {"vocab_size": spec.vocabulary, "bos_token_id": 0, "eos_token_id": 0}
+    vocabulary: dict[str, Any] = {
+        "vocab_size": spec.vocabulary,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
     if spec.family == "llama":
         return transformers.LlamaConfig(
             hidden_size=spec.width,
@@ -169,7 +192,7 @@ def _config(spec: Spec) -> Any:
             num_hidden_layers=spec.layers,
             num_attention_heads=spec.heads,
             max_position_embeddings=positions,
-            **marks,
+            **vocabulary,
         )
     return transformers.GPT2Config(
         n_embd=spec.width,
@@ -180,5 +203,5 @@ def _config(spec: Spec) -> Any:
         resid_pdrop=0,
         embd_pdrop=0,
         attn_pdrop=0,
-        **marks,
+        **vocabulary,
     )
