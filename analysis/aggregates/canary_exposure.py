@@ -18,9 +18,10 @@ from typing import Any
 
 from userdp.analysis.aggregates.csv_table import print_csv
 from userdp.sim.run_folder import reader
+from userdp.sim.run_folder.layout import RunFolder
 from userdp.sim.run_folder.reader import Run
 
-FILE = "exposure.csv"
+FILE = RunFolder(Path()).exposure.name
 _COLUMNS = ("round", "canary", "exposure_bits")
 
 

@@ -16,9 +16,10 @@ from typing import Any
 from userdp.analysis.aggregates import seed_groups
 from userdp.analysis.aggregates.csv_table import print_csv
 from userdp.sim.run_folder import reader
+from userdp.sim.run_folder.layout import RunFolder
 from userdp.sim.run_folder.reader import Run
 
-FILE = "groups.csv"
+FILE = RunFolder(Path()).groups.name
 _COLUMNS = ("round", "grouping", "group", "users", "tokens", "loss")
 _Losses = Mapping[tuple[str, str], tuple[float, float]]  # (grouping, group) -> before, after
 

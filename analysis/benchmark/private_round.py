@@ -33,8 +33,9 @@ from userdp.server.strategy import PrivateStrategy
 from userdp.sim.common import rng
 from userdp.sim.data import population
 from userdp.sim.data.population import Population
-from userdp.sim.protocol import messages as wire
+from userdp.sim.protocol import messages
 from userdp.sim.protocol.contract import LocalWork
+from userdp.sim.run_folder.layout import RunFolder
 from userdp.sim.runtime.in_process import InProcessGrid
 from userdp.sim.tracking import tracker
 
@@ -53,37 +54,38 @@ def _serve_rounds(work: Work, serve: Callable[[Side], None], kind: type[Mechanis
     """Serve rounds over all users, each from where the last one ended."""
     spec = work.spec
     model = LanguageModel(work.base(), LoraSettings(r=spec.rank, alpha=2 * spec.rank))
-    host = Host(model, users(work), fitted(model, spec))
-    grid = InProcessGrid(client_app(host), nodes=1)
+    host = Host(model, users(work), fitted_engine(model, spec))
+    grid = InProcessGrid(client_app(lambda: host), nodes=1)
     mechanism = _mechanism(work, kind)
     start = work.adapter(model.layout.size)
     arrays = model.layout.to_arrays(start)
     with tempfile.TemporaryDirectory() as folder:
-        strategy = _strategy(spec, mechanism, model, start, Path(folder, "timed"))
-        aside = _strategy(spec, mechanism, model, start, Path(folder, "aside"))
+        timed = _strategy(spec, mechanism, model, start, Path(folder, "timed"))
+        untimed = _strategy(spec, mechanism, model, start, Path(folder, "untimed"))
 
-        def round_() -> None:
+        def one_round() -> None:
             nonlocal arrays
-            messages = strategy.configure_train(0, arrays, ConfigRecord(), grid)
-            arrays, _ = strategy.aggregate_train(0, grid.send_and_receive(messages))
+            requests = timed.configure_train(0, arrays, ConfigRecord(), grid)
+            arrays, _ = timed.aggregate_train(0, grid.send_and_receive(requests))
 
         def clipped_sum() -> np.ndarray:
-            messages = aside.configure_train(0, arrays, ConfigRecord(), grid)
-            (reply,) = grid.send_and_receive(messages)
-            return wire.read_reply(reply, model.layout).total
+            """(D,) float64: the sum that a node of a round sends, before noise."""
+            requests = untimed.configure_train(0, arrays, ConfigRecord(), grid)
+            (reply,) = grid.send_and_receive(requests)
+            return messages.read_reply(reply, model.layout).total
 
-        serve(Side(go=round_, clipped_sum=clipped_sum, details=_details(host)))
+        serve(Side(go=one_round, clipped_sum=clipped_sum, details=_details(host)))
 
 
-def fitted(model: LanguageModel, spec: Spec) -> memory.EngineSettings:
-    """What a run would choose on this machine, but for what the spec says."""
+def fitted_engine(model: LanguageModel, spec: Spec) -> memory.EngineSettings:
+    """The engine settings that a run would choose on this machine, unless the spec sets them."""
     acceleration.checkpoint(model.module, spec.checkpointing)
     acceleration.compile_layers(model.module, spec.compile)
     return memory.fitted(model, spec.length, spec.max_tokens, spec.max_lanes)
 
 
 def users(work: Work) -> Population:
-    """The users of the work, as a run holds them."""
+    """The users of the work as a population, which the clients read."""
     counts, lengths = work.counts, work.lengths
     return Population(
         tokens=work.tokens,
@@ -126,7 +128,7 @@ def _strategy(
         mechanism=mechanism,
         work=work,
         layout=model.layout,
-        ledger=Ledger.create(folder / "ledger.jsonl", {}),
+        ledger=Ledger.create(RunFolder(folder).ledger, {}),
         budget=Budget(rounds=spec.rounds, epsilon_after=lambda _: 0.0),
         optimizer=ServerOptimizer(start, adam, lambda _: 1.0),
         secrets=rng.Secrets(),

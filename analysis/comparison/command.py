@@ -28,9 +28,11 @@ from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config.settings import Settings
 from userdp.sim.planning.planner import Plan
 from userdp.sim.protocol.contract import Assignment
-from userdp.sim.run import inputs, node_setup, prepare, runner, time_estimate
-from userdp.sim.run.inputs import World
+from userdp.sim.run import inputs as run_inputs
+from userdp.sim.run import node_setup, prepare, runner, time_estimate
+from userdp.sim.run.inputs import RunInputs
 from userdp.sim.run_folder import composed_epsilon, reader
+from userdp.sim.run_folder.layout import RunFolder
 from userdp.sim.sweep.jobs import differing
 
 _Key = tuple[str, str, float]  # label of the strategy, selection, epsilon
@@ -55,21 +57,21 @@ def main(arguments: Sequence[str]) -> None:
     _report(setup, cells, [*first, *later])
 
 
-def gradients_a_round(settings: Settings, world: World) -> float:
+def gradients_a_round(settings: Settings, inputs: RunInputs) -> float:
     """Expected record gradients of a round, from real record counts: simulation_only.
 
     The number of records that the clients' code fetches for all positions that could be drawn,
     times the sampling rate.
     """
-    plan = prepare.plan(settings, world)
-    mechanism = plan.mechanism
-    population = node_setup.train_population(settings, world, inputs.engine(settings, world))
+    mechanism = prepare.make_plan(settings, inputs).mechanism
+    engine = run_inputs.fit_engine(settings, inputs.model)
+    population = node_setup.host(settings, inputs, engine).population
     positions = np.arange(len(population) * mechanism.group_size)
     assignment = Assignment(users=positions, slots=np.empty(0, np.int64))
     if mechanism.unit == RECORD_SLOT:
         users, slots = divmod(positions, mechanism.group_size)
         assignment = Assignment(users=users, slots=slots)
-    contract = node_setup.contract(settings, plan)
+    contract = mechanism.contract(1, node_setup.local_work(settings))
     fetched = unit_records.fetch(population, contract, assignment)
     return mechanism.sampling_rate * sum(map(len, fetched))
 
@@ -94,7 +96,7 @@ def _cells(setup: Setup, stage: Sequence[Job]) -> list[Cell]:
         key = (job.label, job.selection, job.epsilon)
         settings, config = setup.settings(job)
         if key not in gradients:
-            gradients[key] = gradients_a_round(settings, _world(setup, settings))
+            gradients[key] = gradients_a_round(settings, _inputs(setup, settings))
         begin, score = time.monotonic(), _score(settings.folder, config)
         outcome = "was there"
         if score is None:
@@ -120,13 +122,13 @@ def _run(setup: Setup, settings: Settings, config: Mapping[str, Any]) -> float:
         return runner.run(_resumed(settings), config, setup.load).after.perplexity
 
 
-def _world(setup: Setup, settings: Settings) -> World:
+def _inputs(setup: Setup, settings: Settings) -> RunInputs:
     return setup.load(settings.data, settings.model, settings.seed, settings.device)
 
 
 def _resumed(settings: Settings) -> Settings:
     """The settings that resume an interrupted run where its ledger ends, if there is one."""
-    if not (settings.folder / "ledger.jsonl").exists():
+    if not RunFolder(settings.folder).ledger.exists():
         return settings
     return replace(settings, resume=str(settings.folder))
 
@@ -137,7 +139,7 @@ def _score(folder: Path, config: Mapping[str, Any]) -> float | None:
     Raises:
         ConfigurationError: the folder holds a run of another configuration.
     """
-    if changed := differing(folder, config):
+    if changed := differing(RunFolder(folder), config):
         raise ConfigurationError(
             f"output={folder.parent}: {folder.name} was run with another {changed}; "
             "choose a new folder."
@@ -152,20 +154,20 @@ def _print_dry_run(setup: Setup, first: Sequence[Job]) -> None:
     minutes: dict[str, float] = {}
     for job in [job for job in first if job.seed == comparison.seeds[0]]:
         settings, _ = setup.settings(job)
-        world = _world(setup, settings)
+        inputs = _inputs(setup, settings)
         # The estimate counts every record at full length, so it is the same for all selections.
         if job.label not in minutes:
-            minutes[job.label] = _minutes(settings, prepare.plan(settings, world), world)
-        print(f"{job.name}: {gradients_a_round(settings, world):.1f} real gradients a round")
+            minutes[job.label] = _minutes(settings, prepare.make_plan(settings, inputs), inputs)
+        print(f"{job.name}: {gradients_a_round(settings, inputs):.1f} real gradients a round")
     later = len(comparison.strategies) * len(comparison.seeds) * (len(comparison.epsilons) - 1)
     total = (len(first) + later) * sum(minutes.values()) / len(minutes)
     print(f"{len(first)} runs with all seeds, then {later} of the best selections")
     print(f"training: at most about {total:.0f} minutes; scoring comes on top")
 
 
-def _minutes(settings: Settings, plan: Plan, world: World) -> float:
-    max_tokens = inputs.engine(settings, world).max_tokens
-    return time_estimate.minutes(settings, plan, world, max_tokens) or 0.0
+def _minutes(settings: Settings, plan: Plan, inputs: RunInputs) -> float:
+    engine = run_inputs.fit_engine(settings, inputs.model)
+    return time_estimate.minutes(settings, plan, inputs, engine) or 0.0
 
 
 def _report(setup: Setup, cells: Sequence[Cell], all_jobs: Sequence[Job]) -> None:

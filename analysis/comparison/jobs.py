@@ -18,7 +18,7 @@ from userdp.server.mechanisms.base import RECORD_SLOT
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config import hydra_compose, validation
 from userdp.sim.config.settings import Settings
-from userdp.sim.run.prepare import LoadWorld
+from userdp.sim.run.prepare import LoadInputs
 from userdp.sim.sweep import shared_inputs
 
 _SET_BY_COMPARE = (
@@ -82,7 +82,7 @@ class Setup:
     variants: tuple[Variant, ...]
     overrides: tuple[str, ...]
     folder: Path
-    load: LoadWorld
+    load: LoadInputs
 
     def settings(self, job: Job) -> tuple[Settings, Mapping[str, Any]]:
         """A run's settings, and its configuration as the run folder stores it.
@@ -131,7 +131,7 @@ def setup(overrides: Sequence[str]) -> Setup:
         variants=_variants(comparison, run_overrides),
         overrides=run_overrides,
         folder=Path(config.output),
-        load=shared_inputs.Worlds(),
+        load=shared_inputs.SharedInputs().load,
     )
 
 

@@ -60,7 +60,8 @@ def _rounds(work: Work, grid: Grid) -> Side:
     def clipped_sum() -> np.ndarray:
         new: np.ndarray = round_(_strategy(spec, 0.0))["adapter"].numpy()
         before: np.ndarray = arrays["adapter"].numpy()
-        return spec.users * (new.astype(np.float64) - before)
+        total: np.ndarray = spec.users * (new.astype(np.float64) - before)
+        return total
 
     details = {"actors": torch.get_num_threads(), "start-up": "not timed"}
     return Side(go=go, clipped_sum=clipped_sum, details=details, processes=True)
