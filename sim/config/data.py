@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config.field_types import Closed, Number, Text, Whole
+from userdp.sim.data.sources.registry import SOURCES
 
-_LEAST = {"users": 1, "canaries": 0, "canary_records": 1, "canary_references": 1}  # of data
+_MINIMUM = {"users": 1, "canaries": 0, "canary_records": 1, "canary_references": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data(Closed):
-    format: Literal["synthetic", "form_letters", "jsonl", "csv", "parquet", "hub"]
-    users: Whole = 2400  # of those that are invented
+    """The group ``data`` of the configuration.
+
+    Raises:
+        ConfigurationError: a value is out of range or does not fit the format.
+    """
+
+    format: str  # name of an entry of `SOURCES`
+    users: Whole = 2400  # of a generated population
     path: str | None = None
-    name: str | None = None
+    name: str | None = None  # configuration of a data set of the hub
     hub_split: str = "train"
+    options: dict[str, Any] = field(default_factory=dict, hash=False)  # `Source.option_names`
     user: str | None = "user_id"  # None: every record is a user of its own
     text: str | None = "text"
     prompt: str | None = None
@@ -31,28 +39,37 @@ class Data(Closed):
     seed: Whole = 0
     strict: bool = False
     canaries: Whole = 0  # invented users, planted to measure memorisation
-    canary_records: Whole = 1  # of each, all the same
-    canary_references: Whole = 1024  # secrets that nobody holds, to rank theirs among
+    canary_records: Whole = 1  # of each canary, all the same
+    canary_references: Whole = 1024  # secrets that no user holds, to rank the canaries' among
 
     def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
-            if (value := getattr(self, name)) < least:
-                raise ConfigurationError(f"data.{name}={value}: must be at least {least}.")
-        self._check_canaries()
-        if self.format in ("synthetic", "form_letters") and self.label is not None:
-            raise ConfigurationError(
-                f"data.label={self.label}: invented users have no classes; choose other data."
-            )
-
-    def _check_canaries(self) -> None:
+        for name, minimum in _MINIMUM.items():
+            if (value := getattr(self, name)) < minimum:
+                raise ConfigurationError(f"data.{name}={value}: must be at least {minimum}.")
         if self.canaries and self.label is not None:
             raise ConfigurationError(
                 f"data.canaries={self.canaries}: a classification learns no text to remember; "
                 "leave out data.label, or the canaries."
             )
+        self._check_source()
+
+    def _check_source(self) -> None:
+        source = SOURCES.find(self.format)
+        if self.label is not None and not source.has_labels:
+            raise ConfigurationError(
+                f"data.label={self.label}: data.format={self.format} has no classes; choose other "
+                "data."
+            )
+        for name, value in self.options.items():
+            if name not in source.option_names:
+                known = ", ".join(source.option_names)
+                mend = f"choose one of {known}" if known else "there are none; leave it out"
+                raise ConfigurationError(
+                    f"data.options.{name}={value}: no option of data.format={self.format}; {mend}."
+                )
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """As the label column spells them, in the order of their numbers; none: no labels."""
-        given = range(self.classes) if isinstance(self.classes, int) else self.classes or ()
-        return tuple(map(str, given))
+        """As the label column spells them, in the order of their numbers; empty without labels."""
+        classes = range(self.classes) if isinstance(self.classes, int) else self.classes or ()
+        return tuple(map(str, classes))

@@ -1,4 +1,4 @@
-"""A training and a held-out population, written to disk record by record and mapped from there."""
+"""A corpus: a training and a held-out population, streamed to disk and mapped from there."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from userdp.sim.data.population import Population
-from userdp.sim.data.population_writer import Shelf
+from userdp.sim.data.population_writer import PopulationWriter
 
-FORMAT = 2  # of the files below, and of how texts become them; part of every cache key and name
-_BATCH = 1000  # texts in one call of the tokenizer
+FORMAT = 2  # version of the files and of how texts become tokens; part of every cache key
+_BATCH = 1000  # records in one call of the tokenizer
 Message = Mapping[str, str]  # of a conversation: its ``role`` and its ``content``
 
 
 class Labelled(NamedTuple):
-    """A text to classify, or two texts that belong together, and the number of its class."""
+    """A text to classify, or a pair of texts, and the number of its class."""
 
     text: str
     pair: str | None
@@ -27,7 +27,7 @@ class Labelled(NamedTuple):
 
 
 class Encode(Protocol):
-    """A tokenizer: texts in, token ids out, signed as in `userdp.sim.data.masking`."""
+    """A tokenizer: texts to token ids, signed as in `userdp.sim.data.masking`."""
 
     @property
     def name(self) -> str:
@@ -35,35 +35,35 @@ class Encode(Protocol):
         ...
 
     def __call__(self, texts: list[str]) -> list[list[int]]:
-        """Each text whole, closed by the end-of-text token if any."""
+        """Token ids of each text, whole, closed by the end-of-text token if there is one."""
         ...
 
     def prompted(self, pairs: list[tuple[str, str]]) -> list[list[int]]:
-        """Each (prompt, text): the prompt's tokens given, then the text's, closed."""
+        """Token ids of each (prompt, text): the prompt's, not learned, then the text's, closed."""
         ...
 
     def labelled(self, records: Sequence[Labelled], max_tokens: int) -> list[list[int]]:
-        """Each record's text or texts as they are classified, all given, then its class, learned.
+        """Token ids of each record's text or pair, not learned, then its class, learned.
 
-        The text is cut, so that it and the class are at most ``max_tokens``.
+        The text is cut so that a record has at most ``max_tokens`` entries, its class included.
         """
         ...
 
     def conversation(self, messages: Sequence[Message]) -> list[int]:
-        """The messages in the chat format of the model; what the assistant says is learned.
+        """Token ids of the messages in the model's chat format; the assistant's are learned.
 
         Raises:
             ConfigurationError: the tokenizer has no usable chat format.
-            ValueError: the format refuses these messages; quotes nothing of them.
+            ValueError: the format refuses these messages; the error quotes nothing of them.
         """
         ...
 
 
 class Example(NamedTuple):
-    """One record on its way to disk."""
+    """One record, before it is tokenised."""
 
     user: str
-    content: Any  # what the tokenizer is called with
+    content: Any  # argument of the tokenizer
     held_out: bool
 
 
@@ -71,8 +71,9 @@ class Example(NamedTuple):
 class Corpus:
     """The records to train on and the records to score, each grouped by user.
 
-    ``name`` changes with the contents: it stands for source, settings and tokenizer. ``dropped``
-    counts bad data by reason; it depends on private records: simulation_only.
+    Args:
+        name: fingerprint of source, settings and tokenizer; changes with the contents.
+        dropped: reason -> number of rows that are no record. Private: simulation_only.
     """
 
     name: str
@@ -82,7 +83,7 @@ class Corpus:
 
     @classmethod
     def load(cls, folder: Path) -> Corpus:
-        """Map what ``write`` wrote; the folder is called by the corpus's cache key."""
+        """Map a folder of ``write`` from disk; its name is the name of the corpus."""
         return cls(
             name=folder.name,
             train=Population.load(folder / "train"),
@@ -99,16 +100,19 @@ def write(
 ) -> None:
     """Tokenise the examples in batches and write both populations into ``folder``.
 
-    ``encode`` takes the contents of some examples and returns their signed token ids. Memory
-    grows by some bytes a user, never by the records. ``dropped`` is read after the
-    last example, so the generator of the examples may fill it.
+    Memory grows by some bytes per user, not with the records.
+
+    Args:
+        encode: contents of some examples -> their signed token ids.
+        dropped: read after the last example, so that the generator of the examples may fill it.
     """
-    with closing(Shelf(folder / "train")) as train, closing(Shelf(folder / "heldout")) as heldout:
+    train, heldout = PopulationWriter(folder / "train"), PopulationWriter(folder / "heldout")
+    with closing(train), closing(heldout):
         for batch in _batches(examples):
             records = encode([example.content for example in batch])
-            for shelf, wanted in ((train, False), (heldout, True)):
-                here = [i for i, example in enumerate(batch) if example.held_out == wanted]
-                shelf.extend([batch[i].user for i in here], [records[i] for i in here])
+            for writer, held_out in ((train, False), (heldout, True)):
+                members = [i for i, example in enumerate(batch) if example.held_out == held_out]
+                writer.extend([batch[i].user for i in members], [records[i] for i in members])
     (folder / "dropped.json").write_text(json.dumps(dict(dropped)))
 
 

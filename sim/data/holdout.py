@@ -1,7 +1,7 @@
-"""Who is held out for evaluation, decided from one user alone.
+"""Decides which users or records are held out for evaluation, from one user alone.
 
-Every decision is a public hash of the seed, the user's id and, for records, the record's position
-among the user's own: adding or removing another user changes nobody's side.
+Each decision is a public hash of the seed, the user's id and, for records, the record's position
+among that user's records: adding or removing a user changes no other user's side.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ import hashlib
 
 
 def user_held_out(seed: int, user: str, fraction: float) -> bool:
-    """Whether all records of the user are held out; true for ``fraction`` of all ids."""
+    """Whether all records of the user are held out; true for a share ``fraction`` of all ids."""
     return _uniform(seed, "held-out user", user) < fraction
 
 
 def record_held_out(seed: int, user: str, position: int, fraction: float) -> bool:
-    """Whether the user's record number ``position`` is held out.
+    """Whether the user's record number ``position``, from 0, is held out.
 
-    A user's first record always trains, so that nobody's only record is held out; of the others
-    ``fraction`` is.
+    The first record never is, so that every user trains; of the others a share ``fraction`` is.
     """
     return position > 0 and _uniform(seed, "held-out record", user, position) < fraction
 

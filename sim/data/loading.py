@@ -1,7 +1,7 @@
-"""Records of real users from jsonl, csv, parquet or the hub, as training and held-out populations.
+"""Loads corpora: reads the rows of a source, or generates users, once per cache key.
 
 >>> columns = Columns(user="user_id", text="text")
->>> Source(format="jsonl", path="mail.jsonl", columns=columns, split="record").holdout
+>>> CorpusSettings(format="jsonl", path="mail.jsonl", columns=columns, split="record").holdout
 0.1
 """
 
@@ -9,57 +9,58 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from userdp.sim.common import cache
 from userdp.sim.common.errors import ConfigurationError
-from userdp.sim.data import corpus, records
-from userdp.sim.data import holdout as splits
+from userdp.sim.data import corpus, holdout, records
 from userdp.sim.data.corpus import Corpus, Encode, Example
 from userdp.sim.data.records import BadRecord, Columns
-from userdp.sim.data.sources import registry
-from userdp.sim.data.sources.base import Row
-from userdp.sim.data.sources.registry import Opened
+from userdp.sim.data.sources.base import GeneratedPopulation, Row, Source, SourceRequest
 
-_SIDES = {"train": False, "test": True, "validation": True}
+_SIDES = {"train": False, "test": True, "validation": True}  # split column -> held out
 _SHOWN = 20  # characters of a wrong split value that a message may quote
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class CorpusSettings:
     """What to read and how to divide it.
 
-    ``path`` is a file, a folder or a glob pattern, or the hub's name of a data set. ``split`` holds
-    out whole users ("user"), some records of each user ("record", never the first) or what the
-    split column says ("column": train, test or validation). ``strict`` refuses bad data instead of
-    dropping and counting it. ``max_tokens`` is given for labelled records, and for no others: their
-    text is cut to make room for the class.
+    Args:
+        format: name of the source, part of the cache key.
+        path: what the source reads; no part of the cache key, since the contents are.
+        columns: which column holds what.
+        split: holds out whole users ("user"), some records of each user ("record", never the first)
+            or what the split column says ("column": train, test or validation).
+        holdout: share held out, in [0, 1).
+        seed: decides who is held out.
+        strict: refuse bad data instead of dropping and counting it.
+        name, hub_split, options: as in `SourceRequest`.
+        max_tokens: given for labelled records, and for no others: their text is cut to make room
+            for the class.
+
+    Raises:
+        ConfigurationError: a value does not fit the others; names its field.
     """
 
     format: str
-    path: str
+    path: str | None
     columns: Columns
     split: str = "user"
     holdout: float = 0.1
     seed: int = 0
     strict: bool = False
-    name: str | None = None  # hub: configuration of the data set
-    hub_split: str = "train"  # hub: which of its splits to read
+    name: str | None = None
+    hub_split: str = "train"
     max_tokens: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.format not in registry.FORMATS:
-            raise ConfigurationError(f"data.format={self.format!r}: one of {registry.FORMATS}")
         if self.split not in ("user", "record", "column"):
             raise ConfigurationError(f"data.split={self.split!r}: one of user, record, column")
-        if self.format == "csv" and self.columns.chat is not None:
-            raise ConfigurationError(
-                f"data.chat={self.columns.chat!r}: a csv file holds no lists of messages; use "
-                "jsonl or parquet"
-            )
         if not 0 <= self.holdout < 1:
             raise ConfigurationError(f"data.holdout={self.holdout!r}: expected 0 <= holdout < 1")
         if (self.split == "column") != (self.columns.split is not None):
@@ -75,76 +76,103 @@ class Source:
         if (self.max_tokens is None) != (self.columns.label is None):
             raise ValueError("max_tokens is for labelled records, and they need it.")
 
+    @property
+    def request(self) -> SourceRequest:
+        """The part that says what to read."""
+        return SourceRequest(
+            path=self.path,
+            columns=self.columns.by_setting(),
+            name=self.name,
+            hub_split=self.hub_split,
+            options=self.options,
+        )
 
-def load(source: Source, encode: Encode, cache_folder: Path) -> Corpus:
+    def cache_key(self, contents: str, encode: Encode) -> str:
+        """The corpus's name in the cache; ``contents`` is the fingerprint of the source."""
+        settings = [
+            *(self.format, self.columns, self.split, self.holdout, self.seed, self.strict),
+            *(self.name, self.hub_split, self.max_tokens),
+            *([sorted(self.options.items())] if self.options else []),
+        ]
+        return cache.fingerprint(corpus.FORMAT, contents, settings, encode.name)
+
+
+def load(source: Source, settings: CorpusSettings, encode: Encode, cache_folder: Path) -> Corpus:
     """Read, tokenise and divide the source, or map what an earlier call with the same key wrote.
 
-    Records are stored whole, however long, but for labelled ones; the key covers the content of the
-    source, the whole of ``source`` but its path, the tokenizer's name and the version of the
-    format.
+    Records are stored whole, however long, but for labelled ones.
 
     Raises:
         ConfigurationError: the source is missing, lacks a column or holds no training record.
-        ValueError: bad data under ``source.strict``; names the place, quotes nothing.
+        ValueError: bad data under ``settings.strict``; names the place, quotes nothing.
     """
-    opened = _open(source, cache_folder)
-    settings = [value for name, value in vars(source).items() if name != "path"]
-    key = cache.fingerprint(corpus.FORMAT, opened.fingerprint, settings, encode.name)
+    source.check(settings.request)
+    opened = source.open(settings.request, cache_folder)
 
     def build(folder: Path) -> None:
         dropped: Counter[str] = Counter()
-        examples = _examples(source, opened.rows(), encode, dropped)
-        corpus.write(folder, examples, _batch_encoder(source, encode), dropped)
+        examples = _examples(settings, opened.rows(), encode, dropped)
+        corpus.write(folder, examples, _batch_encoder(settings, encode), dropped)
         if len(Corpus.load(folder).train) == 0:
             raise ConfigurationError(
-                f"data.path={source.path!r}: no training record; "
+                f"data.path={settings.path!r}: no training record; "
                 f"dropped because of: {', '.join(sorted(dropped)) or 'nothing, there is no row'}"
             )
 
+    key = settings.cache_key(opened.fingerprint, encode)
     return Corpus.load(cache.published(cache_folder / "corpora" / key, build))
 
 
-def _open(source: Source, cache_folder: Path) -> Opened:
-    columns = source.columns
-    named = {
-        "data.user": columns.user,
-        "data.text": columns.text,
-        "data.prompt": columns.prompt,
-        "data.chat": columns.chat,
-        "data.split_column": columns.split,
-        "data.text_pair": columns.pair,
-        "data.label": columns.label,
-    }
-    wanted = {field: column for field, column in named.items() if column is not None}
-    if source.format == "hub":
-        return registry.open_hub(source.path, source.name, source.hub_split, wanted)
-    return registry.open_files(source.format, source.path, wanted, cache_folder)
+def generate(
+    population: GeneratedPopulation, seed: int, users: int, encode: Encode, cache_folder: Path
+) -> Corpus:
+    """The corpus of a generated population, whole users held out; written once, then mapped.
+
+    Args:
+        seed: of the texts and of who is held out.
+        users: their number, training and held-out users together.
+    """
+    share = population.holdout
+    key = cache.fingerprint(
+        population.name, population.version, corpus.FORMAT, seed, users, share, encode.name
+    )
+    examples = (
+        Example(user, text, holdout.user_held_out(seed, user, share))
+        for user, texts in population.users(seed, users)
+        for text in texts
+    )
+    folder = cache.published(
+        cache_folder / "corpora" / key, lambda folder: corpus.write(folder, examples, encode, {})
+    )
+    return Corpus.load(folder)
 
 
-def _batch_encoder(source: Source, encode: Encode) -> Callable[[list[Any]], list[list[int]]]:
-    """What turns the contents of examples into ids; conversations were encoded one by one."""
-    columns = source.columns
+def _batch_encoder(
+    settings: CorpusSettings, encode: Encode
+) -> Callable[[list[Any]], list[list[int]]]:
+    """The function from contents of examples to token ids; conversations are encoded already."""
+    columns = settings.columns
     if columns.chat is not None:
         return list
-    if source.max_tokens is not None:
-        return functools.partial(encode.labelled, max_tokens=source.max_tokens)
+    if settings.max_tokens is not None:
+        return functools.partial(encode.labelled, max_tokens=settings.max_tokens)
     return encode if columns.prompt is None else encode.prompted
 
 
 def _examples(
-    source: Source, rows: Iterator[Row], encode: Encode, dropped: Counter[str]
+    settings: CorpusSettings, rows: Iterator[Row], encode: Encode, dropped: Counter[str]
 ) -> Iterator[Example]:
-    """The good records, each with its side; counts the bad ones, and the users left without any."""
+    """The good records, each with its side; counts bad ones, and users left without a record."""
     positions: Counter[str] = Counter()
     seen: Counter[str] = Counter()
     users_with_bad_records = set()
     for row in rows:
         user = None
         try:
-            user = records.user(row, source.columns.user)
-            content = records.content(row, source.columns, encode)
+            user = records.user(row, settings.columns.user)
+            content = records.content(row, settings.columns, encode)
         except BadRecord as bad:
-            if source.strict:
+            if settings.strict:
                 raise ValueError(f"{row.place}: {bad} (data.strict=true refuses it)") from None
             dropped[str(bad)] += 1
             if user is not None:
@@ -152,21 +180,21 @@ def _examples(
         else:
             if user is None:
                 user = records.own_user(content, seen)
-            yield Example(user, content, _held_out(source, row, user, positions[user]))
+            yield Example(user, content, _held_out(settings, row, user, positions[user]))
             positions[user] += 1
     if emptied := len(users_with_bad_records - positions.keys()):
         dropped["user left without records"] = emptied
 
 
-def _held_out(source: Source, row: Row, user: str, position: int) -> bool:
-    if source.split == "user":
-        return splits.user_held_out(source.seed, user, source.holdout)
-    if source.split == "record":
-        return splits.record_held_out(source.seed, user, position, source.holdout)
-    side = (row.columns or {}).get(source.columns.split or "")
+def _held_out(settings: CorpusSettings, row: Row, user: str, position: int) -> bool:
+    if settings.split == "user":
+        return holdout.user_held_out(settings.seed, user, settings.holdout)
+    if settings.split == "record":
+        return holdout.record_held_out(settings.seed, user, position, settings.holdout)
+    side = (row.columns or {}).get(settings.columns.split or "")
     if not isinstance(side, str) or side not in _SIDES:
         raise ConfigurationError(
-            f"data.split_column={source.columns.split!r}: {row.place} says {str(side)[:_SHOWN]!r}; "
-            f"expected one of {', '.join(_SIDES)}"
+            f"data.split_column={settings.columns.split!r}: {row.place} says "
+            f"{str(side)[:_SHOWN]!r}; expected one of {', '.join(_SIDES)}"
         )
     return _SIDES[side]

@@ -1,6 +1,7 @@
-"""One population on its way to disk: records of many users, in any order, written as they come.
+"""Streams a population to disk: records of many users, in any order, in bounded memory.
 
-What stays in memory is a number and a name for each user, and a batch; never something a record.
+Memory holds an id and a number for each user and one batch of records; nothing grows with the
+number of records.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import numpy as np
 
 from userdp.sim.data import population
 
-_CHUNK = 1 << 20  # records grouped by user at a time
+_CHUNK = 1 << 20  # records that are grouped by user at a time
 
 
-class Shelf:
-    """Grows the arrays of `userdp.sim.data.population.Population` in a new folder; ``close`` completes them."""
+class PopulationWriter:
+    """Writes the arrays of a `Population` into a new folder; ``close`` completes them."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -30,18 +31,22 @@ class Shelf:
         self._offsets.extend(np.zeros(1))
 
     def extend(self, users: Sequence[str], records: Sequence[Sequence[int]]) -> None:
-        """Add one record of each of the users, who may repeat."""
+        """Append one record for each entry of ``users``; a user may occur many times.
+
+        Args:
+            records: token ids of each record, signed as in `userdp.sim.data.masking`.
+        """
         slots = self._slots
         owners = [slots.setdefault(user, len(slots)) for user in users]
         lengths = np.fromiter(map(len, records), np.int64, len(records))
         ends = self._tokens.length + np.cumsum(lengths)
-        joined = itertools.chain.from_iterable(records)
-        self._tokens.extend(np.fromiter(joined, np.int32, int(lengths.sum())))
+        tokens = itertools.chain.from_iterable(records)
+        self._tokens.extend(np.fromiter(tokens, np.int32, int(lengths.sum())))
         self._offsets.extend(ends)
         self._owners.extend(np.array(owners, np.int64))
 
     def close(self) -> None:
-        """Write what was in memory, and the users' records beside one another."""
+        """Complete the files: headers, and the records' numbers grouped by user."""
         for column in (self._tokens, self._offsets, self._owners):
             column.close()
         owners = np.load(self._folder / "owners.npy", mmap_mode="r")
@@ -75,14 +80,14 @@ class _Column:
         self._file.close()
 
     def _write_header(self) -> None:
-        """NumPy pads the header for growth, so it can be rewritten in place."""
+        """Write the header for the present length; NumPy pads it, so its size never changes."""
         np.lib.format.write_array_header_1_0(
             self._file, {"descr": self._dtype, "fortran_order": False, "shape": (self.length,)}
         )
 
 
 def _counts(owners: np.ndarray, users: int) -> np.ndarray:
-    """(users,) int64: records of each."""
+    """(users,) int64: records of each user; ``owners`` is (records,) int64."""
     total = np.zeros(users, np.int64)
     for start in range(0, len(owners), _CHUNK):
         total += np.bincount(owners[start : start + _CHUNK], minlength=users)
@@ -90,15 +95,18 @@ def _counts(owners: np.ndarray, users: int) -> np.ndarray:
 
 
 def _group(owners: np.ndarray, offsets: np.ndarray, grouped: np.ndarray) -> None:
-    """Fill ``grouped`` (records,) with the records of the first user, of the second, and so on.
+    """Counting sort of the record numbers by user, a chunk at a time; keeps a user's order.
 
-    A user's records keep their order: a counting sort, by chunks.
+    Args:
+        owners: (records,) int64, slot of each record's user.
+        offsets: (users + 1,) int64, where each user's records start in ``grouped``.
+        grouped: (records,) int64, filled.
     """
-    places = offsets[:-1].copy()  # (users,) where the next record of each user goes
+    places = offsets[:-1].copy()  # (users,) int64, where the next record of each user goes
     for start in range(0, len(owners), _CHUNK):
-        part = owners[start : start + _CHUNK]
-        order = np.argsort(part, kind="stable")
-        present, first, counts = np.unique(part[order], return_index=True, return_counts=True)
-        rank = np.arange(len(part)) - np.repeat(first, counts)
+        chunk = owners[start : start + _CHUNK]
+        order = np.argsort(chunk, kind="stable")
+        present, first, counts = np.unique(chunk[order], return_index=True, return_counts=True)
+        rank = np.arange(len(chunk)) - np.repeat(first, counts)
         grouped[np.repeat(places[present], counts) + rank] = start + order
         places[present] += counts

@@ -53,6 +53,19 @@ class Columns:
             )
         self._check_labels()
 
+    def by_setting(self) -> dict[str, str]:
+        """Field of the configuration -> the column it names, for all that are named."""
+        columns = {
+            "data.user": self.user,
+            "data.text": self.text,
+            "data.prompt": self.prompt,
+            "data.chat": self.chat,
+            "data.split_column": self.split,
+            "data.text_pair": self.pair,
+            "data.label": self.label,
+        }
+        return {setting: column for setting, column in columns.items() if column is not None}
+
     def _check_labels(self) -> None:
         if self.label is None:
             if self.pair is not None:

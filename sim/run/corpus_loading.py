@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import glob
-from pathlib import Path
 from typing import Any
 
 from userdp.clients.tokenization.tokenizer import TokenizerEncode
@@ -12,10 +10,11 @@ from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config.data import Data
 from userdp.sim.data import loading, masking
 from userdp.sim.data.corpus import Corpus
+from userdp.sim.data.loading import CorpusSettings
 from userdp.sim.data.population import Population
-from userdp.sim.data.synthetic import form_letters, users
-
-_GENERATED = {"synthetic": users.load, "form_letters": form_letters.load}
+from userdp.sim.data.records import Columns
+from userdp.sim.data.sources.base import GeneratedPopulation
+from userdp.sim.data.sources.registry import SOURCES
 
 
 def check(data: Data, seq_len: int) -> None:
@@ -24,7 +23,9 @@ def check(data: Data, seq_len: int) -> None:
     Raises:
         ConfigurationError: a setting does not fit the source, or there is no such file.
     """
-    _source(data, seq_len)
+    source = SOURCES.find(data.format)
+    if not isinstance(source, GeneratedPopulation):
+        source.check(_settings(data, seq_len).request)
 
 
 def load(data: Data, tokenizer: Any, seq_len: int) -> Corpus:
@@ -37,56 +38,13 @@ def load(data: Data, tokenizer: Any, seq_len: int) -> Corpus:
         ConfigurationError: the source is missing or wrong, or no user is left to train on, or no
             held-out record to score.
     """
-    return _corpus(data, _source(data, seq_len), TokenizerEncode(tokenizer), seq_len)
-
-
-def _source(data: Data, seq_len: int) -> loading.Source | None:
-    """Where the records are; None for generated ones. Checked before a model is loaded."""
-    if data.format in _GENERATED:
-        return None
-    if data.path is None:
-        raise ConfigurationError(f"data.path is missing: data={data.format} needs one.")
-    there = Path(data.path).exists() or glob.glob(data.path, recursive=True)
-    if data.format != "hub" and not there:
-        raise ConfigurationError(
-            f"data.path={data.path}: no such file; give a file, a folder or a glob pattern."
-        )
-    return loading.Source(
-        format=data.format,
-        path=data.path,
-        columns=_columns(data),
-        split=data.split,
-        holdout=data.holdout,
-        seed=data.seed,
-        strict=data.strict,
-        name=data.name,
-        hub_split=data.hub_split,
-        max_tokens=None if data.label is None else seq_len,
-    )
-
-
-def _columns(data: Data) -> loading.Columns:
-    return loading.Columns(
-        user=data.user,
-        text=data.text,
-        prompt=data.prompt,
-        chat=data.chat,
-        split=data.split_column,
-        pair=data.text_pair,
-        label=data.label,
-        classes=data.class_names,
-    )
-
-
-def _corpus(
-    data: Data, source: loading.Source | None, encode: TokenizerEncode, seq_len: int
-) -> Corpus:
-    if source is None:
-        generate = _GENERATED[data.format]
-        corpus = generate(data.seed, data.users, encode, cache.cache_root())
+    encode, folder = TokenizerEncode(tokenizer), cache.cache_root()
+    source = SOURCES.find(data.format)
+    if isinstance(source, GeneratedPopulation):
+        corpus = loading.generate(source, data.seed, data.users, encode, folder)
     else:
         try:
-            corpus = loading.load(source, encode, cache.cache_root())
+            corpus = loading.load(source, _settings(data, seq_len), encode, folder)
         except ConfigurationError:
             raise
         except ValueError as error:  # bad data under data.strict
@@ -101,8 +59,34 @@ def _corpus(
     return corpus
 
 
+def _settings(data: Data, seq_len: int) -> CorpusSettings:
+    columns = Columns(
+        user=data.user,
+        text=data.text,
+        prompt=data.prompt,
+        chat=data.chat,
+        split=data.split_column,
+        pair=data.text_pair,
+        label=data.label,
+        classes=data.class_names,
+    )
+    return CorpusSettings(
+        format=data.format,
+        path=data.path,
+        columns=columns,
+        split=data.split,
+        holdout=data.holdout,
+        seed=data.seed,
+        strict=data.strict,
+        name=data.name,
+        hub_split=data.hub_split,
+        max_tokens=None if data.label is None else seq_len,
+        options=data.options,
+    )
+
+
 def _scorable(population: Population, seq_len: int) -> bool:
-    """Whether some record, cut to ``seq_len``, has a token to predict."""
+    """Whether some record, cut to ``seq_len`` tokens, has a token to predict."""
     return any(
         masking.predicted(record[:seq_len])
         for user in range(len(population))

@@ -15,7 +15,8 @@ from userdp.clients.evaluation import heldout
 from userdp.sim import cli
 from userdp.sim.common import file_hash
 from userdp.sim.data import loading
-from userdp.sim.data.sources import readers
+from userdp.sim.data.corpus import Corpus
+from userdp.sim.data.sources import jsonl, streams
 
 MODELS = {"torch", "transformers", "peft", "tokenizers"}
 TABLES = {"datasets", "pandas", "pyarrow"}
@@ -50,7 +51,8 @@ def test_a_plan_imports_no_model_no_table_and_no_network():
 
 def test_a_run_imports_what_builds_a_corpus_only_where_one_is_built():
     loaded = imported(
-        "from userdp.sim import cli; from userdp.sim.config import hydra_compose; from userdp.sim.run import runner"
+        "from userdp.sim import cli; from userdp.sim.config import hydra_compose; "
+        "from userdp.sim.run import runner"
     )
     assert not loaded & (TABLES | SERVICES)
     assert {"torch", "flwr"} <= loaded
@@ -65,21 +67,24 @@ class Letters:
         return [[*map(ord, text)] for text in texts]
 
 
-def source(path: Path) -> loading.Source:
+def loaded(path: Path) -> Corpus:
     columns = loading.Columns(user="user_id", text="text")
-    return loading.Source(format="jsonl", path=str(path), columns=columns, split="record")
+    settings = loading.CorpusSettings(
+        format="jsonl", path=str(path), columns=columns, split="record"
+    )
+    return loading.load(jsonl.SOURCE, settings, Letters(), path.parent / "cache")
 
 
 def test_a_cached_corpus_is_found_without_reading_a_row(tmp_path, monkeypatch):
     path = tmp_path / "mail.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in small_world.rows()))
-    first = loading.load(source(path), Letters(), tmp_path / "cache")
-    monkeypatch.setattr(readers, "rows", None)  # calling it fails
-    again = loading.load(source(path), Letters(), tmp_path / "cache")
+    first = loaded(path)
+    monkeypatch.setattr(streams, "lines", None)  # calling it fails
+    again = loaded(path)
     assert again.name == first.name
     path.write_text(path.read_text() + '{"user_id": "new", "text": "x"}\n')
     with pytest.raises(TypeError):
-        loading.load(source(path), Letters(), tmp_path / "cache")
+        loaded(path)
 
 
 def settle(path: Path) -> None:

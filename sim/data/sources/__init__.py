@@ -1,1 +1,1 @@
-"""Where records come from: one file for each kind of data source, and the table of all of them."""
+"""Data sources: one file for each kind of source, and the table of all of them."""

@@ -1,28 +1,162 @@
-"""One row of a data source, with the place where it stands, and the columns it must have."""
+"""What a data source is: the request it gets, the rows it gives, and the class to derive from.
+
+A source turns a request of the configuration (a path, the columns that hold users and texts) into
+rows, one at a time. It knows nothing of users, splits or tokens. A new source is one module with
+an object of a class derived from `Source`, and a YAML file. Rows of an SQLite database, in a module
+``my_package/sqlite.py``:
+
+    import sqlite3
+    from contextlib import closing
+    from pathlib import Path
+
+    from userdp.sim.common import file_hash
+    from userdp.sim.data.sources.base import Opened, Row, Source, require_columns
+
+    class SqliteSource(Source):
+        option_names = ("table",)
+
+        def open(self, request, cache_folder):
+            file, table = Path(request.path), request.options.get("table", "records")
+
+            def rows():
+                with closing(sqlite3.connect(file)) as database:
+                    cursor = database.execute(f'SELECT * FROM "{table}" ORDER BY rowid')
+                    names = [column[0] for column in cursor.description]
+                    require_columns(request.columns, names, str(file))
+                    for number, values in enumerate(cursor, 1):
+                        yield Row(f"{file}, row {number}", dict(zip(names, values, strict=True)))
+
+            return Opened(file_hash.of(file, cache_folder), rows)
+
+    SOURCE = SqliteSource()
+
+and ``data/sqlite.yaml``, in a folder on Hydra's search path:
+
+    format: my_package.sqlite.SOURCE
+    path: ???
+    options: {table: mail}
+    user: sender
+    text: body
+"""
 
 from __future__ import annotations
 
+import abc
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 from userdp.sim.common.errors import ConfigurationError
 
-_NAME = re.compile(r"[\w .:/-]{1,40}")
+_COLUMN_NAME = re.compile(r"[\w .:/-]{1,40}")
 
 
 class Row(NamedTuple):
-    """One row: where it stands (file and line), and its columns, or None where it is broken."""
+    """One row: its place (file and line), and its values by column, or None if it is broken."""
 
     place: str
     columns: Mapping[str, Any] | None
 
 
-def require(wanted: Mapping[str, str], available: Iterable[str], path: str) -> None:
-    """Refuse a source without the wanted columns, naming those there are."""
-    columns = list(available)
-    named = all(_NAME.fullmatch(column) for column in columns)  # else it may be a record: not shown
-    mend = "there are: " + ", ".join(columns) if named else "no column names; is data.format right?"
-    for field, column in wanted.items():
-        if column not in columns:
-            raise ConfigurationError(f"{field}={column!r}: no such column in {path}; {mend}")
+@dataclass(frozen=True, kw_only=True)
+class SourceRequest:
+    """The settings of the group ``data`` that say what to read.
+
+    Args:
+        path: as the user gave it; what it names is up to the source.
+        columns: field of the configuration (``data.text``) -> the column it names, for the columns
+            that every row must have.
+        name: configuration of a data set that has several.
+        hub_split: which split of a data set to read.
+        options: values of `Source.option_names`.
+    """
+
+    path: str | None
+    columns: Mapping[str, str]
+    name: str | None = None
+    hub_split: str = "train"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A source that exists: a fingerprint of its contents, for the cache key, and its rows.
+
+    ``rows`` may be called several times. A corpus that is found in the cache under its key is used
+    without calling it, so imports of slow reading libraries belong inside it.
+    """
+
+    fingerprint: str
+    rows: Callable[[], Iterator[Row]]
+
+
+class Source(abc.ABC):
+    """Reads the rows of one kind of data source.
+
+    Attributes:
+        has_labels: whether ``data.label`` may name a column.
+        option_names: keys that ``data.options`` may have; any other is refused.
+    """
+
+    has_labels: ClassVar[bool] = True
+    option_names: ClassVar[Collection[str]] = ()
+
+    def check(self, request: SourceRequest) -> None:  # noqa: B027 - a source may do without
+        """Refuse a request that cannot be served, without reading; called before a model is loaded.
+
+        Raises:
+            ConfigurationError: the message names the field, its value and the mend.
+        """
+
+    @abc.abstractmethod
+    def open(self, request: SourceRequest, cache_folder: Path) -> Opened:
+        """Find the data and fingerprint their contents; ``cache_folder`` may keep the fingerprint.
+
+        Raises:
+            ConfigurationError: the data do not exist, or (while rows are read) they are not of this
+                kind or lack a column. The message must not quote a value of a row.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratedPopulation:
+    """A population that a function generates; an entry of the same table as the sources.
+
+    Args:
+        name: part of the cache key.
+        version: of the texts; part of the cache key.
+        users: (seed, number of users) -> id and records of each user.
+        holdout: share of the users held out.
+    """
+
+    has_labels: ClassVar[bool] = False
+    option_names: ClassVar[Collection[str]] = ()
+
+    name: str
+    version: int
+    users: Callable[[int, int], Iterable[tuple[str, Sequence[str]]]]
+    holdout: float = 0.1
+
+
+def require_columns(wanted: Mapping[str, str], available: Iterable[str], path: str) -> None:
+    """Refuse data without the wanted columns.
+
+    Args:
+        wanted: as `SourceRequest.columns`.
+        available: names of the columns there are; if one of them looks like a value of a record,
+            as in a csv file without a header, the message shows none.
+        path: of the data, for the message.
+
+    Raises:
+        ConfigurationError: a wanted column is not available.
+    """
+    names = list(available)
+    if all(_COLUMN_NAME.fullmatch(name) for name in names):
+        mend = "there are: " + ", ".join(names)
+    else:
+        mend = "no column names; is data.format right?"
+    for setting, column in wanted.items():
+        if column not in names:
+            raise ConfigurationError(f"{setting}={column!r}: no such column in {path}; {mend}")

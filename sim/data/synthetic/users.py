@@ -1,8 +1,8 @@
-"""The embedded corpus, generated without network: a public text, and 2,400 invented users.
+"""Generates the embedded corpus without network: a public text and 2,400 invented users.
 
-A user is a function of the seed and a number. The register (messages, notes, mails) is shared by
-all users and foreign to the public text; friends, places, a pet, a pastime, habits and secrets are
-a user's own.
+A user's records are a function of the seed and the user's number. All users share a register
+(messages, notes, mails) that the public text does not have; each user has friends, places, a pet, a
+pastime, habits and secrets that no other user has.
 
 >>> user, texts = next(private_users(seed=0, users=1))
 >>> user, len(texts) > 0
@@ -13,27 +13,23 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from userdp.sim.common import cache
-from userdp.sim.data import corpus, holdout
-from userdp.sim.data.corpus import Corpus, Encode, Example
+from userdp.sim.data.sources.base import GeneratedPopulation
 from userdp.sim.data.synthetic import grammar, private_phrases, public_pages, public_stories
 
 VERSION = 1  # of the texts; a test pins a digest of them to it
 USERS = 2400
 TALES = 2600
-HELD_OUT = 0.1
 _MEDIAN_RECORDS, _SPREAD, _MOST_RECORDS = 6, 1.25, 400
-_SECRET_RATE = 0.3  # of a user's records that give one of the user's secrets away
+_SECRET_RATE = 0.3  # probability that a record holds one of the user's secrets
 _SYLLABLES = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]  # 70
 
 
 @dataclass(frozen=True, kw_only=True)
 class Habits:
-    """What makes one user's texts the user's own."""
+    """What is characteristic of one user's texts."""
 
     rules: grammar.Rules
     name: str
@@ -42,13 +38,13 @@ class Habits:
     stop: str  # punctuation at the end of a sentence
     bullet: str
     capitals: bool  # begins sentences with a capital letter
-    mail_rate: float  # share of mails, the longest kind
-    secrets: tuple[str, ...]  # sentences, each around a word that no other user has
+    mail_rate: float  # share of mails, the longest kind of record
+    secrets: tuple[str, ...]  # sentences, each with a word that no other user has
     secret_words: tuple[str, ...]
 
 
 def public_text(seed: int) -> list[str]:
-    """Tales in narrative prose with two odd pages after each, about 450,000 words in all."""
+    """Stories in prose, each followed by two pages of other kinds; about 450,000 words in all."""
     return [text for number in range(TALES) for text in _public_part(seed, number)]
 
 
@@ -67,34 +63,8 @@ def private_users(seed: int, users: int = USERS) -> Iterator[tuple[str, list[str
         yield user_id(number), user_records(seed, number)
 
 
-def load(seed: int, users: int, encode: Encode, cache_folder: Path) -> Corpus:
-    """The private users as populations, whole users held out; written once, then mapped."""
-    people = private_users(seed, users)
-    return stored("synthetic", people, seed, users, encode, cache_folder)
-
-
-def stored(
-    kind: str,
-    people: Iterable[tuple[str, list[str]]],
-    seed: int,
-    users: int,
-    encode: Encode,
-    cache_folder: Path,
-) -> Corpus:
-    """Generated people as populations; ``kind``, seed and their number say who they are."""
-    key = cache.fingerprint(kind, VERSION, corpus.FORMAT, seed, users, HELD_OUT, encode.name)
-    examples = (
-        Example(user, text, holdout.user_held_out(seed, user, HELD_OUT))
-        for user, texts in people
-        for text in texts
-    )
-    folder = cache.published(
-        cache_folder / "corpora" / key, lambda folder: corpus.write(folder, examples, encode, {})
-    )
-    return Corpus.load(folder)
-
-
 def user_id(number: int) -> str:
+    """The id of the user of this number, ``user-00000``."""
     return f"user-{number:05d}"
 
 
@@ -107,7 +77,7 @@ def user_records(seed: int, number: int) -> list[str]:
 
 
 def habits_of(seed: int, number: int) -> Habits:
-    """Everything about the user that their records repeat."""
+    """The habits, secrets and vocabulary of one user, a function of seed and number."""
     chance = random.Random(f"habits/{seed}/{number}")
     shared = {
         name: _choice(options.split("|"), chance).strip()
@@ -115,7 +85,7 @@ def habits_of(seed: int, number: int) -> Habits:
     }
     words = tuple(_secret_word(seed, 2 * number + i) for i in range(2))
     return Habits(
-        rules={**private_phrases.RULES, **_own_rules(shared["catchphrase"], chance)},
+        rules={**private_phrases.RULES, **_user_rules(shared["catchphrase"], chance)},
         name=shared["name"],
         greeting=shared["greeting"],
         sign_off=shared["sign_off"],
@@ -128,7 +98,8 @@ def habits_of(seed: int, number: int) -> Habits:
     )
 
 
-def _own_rules(catchphrase: str, chance: random.Random) -> grammar.Rules:
+def _user_rules(catchphrase: str, chance: random.Random) -> grammar.Rules:
+    """The grammar's lists that differ between users: topics, friends, places, pet, pastime."""
     topics = [_choice(list(private_phrases.TOPICS.values()), chance) for _ in range(3)]
     kinds = [" street", " road", "'s", " park", " café", " gym"]
     return {
@@ -162,7 +133,7 @@ def _note(habits: Habits, chance: random.Random) -> str:
         grammar.expand(habits.rules, "todo", chance) for _ in range(2 + int(6 * chance.random()))
     ]
     lines = [grammar.expand(habits.rules, "title", chance)]
-    lines += [f"{habits.bullet} {item}" for item in items + _slips(habits, chance)]
+    lines += [f"{habits.bullet} {item}" for item in items + _maybe_secret(habits, chance)]
     return "\n".join(lines)
 
 
@@ -181,22 +152,22 @@ def _mail(habits: Habits, chance: random.Random) -> str:
 
 
 def _sentences(habits: Habits, chance: random.Random, kinds: list[str]) -> str:
-    """One sentence of each kind and now and then a secret, in the user's own punctuation."""
-    spoken = [grammar.expand(habits.rules, kind, chance) for kind in kinds]
-    spoken += _slips(habits, chance)
+    """One sentence of each kind and perhaps a secret, in the user's punctuation."""
+    sentences = [grammar.expand(habits.rules, kind, chance) for kind in kinds]
+    sentences += _maybe_secret(habits, chance)
     if habits.capitals:
-        spoken = [sentence[:1].upper() + sentence[1:] for sentence in spoken]
-    return " ".join(s if s.endswith("?") else s + habits.stop for s in spoken)
+        sentences = [sentence[:1].upper() + sentence[1:] for sentence in sentences]
+    return " ".join(s if s.endswith("?") else s + habits.stop for s in sentences)
 
 
-def _slips(habits: Habits, chance: random.Random) -> list[str]:
+def _maybe_secret(habits: Habits, chance: random.Random) -> list[str]:
     return [_choice(habits.secrets, chance)] if chance.random() < _SECRET_RATE else []
 
 
 def _secret_word(seed: int, number: int) -> str:
-    """Eight letters that no other number has: an affine walk through all four-syllable words."""
+    """Eight letters that no other number has: an affine map onto all words of four syllables."""
     size = len(_SYLLABLES) ** 4
-    place = (number * 9_999_991 + 7_654_321 * (seed + 1)) % size  # the factor has no divisor of 70
+    place = (number * 9_999_991 + 7_654_321 * (seed + 1)) % size  # coprime to 70: one to one
     digits = [place // len(_SYLLABLES) ** power % len(_SYLLABLES) for power in range(4)]
     return "".join(_SYLLABLES[digit] for digit in digits)
 
@@ -212,3 +183,6 @@ def _word(chance: random.Random, syllables: int) -> str:
 
 def _choice(options: Sequence[str], chance: random.Random) -> str:
     return options[int(chance.random() * len(options))]
+
+
+POPULATION = GeneratedPopulation(name="synthetic", version=VERSION, users=private_users)

@@ -17,6 +17,7 @@ from helpers import small_world
 from userdp.clients.tokenization.tokenizer import TokenizerEncode
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.data import loading, masking
+from userdp.sim.data.sources.registry import SOURCES
 
 ROWS = [
     {"who": "ada", "said": "the cat sat", "mood": 1},
@@ -46,9 +47,9 @@ def written(folder: Path, rows=ROWS) -> Path:
 def loaded(path: Path, made=None, *, seq_len=16, columns=BINARY, user="who", **changes):
     settings = {"format": "jsonl", "path": str(path), "holdout": 0.0, **changes}
     named = loading.Columns(user=user, **columns)
-    source = loading.Source(columns=named, max_tokens=seq_len, **settings)
+    asked = loading.CorpusSettings(columns=named, max_tokens=seq_len, **settings)
     encode = TokenizerEncode(made or tokenizer())
-    return loading.load(source, encode, path.parent / "cache")
+    return loading.load(SOURCES.find(asked.format), asked, encode, path.parent / "cache")
 
 
 def records(population):
@@ -187,7 +188,7 @@ def test_whatever_changes_labelled_records_changes_the_cache_key(tmp_path, chang
 def test_unlabelled_records_are_cached_for_every_length():
     columns = loading.Columns(user="who", text="said")
     with pytest.raises(ValueError, match="labelled"):
-        loading.Source(format="jsonl", path="a", columns=columns, max_tokens=9)
+        loading.CorpusSettings(format="jsonl", path="a", columns=columns, max_tokens=9)
 
 
 def keyed(population):
@@ -227,8 +228,9 @@ def test_a_records_side_does_not_depend_on_others(tmp_path):
 
 def test_texts_without_labels_may_be_users_of_their_own_too(tmp_path):
     columns = loading.Columns(user=None, text="said")
-    source = loading.Source(format="jsonl", path=str(written(tmp_path)), columns=columns)
-    corpus = loading.load(source, TokenizerEncode(tokenizer()), tmp_path / "cache")
+    asked = loading.CorpusSettings(format="jsonl", path=str(written(tmp_path)), columns=columns)
+    encode = TokenizerEncode(tokenizer())
+    corpus = loading.load(SOURCES.find("jsonl"), asked, encode, tmp_path / "cache")
     assert len(corpus.train) + len(corpus.heldout) == 3
 
 

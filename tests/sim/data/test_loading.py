@@ -1,3 +1,7 @@
+"""Loading of corpora: the same records from every source, splits, bad data, the cache."""
+
+from __future__ import annotations
+
 import csv
 import json
 import os
@@ -13,6 +17,8 @@ from userdp.sim.common import cache
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.data import holdout, loading, population
 from userdp.sim.data.corpus import Corpus
+from userdp.sim.data.loading import CorpusSettings
+from userdp.sim.data.sources.registry import SOURCES
 
 COLUMNS = loading.Columns(user="who", text="said")
 ROWS = [
@@ -41,9 +47,10 @@ def write_jsonl(path: Path, rows) -> Path:
     return path
 
 
-def source(path: Path, **changes) -> loading.Source:
-    settings = {"format": "jsonl", "path": str(path), "columns": COLUMNS, "holdout": 0.0}
-    return loading.Source(**{**settings, **changes})
+def load(path: Path, folder: Path, encode=None, **changes) -> Corpus:
+    values = {"format": "jsonl", "path": str(path), "columns": COLUMNS, "holdout": 0.0}
+    settings = CorpusSettings(**{**values, **changes})
+    return loading.load(SOURCES.find(settings.format), settings, encode or Bytes(), folder)
 
 
 def texts(people) -> dict[int, list[str]]:
@@ -63,10 +70,6 @@ def by_user(rows) -> dict[int, list[str]]:
     for user, text in rows:
         grouped.setdefault(population.user_key(user), []).append(text)
     return grouped
-
-
-def load(path: Path, folder: Path, encode=None, **changes) -> Corpus:
-    return loading.load(source(path, **changes), encode or Bytes(), folder)
 
 
 def test_records_come_back_grouped_by_user_in_file_order(tmp_path):
@@ -261,8 +264,8 @@ def test_split_by_column_follows_the_column_and_refuses_other_values(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"path": "no/such.jsonl"}, r"data\.path='no/such\.jsonl'"),
-        ({"format": "xml"}, r"data\.format='xml'.*jsonl"),
+        ({"path": "no/such.jsonl"}, r"data\.path=no/such\.jsonl: no such file"),
+        ({"format": "xml"}, r"data\.format=xml: choose one of .*jsonl"),
         ({"split": "users"}, r"data\.split='users'"),
         ({"split": "column"}, r"data\.split_column=None"),
         ({"holdout": 1.0}, r"data\.holdout=1\.0"),
@@ -275,7 +278,7 @@ def test_split_by_column_follows_the_column_and_refuses_other_values(tmp_path):
 def test_a_wrong_configuration_is_one_line_with_field_value_and_mend(tmp_path, changes, message):
     path = write_jsonl(tmp_path / "a.jsonl", ROWS)
     with pytest.raises(ConfigurationError, match=message) as caught:
-        loading.load(source(**{"path": path, **changes}), Bytes(), tmp_path)
+        load(folder=tmp_path, **{"path": path, **changes})
     assert "\n" not in str(caught.value)
     assert "one, two" not in str(caught.value)
 
@@ -293,7 +296,7 @@ def test_a_file_of_another_format_or_without_records_is_a_configuration_error(tm
 def test_a_hub_name_that_does_not_load_is_a_configuration_error(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigurationError, match=r"data\.path='no-such/data-set'") as caught:
-        loading.load(source(Path("no-such/data-set"), format="hub"), Bytes(), tmp_path)
+        load(Path("no-such/data-set"), tmp_path, format="hub")
     assert "\n" not in str(caught.value)
 
 

@@ -17,6 +17,7 @@ from userdp.clients.tokenization.tokenizer import TokenizerEncode
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config import hydra_compose
 from userdp.sim.data import loading, masking
+from userdp.sim.data.sources.registry import SOURCES
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -58,8 +59,8 @@ def written(folder: Path, rows) -> Path:
 def loaded(path: Path, encode, **changes):
     columns = {"user": "who", **changes.pop("columns", {"text": "said", "prompt": "asked"})}
     settings = {"format": "jsonl", "path": str(path), "holdout": 0.0, **changes}
-    source = loading.Source(columns=loading.Columns(**columns), **settings)
-    return loading.load(source, encode, path.parent / "cache")
+    asked = loading.CorpusSettings(columns=loading.Columns(**columns), **settings)
+    return loading.load(SOURCES.find(asked.format), asked, encode, path.parent / "cache")
 
 
 def parts(made, record):

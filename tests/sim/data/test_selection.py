@@ -10,6 +10,7 @@ from scipy import stats
 
 from userdp.sim.common import rng
 from userdp.sim.data import selection
+from userdp.sim.data.selection import RULES
 
 RECORDS = st.lists(
     st.lists(st.integers(0, 9), min_size=2, max_size=9).map(np.array), min_size=0, max_size=8
@@ -41,7 +42,7 @@ def test_by_length_equals_repeatedly_taking_the_first_extreme_record(records, k,
         first = next(i for i in left if len(records[i]) == best)
         left.remove(first)
         wanted.append(tuple(records[first][:cut]))
-    assert plain(selection.RULES.find(name).select(of(records), k, cut, stream())) == wanted
+    assert plain(RULES.find(name).select(of(records), k, cut, stream())) == wanted
 
 
 @given(st.lists(st.integers(2, 9), max_size=8), K, CUT)
@@ -99,15 +100,15 @@ def test_every_window_is_equally_likely_the_first_and_the_last_too():
     assert stats.chisquare(counts).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("name", list(selection.RULES))
+@pytest.mark.parametrize("name", list(RULES))
 def test_a_user_without_records_gives_nothing(name):
-    assert selection.RULES.find(name).select(of([]), 3, 5, stream()) == []
+    assert RULES.find(name).select(of([]), 3, 5, stream()) == []
 
 
-@pytest.mark.parametrize("name", list(selection.RULES))
+@pytest.mark.parametrize("name", list(RULES))
 def test_a_rule_is_a_function_of_the_records_and_its_stream(name):
-    records = [np.arange(n) + 10 * n for n in (3, 5, 5, 2, 7)]
-    first, second = (plain(selection.RULES.find(name).select(of(records), 3, 4, stream(8))) for _ in range(2))
+    records, select = [np.arange(n) + 10 * n for n in (3, 5, 5, 2, 7)], RULES.find(name).select
+    first, second = (plain(select(of(records), 3, 4, stream(8))) for _ in range(2))
     assert first == second
 
 
@@ -117,22 +118,22 @@ def test_by_perplexity_equals_sorting_by_score_then_number_and_nan_comes_last(sc
     for name, sign in [("low_perplexity", 1), ("high_perplexity", -1)]:
         known = sorted((i for i, s in enumerate(scores) if s == s), key=lambda i: sign * scores[i])
         wanted = [*known, *(i for i, s in enumerate(scores) if s != s)][: k or None]
-        got = selection.RULES.find(name).select(of(records, scores), k, 9, stream())
+        got = RULES.find(name).select(of(records, scores), k, 9, stream())
         assert [int(sequence[0]) for sequence in got] == wanted
 
 
 @pytest.mark.parametrize("name", ["high_perplexity", "low_perplexity"])
 def test_selection_by_perplexity_without_scores_is_refused(name):
     with pytest.raises(ValueError, match="there are none"):
-        selection.RULES.find(name).select(selection.Records(tokens=[np.arange(3)]), 1, 5, stream())
+        RULES.find(name).select(selection.Records(tokens=[np.arange(3)]), 1, 5, stream())
 
 
-@pytest.mark.parametrize("name", list(selection.RULES))
+@pytest.mark.parametrize("name", list(RULES))
 def test_a_record_whose_cut_has_nothing_to_predict_takes_nobodys_place(name):
     long_prompt, answer, single = [~1, ~2, ~3, ~4, 5], [~1, 2], [7]
     records = of([np.array(r) for r in (long_prompt, single, answer, long_prompt, single)])
     for k in (0, 1, 2):
-        chosen = selection.RULES.find(name).select(records, k, 4, stream(k))
+        chosen = RULES.find(name).select(records, k, 4, stream(k))
         assert all((sequence[1:] >= 0).any() for sequence in chosen)
         if name != "random_chunk":
             assert plain(chosen) == [(~1, 2)]

@@ -7,6 +7,7 @@ import collections
 import pytest
 
 from helpers.words import Words
+from userdp.sim.data import loading
 from userdp.sim.data.synthetic import form_letters
 from userdp.sim.data.synthetic import users as synthetic
 
@@ -37,8 +38,9 @@ def test_texts_are_functions_of_seed_and_number_alone(users):
 
 
 def test_the_corpus_is_cached_apart_from_the_synthetic_users(tmp_path):
-    corpus = form_letters.load(0, 60, Words(), tmp_path)
+    corpus = loading.generate(form_letters.POPULATION, 0, 60, Words(), tmp_path)
     assert len(corpus.train) + len(corpus.heldout) == 60
-    assert (form_letters.load(0, 60, Words(), tmp_path).train.tokens == corpus.train.tokens).all()
-    synthetic.load(0, 60, Words(), tmp_path)
+    again = loading.generate(form_letters.POPULATION, 0, 60, Words(), tmp_path)
+    assert (again.train.tokens == corpus.train.tokens).all()
+    loading.generate(synthetic.POPULATION, 0, 60, Words(), tmp_path)
     assert len(list((tmp_path / "corpora").iterdir())) == 2

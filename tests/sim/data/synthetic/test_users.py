@@ -7,6 +7,7 @@ import statistics
 import pytest
 
 from helpers.words import Words
+from userdp.sim.data import loading
 from userdp.sim.data.synthetic import grammar
 from userdp.sim.data.synthetic import users as synthetic
 
@@ -103,7 +104,7 @@ def bigrams(texts: list[str]) -> list[tuple[str, str]]:
 
 
 def test_the_corpus_holds_the_generated_users_and_is_cached(tmp_path):
-    corpus = synthetic.load(0, 300, Words(), tmp_path)
+    corpus = loading.generate(synthetic.POPULATION, 0, 300, Words(), tmp_path)
     assert len(corpus.train) + len(corpus.heldout) == 300
     assert 10 <= len(corpus.heldout) <= 55
     lengths = sorted(
@@ -116,7 +117,7 @@ def test_the_corpus_holds_the_generated_users_and_is_cached(tmp_path):
         len(text.split()) + 1 for _, texts in synthetic.private_users(0, 300) for text in texts
     )
     assert lengths == expected
-    again = synthetic.load(0, 300, Words(), tmp_path)
+    again = loading.generate(synthetic.POPULATION, 0, 300, Words(), tmp_path)
     assert (again.train.tokens == corpus.train.tokens).all()
     assert len(list((tmp_path / "corpora").iterdir())) == 1
 
