@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,31 +21,29 @@ from userdp.sim.protocol import messages
 
 @dataclass(frozen=True)
 class Host:
-    """What a node has at hand: the model (one a process) and the users' records."""
+    """What a node needs to answer: the model (one a process) and the records of its users."""
 
     model: LanguageModel
     population: Population
     engine: EngineSettings
 
     def train(self, message: Message) -> Message:
-        """Do what the contract in the message says, for the units it names."""
+        """The reply to a train message: the clipped sum over the units that it names."""
         arrays, contract, assignment = messages.read_train(message)
-        layout = self.model.layout
         scale = messages.read_scale(message)
-        result = cohort_update.cohort_sum(
+        cohort = cohort_update.cohort_sum(
             self.model,
             self._vector(arrays),
             unit_records.fetch(self.population, contract, assignment),
             clip_norm=contract.clip_norm,
+            clipping_rule=contract.clipping,
             local=cohort_update.LocalTraining(steps=contract.local_steps, lr=contract.local_lr),
             engine=self.engine,
             scale=None if scale is None else self._vector(scale),
+            count_unclipped=contract.count_unclipped,
             keep_rows=contract.keep_rows,
         )
-        bits = result.unclipped_bits if contract.count_unclipped else None
-        rows = None if result.rows is None else result.rows.numpy()
-        answer = messages.NodeSum(result.total.cpu().numpy(), simulation_only(result), bits, rows)
-        return messages.train_reply(message, layout, answer)
+        return messages.train_reply(message, self.model.layout, cohort)
 
     def _vector(self, arrays: ArrayRecord) -> Tensor:
         """(D,) float32 on the model's device."""
@@ -51,25 +51,18 @@ class Host:
         return vector.float().to(self.model.device)
 
 
-def simulation_only(result: cohort_update.CohortSum) -> dict[str, float]:
-    """Sums over the node's units that no private run may log: the server adds them up."""
-    return {
-        "cohort_size": result.units,
-        "failed_units": result.failed,
-        "clipped_units": result.clipped,
-        "update_norms": result.norms,
-        "train_losses": result.losses,
-        "records_used": result.records,
-        "tokens_used": result.tokens,
-    }
+def client_app(make_host: Callable[[], Host]) -> ClientApp:
+    """The app that serves every node of this process.
 
-
-def client_app(host: Host) -> ClientApp:
-    """One app serves every node of the process."""
-    app = ClientApp()
+    Args:
+        make_host: builds the model and maps the records. It is called once, by the first message:
+            a process that serves as a node of another machine builds them from a configuration
+            (`userdp.sim.run.node_setup.app_from_config`), this process hands over what it has.
+    """
+    app, host = ClientApp(), functools.cache(make_host)
 
     @app.train()
     def train(message: Message, _: Context) -> Message:
-        return host.train(message)
+        return host().train(message)
 
     return app

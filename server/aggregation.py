@@ -1,4 +1,4 @@
-"""The nodes' answers of one round, added up as they arrive."""
+"""Adds up the replies of a round as they arrive, holding one reply at a time."""
 
 from __future__ import annotations
 
@@ -7,29 +7,46 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from userdp.server.mechanisms.base import CohortSum
-from userdp.sim.protocol import messages
+from userdp.sim.protocol.cohort_sum import CohortSum
 
 
 @dataclass
-class Fold:
-    """Running sum over the nodes' answers, and their rows where the mechanism needs them."""
+class Aggregation:
+    """Running sum over the nodes' replies, and their rows where the mechanism needs them."""
 
     total: np.ndarray  # (D,) float64
-    unclipped_bits: float = 0.0
+    unclipped_bits: float | None = None
     rows: dict[int, np.ndarray] | None = None  # node -> (units, D) float64
-    simulation_only: Counter[str] = field(default_factory=Counter)
+    figures: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def empty(cls, size: int, *, count_unclipped: bool, keep_rows: bool) -> Aggregation:
+        """The sum over no unit, for an adapter of ``size`` parameters."""
+        bits = 0.0 if count_unclipped else None
+        return cls(np.zeros(size), bits, rows={} if keep_rows else None)
+
+    def add(self, node: int, reply: CohortSum) -> None:
+        """Add the sum of one node.
+
+        Raises:
+            ValueError: the reply lacks clip bits or rows that the contract asked for, or has some
+                that it did not ask for.
+        """
+        if (reply.unclipped_bits is None) != (self.unclipped_bits is None):
+            raise ValueError("The clip bits of a reply are not as the contract asked.")
+        if (reply.rows is None) != (self.rows is None):
+            raise ValueError("The rows of a reply are not as the contract asked.")
+        self.total += reply.total
+        if self.unclipped_bits is not None and reply.unclipped_bits is not None:
+            self.unclipped_bits += reply.unclipped_bits
+        if self.rows is not None and reply.rows is not None:
+            self.rows[node] = reply.rows
+        self.figures.update(reply.figures)
 
     def cohort(self) -> CohortSum:
-        if self.rows is None:
-            return CohortSum(self.total, self.unclipped_bits)
-        none = np.zeros((0, len(self.total)))
-        rows = np.concatenate([none, *(self.rows[node] for node in sorted(self.rows))])
-        return CohortSum(self.total, self.unclipped_bits, rows)
-
-    def add(self, node: int, answer: messages.NodeSum) -> None:
-        self.total += answer.total
-        if self.rows is not None and answer.rows is not None:
-            self.rows[node] = answer.rows
-        self.unclipped_bits += answer.unclipped_bits or 0.0
-        self.simulation_only.update(answer.simulation_only)
+        """The sum over all nodes; rows in the order of the nodes' ids."""
+        rows = None
+        if self.rows is not None:
+            empty = np.zeros((0, len(self.total)))
+            rows = np.concatenate([empty, *(self.rows[node] for node in sorted(self.rows))])
+        return CohortSum(self.total, self.figures, self.unclipped_bits, rows)

@@ -14,23 +14,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from userdp.server.aggregation import Fold
+from userdp.server.aggregation import Aggregation
+from userdp.server.budget import Budget
 from userdp.server.checkpoint import Checkpoint
 from userdp.server.ledger.ledger import Ledger
 from userdp.server.mechanisms.base import Mechanism, Release
 from userdp.server.optimizers.server_optimizer import ServerOptimizer
 from userdp.sim.common import rng
 from userdp.sim.protocol import messages
+from userdp.sim.protocol.cohort_sum import CohortSum
+from userdp.sim.protocol.contract import Assignment, LocalWork
+from userdp.sim.protocol.layout import Layout
+from userdp.sim.tracking import metric_kinds
 from userdp.sim.tracking.tracker import Tracker
 
 
@@ -46,14 +49,6 @@ class NodeFailedError(Exception):
     """A node did not answer, twice: the run stops before the release and can be resumed."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """What the run may spend, made from one accounting before it starts."""
-
-    rounds: int  # the largest number of rounds that stays within the budget
-    epsilon_after: Callable[[int], float]  # certified upper epsilon after so many intents
-
-
 class PrivateStrategy(Strategy):
     """Flower strategy that releases a mechanism's noised mean once a round."""
 
@@ -61,8 +56,8 @@ class PrivateStrategy(Strategy):
         self,
         *,
         mechanism: Mechanism,
-        contract: messages.Contract,
-        layout: messages.Layout,
+        work: LocalWork,
+        layout: Layout,
         ledger: Ledger,
         budget: Budget,
         optimizer: ServerOptimizer,
@@ -71,7 +66,7 @@ class PrivateStrategy(Strategy):
         checkpoints: Path,
         drop_failed_nodes: bool = False,
     ) -> None:
-        self.mechanism, self.contract, self.layout = mechanism, contract, layout
+        self.mechanism, self.work, self.layout = mechanism, work, layout
         self.ledger, self.budget, self.optimizer = ledger, budget, optimizer
         self.secrets, self.tracker, self.checkpoints = secrets, tracker, checkpoints
         self.drop_failed_nodes = drop_failed_nodes
@@ -102,20 +97,20 @@ class PrivateStrategy(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord, MetricRecord]:
-        """Fold the replies, release, store, log; returns the new adapter and no metrics.
+        """Add up the replies, release, store, log; returns the new adapter and no metrics.
 
         Raises:
             NodeFailedError: a node failed twice; nothing is released.
         """
-        fold = self._fold(replies)
+        cohort = self._aggregated(replies)
         noise = self.secrets.stream("noise", self.number)
-        release = self.mechanism.release(fold.cohort(), noise, self.number)
+        release = self.mechanism.release(cohort, noise, self.number)
         figures = {"learning_rate": self.optimizer.learning_rate, **self._figures(release)}
         if not release.halted:
             self.optimizer.step(release.mean, release.noise_std)
         self.mechanism = self.mechanism.after(release)
         self.ledger.done(self.number, self._store())
-        simulated = {**self._simulation_only(fold.simulation_only), **release.simulation_only}
+        simulated = {**self._simulation_only(cohort.figures), **release.simulation_only}
         self.tracker.log(self.number, figures, simulation_only=simulated)
         return self.layout.to_arrays(self.optimizer.adapter), MetricRecord()
 
@@ -132,41 +127,39 @@ class PrivateStrategy(Strategy):
         """Nothing: the run prints its own start-up block."""
 
     def _messages(
-        self, arrays: ArrayRecord, assignment: messages.Assignment, nodes: list[int]
+        self, arrays: ArrayRecord, assignment: Assignment, nodes: list[int]
     ) -> Iterable[tuple[int, Message]]:
         """One message for each node that hosts sampled units; a user's node is slot mod nodes."""
-        contract = replace(
-            self.contract,
-            round=self.number,
-            clip_norm=self.mechanism.clip_norm,
-            count_unclipped=self.mechanism.adaptive is not None,
-            keep_rows=self.mechanism.keeps_rows,
-        )
+        contract = self.mechanism.contract(self.number, self.work)
         scale = self.optimizer.scale
         scaling = None if scale is None else self.layout.to_arrays(scale)
         homes = assignment.users % len(nodes)
         for home in np.unique(homes).tolist():
             here = homes == home
             slots = assignment.slots[here] if len(assignment.slots) else assignment.slots
-            part = messages.Assignment(assignment.users[here], slots)
+            part = Assignment(assignment.users[here], slots)
             yield nodes[home], messages.train_message(nodes[home], arrays, contract, part, scaling)
 
-    def _fold(self, replies: Iterable[Message]) -> Fold:
+    def _aggregated(self, replies: Iterable[Message]) -> CohortSum:
         """Sum over nodes; a node that failed is asked once more."""
-        fold = Fold(np.zeros(self.layout.size), rows={} if self.mechanism.keeps_rows else None)
-        failed = self._add(fold, replies)
+        aggregation = Aggregation.empty(
+            self.layout.size,
+            count_unclipped=self.mechanism.adaptive is not None,
+            keep_rows=self.mechanism.keeps_rows,
+        )
+        failed = self._add(aggregation, replies)
         if failed and self._grid is not None:
             again = [self._sent[node] for node in failed]
-            failed = self._add(fold, self._grid.send_and_receive(again))
+            failed = self._add(aggregation, self._grid.send_and_receive(again))
         missing = sorted(self._sent)
         if missing and not self.drop_failed_nodes:
             raise NodeFailedError(
                 f"Round {self.number}: {len(missing)} node(s) failed twice; nothing was released. "
                 "Mend the cause and resume the run: the round's intent stays spent."
             )
-        return fold
+        return aggregation.cohort()
 
-    def _add(self, fold: Fold, replies: Iterable[Message]) -> list[int]:
+    def _add(self, aggregation: Aggregation, replies: Iterable[Message]) -> list[int]:
         """Add the replies in place; returns the nodes that failed or were silent."""
         for reply in replies:
             node = reply.metadata.src_node_id
@@ -174,13 +167,8 @@ class PrivateStrategy(Strategy):
                 continue
             if node not in self._sent or reply.metadata.group_id != str(self.number):
                 raise ValueError(f"Round {self.number}: a node's second reply, or an old one.")
-            answer = messages.read_reply(reply, self.layout)
-            if (answer.unclipped_bits is None) != (self.mechanism.adaptive is None):
-                raise ValueError(f"Round {self.number}: a node's clip bits are not as asked.")
-            if (answer.rows is None) == self.mechanism.keeps_rows:
-                raise ValueError(f"Round {self.number}: a node's rows are not as asked.")
+            aggregation.add(node, messages.read_reply(reply, self.layout))
             del self._sent[node]
-            fold.add(node, answer)
         return sorted(self._sent)
 
     def _store(self) -> str:
@@ -217,15 +205,7 @@ class PrivateStrategy(Strategy):
             **(private if mechanism.private else {}),
         }
 
-    def _simulation_only(self, sums: Mapping[str, float]) -> dict[str, Any]:
-        units = max(1, sums["cohort_size"])
-        return {
-            "cohort_size": sums["cohort_size"],
-            "failed_units": sums["failed_units"],
-            "records_used": sums["records_used"],
-            "tokens_used": sums["tokens_used"],
-            "clipped_fraction": sums["clipped_units"] / units,
-            "mean_update_norm": sums["update_norms"] / units,
-            "train_loss": sums["train_losses"] / units,
-            "seconds_round": time.perf_counter() - self._started,
-        }
+    def _simulation_only(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """The clients' figures, each as the metric table says, and the length of the round."""
+        seconds = time.perf_counter() - self._started
+        return {**metric_kinds.from_sums(sums), "seconds_round": seconds}

@@ -1,18 +1,12 @@
-"""userdp from Python: what `userdp run` does, and what it leaves as data frames.
+"""userdp from Python: what the commands do, and what runs leave behind as data frames.
 
->>> from sim import api
->>> result = api.run("rounds=5", "privacy.epsilon=3")            # doctest: +SKIP
->>> result.frame["heldout_perplexity"].dropna()                  # doctest: +SKIP
->>> study = api.sweep("privacy.epsilon=1,8", "seed=1,2")         # doctest: +SKIP
->>> study.frame[["privacy.epsilon", "heldout_perplexity"]]       # doctest: +SKIP
-
-Importing this is quick; torch and the rest are imported by what needs them.
+`import userdp` offers these functions. Importing this module is quick; torch and other libraries
+are imported by the functions that need them.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from userdp.sim.common import third_party
 from userdp.sim.common.errors import ConfigurationError
-from userdp.sim.run_folder import config_diff
-from userdp.sim.run_folder import reader as runs
+from userdp.sim.run_folder import config_diff, reader
+from userdp.sim.run_folder.layout import RunFolder, SweepFolder
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from userdp.sim.config.settings import Settings
+    from userdp.sim.run.verify import Verified
     from userdp.sim.run_folder.composed_epsilon import Spending
 
 
@@ -45,16 +40,16 @@ class Run:
     folder: Path
 
     @functools.cached_property
-    def files(self) -> runs.Run:
-        """Its folder as reports read it.
+    def files(self) -> reader.Run:
+        """The contents of its folder, as reports read them.
 
         Raises:
             ConfigurationError: a file cannot be read.
         """
-        [found] = runs.read(self.folder)
-        if not found.statement:
-            raise ConfigurationError(f"{self.folder}: {found.why}.")
-        return found
+        [run] = reader.read(self.folder)
+        if not run.statement:
+            raise ConfigurationError(f"{self.folder}: {run.why}.")
+        return run
 
     @property
     def statement(self) -> Mapping[str, Any]:
@@ -63,8 +58,8 @@ class Run:
 
     @property
     def adapter_path(self) -> Path:
-        """What `peft.PeftModel.from_pretrained` loads."""
-        return self.folder / "adapter"
+        """The folder that `peft.PeftModel.from_pretrained` loads."""
+        return RunFolder(self.folder).adapter
 
     @property
     def configuration(self) -> Mapping[str, Any]:
@@ -73,7 +68,7 @@ class Run:
 
     @functools.cached_property
     def frame(self) -> pd.DataFrame:
-        """What was tracked, a row a round; round 0 is the base model. Keys as `userdp.sim.tracking.metric_kinds`."""
+        """The metrics, a row a round; round 0 is the base model. `metric_kinds` has the keys."""
         import pandas as pd
 
         rows: dict[int, dict[str, Any]] = {}
@@ -89,7 +84,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """The runs of a sweep's folder that are complete, and why the others are not."""
+    """The complete runs of a sweep's folder, and why the others are not complete."""
 
     folder: Path
     runs: tuple[Run, ...]
@@ -117,10 +112,10 @@ class Sweep:
     @functools.cached_property
     def spending(self) -> Spending:
         """What all rounds of the folder's ledgers cost together."""
-        from userdp.sim.run_folder import composed_epsilon as spending
+        from userdp.sim.run_folder import composed_epsilon
 
         third_party.accountants()
-        return spending.of_sweep(self.folder)
+        return composed_epsilon.of_sweep(self.folder)
 
 
 def compose(*overrides: str) -> Configuration:
@@ -129,33 +124,35 @@ def compose(*overrides: str) -> Configuration:
     Raises:
         ConfigurationError: one line on what is wrong.
     """
-    from userdp.sim.config import hydra_compose as composer
-    from userdp.sim.config import validation
+    from userdp.sim.config import hydra_compose, validation
 
-    settings, config = composer.settings(overrides)
+    settings, config = hydra_compose.settings(overrides)
     return Configuration(settings=settings, values=validation.resolved(config))
 
 
-def run(*asked: str | Configuration) -> Run:
-    """Carry out one run: of overrides, or of one configuration that was composed before.
+def run(*overrides: str | Configuration) -> Run:
+    """Carry out one run, as `userdp run`.
+
+    Args:
+        overrides: of the configuration; or one `Configuration`, composed before.
 
     Raises:
         ConfigurationError: before a round is spent.
         StoppedError: a node failed twice; the run can be resumed.
     """
     third_party.environment()
-    overrides = [item for item in asked if isinstance(item, str)]
-    composed = [item for item in asked if isinstance(item, Configuration)]
-    if composed and len(asked) > 1:
+    texts = [item for item in overrides if isinstance(item, str)]
+    composed = [item for item in overrides if isinstance(item, Configuration)]
+    if composed and len(overrides) > 1:
         raise ConfigurationError("run: give overrides, or one configuration, not both.")
-    [configuration] = composed or [compose(*overrides)]
+    [configuration] = composed or [compose(*texts)]
     from userdp.sim.run import runner
 
     return Run(runner.run(configuration.settings, configuration.values).folder)
 
 
 def sweep(*overrides: str) -> Sweep:
-    """Carry out the grid of all comma-separated choices, as `userdp run -m`; failures are kept.
+    """Run the grid of all comma-separated choices, as `userdp run -m`; failures are kept.
 
     With the ``output=`` of an earlier sweep it goes on with it.
 
@@ -163,9 +160,62 @@ def sweep(*overrides: str) -> Sweep:
         ConfigurationError: before the first job starts, whichever job is wrong.
     """
     third_party.environment()
-    from userdp.sim.sweep import sweep as sweeper
+    from userdp.analysis.report import wandb_summary
+    from userdp.sim.sweep import sweep as sweeps
 
-    return load_sweep(sweeper.carry_out(overrides).folder)
+    return load_sweep(sweeps.run(overrides, afterwards=wandb_summary.log).folder)
+
+
+def plan(*overrides: str, alternatives: bool = False) -> dict[str, Any]:
+    """Noise for a target epsilon, or epsilon for a noise, as `userdp plan --json`; reads no data.
+
+    Args:
+        alternatives: also compare strategies at several k, as ``--all`` does.
+
+    Returns:
+        Plain values by name; an infinite figure is None.
+
+    Raises:
+        ConfigurationError: a setting is wrong, or no noise meets the target.
+    """
+    third_party.environment()
+    third_party.accountants()
+    from userdp.sim.planning import alternatives as advice
+    from userdp.sim.planning import planner
+
+    settings = compose(*overrides).settings
+    made = planner.bare(settings)
+    described = planner.described(made, settings)
+    return described | advice.advice(made, settings, alternatives=alternatives)
+
+
+def verify(folder: str | Path) -> Verified:
+    """Recompute the claim of a run from its ledger alone, as `userdp verify`.
+
+    Raises:
+        ConfigurationError: there is no such run, its ledger was changed, or its statement makes
+            another claim than the ledger does.
+    """
+    third_party.accountants()
+    from userdp.sim.run import verify as verification
+
+    return verification.verify(Path(folder))
+
+
+def report(folder: str | Path, output: str | Path | None = None) -> Path:
+    """Write one HTML page about a run or a sweep, as `userdp report`; returns the page's path.
+
+    Args:
+        output: folder for the page and its figures; None: ``report`` below ``folder``.
+
+    Raises:
+        ConfigurationError: no run is there, or a file of one cannot be read.
+    """
+    third_party.accountants()
+    from userdp.analysis.report import command
+
+    place = Path(folder)
+    return command.write(place, Path(output) if output else place / "report")
 
 
 def load(folder: str | Path) -> Run:
@@ -174,31 +224,28 @@ def load(folder: str | Path) -> Run:
     Raises:
         ConfigurationError: no complete run is there.
     """
-    from userdp.sim.sweep import jobs
-
-    if not jobs.complete(Path(folder)):
+    if not RunFolder(Path(folder)).complete:
         raise ConfigurationError(f"{folder}: no complete run is there; go on with resume={folder}.")
     return Run(Path(folder))
 
 
 def load_sweep(folder: str | Path) -> Sweep:
-    """What is complete of an earlier sweep, or of one that is still at work.
+    """The complete runs of an earlier sweep, or of one that is still at work.
 
     Raises:
         ConfigurationError: no sweep is there.
     """
     from userdp.sim.sweep import jobs
 
-    place = Path(folder)
-    if not (place / jobs.INDEX).is_file():
+    place = SweepFolder(Path(folder))
+    if not place.index.is_file():
         raise ConfigurationError(
             f"{folder}: no sweep is there; name the folder that holds its jobs."
         )
-    names = json.loads((place / jobs.INDEX).read_text())["jobs"]
-    every = [place / name for name in names]
-    reasons = {one.name: jobs.reason(one) for one in every}
+    folders = [RunFolder(place.path / name) for name in jobs.job_choices(place)]
+    reasons = {one.path.name: jobs.failure_reason(one) for one in folders}
     return Sweep(
-        folder=place,
-        runs=tuple(Run(one) for one in every if jobs.complete(one)),
+        folder=place.path,
+        runs=tuple(Run(one.path) for one in folders if one.complete),
         failures={name: reason for name, reason in reasons.items() if reason is not None},
     )

@@ -1,15 +1,17 @@
-"""The `userdp` command: which verb, which overrides, which exit code.
+"""The `userdp` command: verbs, their options, and exit codes.
 
-Imports nothing heavy before it knows what was asked for.
+Each verb imports what it needs; `userdp --help` needs nothing but the standard library.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from userdp.sim.common import third_party
@@ -42,7 +44,7 @@ _SWEEP = ("-m", "--multirun")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code, as ``HELP`` lists them."""
     third_party.environment()
-    asked = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     verbs: dict[str, Callable[[list[str]], Any]] = {
         "run": _run,
         "plan": _plan,
@@ -51,37 +53,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "compare": _compare,
         "report": _report,
     }
-    if not asked or asked[0] == "help" or {"-h", "--help"} & set(asked):
+    if not words or words[0] == "help" or {"-h", "--help"} & set(words):
         print(HELP, end="")
         return 0
-    if asked[0] not in verbs:
-        return _tell(f"error: {asked[0]}: no such command; choose one of {', '.join(verbs)}.", 2)
+    if words[0] not in verbs:
+        known = ", ".join(verbs)
+        return _print_error(f"error: {words[0]}: no such command; choose one of {known}.", 2)
+    _allow_modules_of_working_folder()
     with _warnings_shown():
-        return _exit_code(verbs[asked[0]], asked[1:])
+        return _exit_code(verbs[words[0]], words[1:])
+
+
+def _allow_modules_of_working_folder() -> None:
+    """Let dotted names find modules beside the user's data; they never hide an installed one."""
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)
 
 
 def _exit_code(verb: Callable[[list[str]], Any], arguments: list[str]) -> int:
     try:
         verb(arguments)
     except ConfigurationError as error:
-        return _tell(f"error: {error}", 2)
+        return _print_error(f"error: {error}", 2)
     except StoppedError as error:
-        return _tell(f"stopped: {error}", 1)
+        return _print_error(f"stopped: {error}", 1)
     except KeyboardInterrupt as interrupt:
         notes = getattr(interrupt, "__notes__", [])
-        return _tell("; ".join(["interrupted", *notes]), 130)
+        return _print_error("; ".join(["interrupted", *notes]), 130)
     return 0
 
 
-def _tell(text: str, code: int) -> int:
-    """One line on standard error."""
+def _print_error(text: str, code: int) -> int:
+    """Print one line on standard error; returns the exit code."""
     print(f"userdp: {' '.join(text.split())}", file=sys.stderr)
     return code
 
 
 @contextlib.contextmanager
 def _warnings_shown() -> Iterator[None]:
-    """Our own log on standard error, a line each, whatever third parties do to the root logger."""
+    """Print our warnings on standard error, whatever third parties do to the root logger."""
     log, handler = logging.getLogger("userdp"), logging.StreamHandler()
     handler.setFormatter(logging.Formatter("userdp: warning: %(message)s"))
     log.addHandler(handler)
@@ -103,15 +113,19 @@ def _overrides(arguments: list[str], *flags: str) -> list[str]:
 
 
 def _run(arguments: list[str]) -> None:
-    began, overrides = time.perf_counter(), _overrides(arguments, *_SWEEP)
+    started, overrides = time.perf_counter(), _overrides(arguments, *_SWEEP)
     if set(_SWEEP) & set(arguments):
+        from userdp.analysis.report import wandb_summary
         from userdp.sim.sweep import sweep
 
-        sweep.main(overrides, began)
+        sweep.main(overrides, started, wandb_summary.log)
         return
-    from userdp.sim.config import hydra_compose
+    from userdp.sim.config import hydra_compose, validation
 
-    hydra_compose.single(overrides)
+    settings, config = hydra_compose.settings(overrides)
+    from userdp.sim.run import runner  # heavy: a wrong configuration is refused before it
+
+    runner.run(settings, validation.resolved(config))
 
 
 def _plan(arguments: list[str]) -> None:
@@ -119,24 +133,27 @@ def _plan(arguments: list[str]) -> None:
     from userdp.sim.console import alternatives_table, run_summary
     from userdp.sim.planning import alternatives, planner
 
-    asked, _ = hydra_compose.settings(_overrides(arguments, "--all", "--json"))
+    settings, _ = hydra_compose.settings(_overrides(arguments, "--all", "--json"))
     third_party.accountants()
-    plan = planner.bare(asked)
+    plan = planner.bare(settings)
     # The other accountants are slow to import, and no part of the claim.
-    names = planner.ACCOUNTANTS if "--json" in arguments else [plan.accountant]
-    told = planner.described(plan, asked, names)
-    told |= alternatives.advice(plan, asked, alternatives="--all" in arguments)
+    names = None if "--json" in arguments else [plan.accountant]
+    described = planner.described(plan, settings, names)
+    described |= alternatives.advice(plan, settings, alternatives="--all" in arguments)
     if "--json" in arguments:
-        run_summary.print_json(told)
+        run_summary.print_json(described)
     else:
-        run_summary.print_plan(told, plan)
-        alternatives_table.print_advice(told)
+        run_summary.print_plan(described, plan)
+        alternatives_table.print_advice(described)
 
 
 def _verify(arguments: list[str]) -> None:
     from userdp.sim.run import verify
 
-    verify.run(_overrides(arguments))
+    folders = _overrides(arguments)
+    if len(folders) != 1:
+        raise ConfigurationError("verify: name one run folder.")
+    print(verify.verify(Path(folders[0])).text())
 
 
 def _bench(arguments: list[str]) -> None:
@@ -147,16 +164,16 @@ def _bench(arguments: list[str]) -> None:
 
 
 def _compare(arguments: list[str]) -> None:
-    from userdp.analysis.comparison import command as compare
+    from userdp.analysis.comparison import command
 
-    compare.main([*_overrides(arguments, "--dry-run"), *({"--dry-run"} & set(arguments))])
+    command.main([*_overrides(arguments, "--dry-run"), *({"--dry-run"} & set(arguments))])
 
 
 def _report(arguments: list[str]) -> None:
-    from userdp.analysis.report import command as report
+    from userdp.analysis.report import command
 
     third_party.accountants()
-    report.main(_overrides(arguments))
+    command.main(_overrides(arguments))
 
 
 if __name__ == "__main__":

@@ -8,10 +8,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from userdp.sim.run_folder import reader
+from userdp.sim.run_folder import labels, reader
 from userdp.sim.run_folder.reader import Run
 
 SEEDS = ("seed", "data.seed")
@@ -210,7 +209,7 @@ def _task_names(runs: Sequence[Run]) -> list[str]:
         return names
     keys = sorted({key for run in runs for key in run.config if _is_task(key)})
     varied = [k for k in keys if len({repr(run.config.get(k)) for run in runs}) > 1]
-    return [", ".join(f"{k} {short(str(run.config.get(k)))}" for k in varied) for run in runs]
+    return [", ".join(f"{k} {labels.short(str(run.config.get(k)))}" for k in varied) for run in runs]
 
 
 def source(run: Run, group: str) -> str:
@@ -220,17 +219,7 @@ def source(run: Run, group: str) -> str:
         group: "data" or "model".
     """
     kind = {"data": "data.format", "model": "model.kind"}[group]
-    return short(str(run.config.get(f"{group}.path") or run.config.get(kind)))
-
-
-def short(value: str) -> str:
-    """The last part of a path, without suffix; the folder's name where the file is only "data".
-
-    >>> short("in/mail/data.jsonl"), short("in/plays.jsonl")
-    ('mail', 'plays')
-    """
-    path = Path(value)
-    return path.parent.name if path.stem in ("data", "train") and path.parent.name else path.stem
+    return labels.short(str(run.config.get(f"{group}.path") or run.config.get(kind)))
 
 
 def best(cells: Iterable[Cell], metric: Metric) -> Cell | None:

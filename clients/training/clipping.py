@@ -7,7 +7,7 @@ rows of any values, not-finite ones included:
 1. each row enters the sum with an L2 norm of at most ``clip_norm`` over the whole row, after all
    rounding;
 2. a row with an inf or NaN enters as zero;
-3. the contribution of a row depends on this row and ``clip_norm`` alone, not on the other rows;
+3. up to rounding, the contribution of a row depends on this row and ``clip_norm`` alone;
 4. factors, products and the sum are float64, and nothing is cast after the clip.
 
 `CLIP_RULES` names the rules. A contract may name a rule of another package by its dotted name.

@@ -30,6 +30,7 @@ from userdp.clients.batching.packing import Unit
 from userdp.clients.models.language_model import LanguageModel
 from userdp.clients.training import clipping
 from userdp.clients.training.memory import EngineSettings
+from userdp.sim.protocol.cohort_sum import CohortSum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,22 +39,6 @@ class LocalTraining:
 
     steps: int = 1
     lr: float = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class CohortSum:
-    """Sum over units; all but total, unclipped_bits and rows is simulation_only."""
-
-    total: Tensor  # (D,) float64
-    unclipped_bits: float  # of units with records; for the server where the clip adapts
-    rows: Tensor | None  # (units, D) float64 clipped updates in no particular order, if kept
-    units: int  # with records
-    failed: int
-    clipped: int
-    norms: float  # sum of finite update norms before the clip
-    losses: float  # sum over units of the mean loss of their records
-    tokens: int
-    records: int
 
 
 @dataclass(frozen=True)
@@ -72,44 +57,55 @@ def cohort_sum(
     clip_norm: float,
     local: LocalTraining,
     engine: EngineSettings,
+    clipping_rule: str = "joint",
     scale: Tensor | None = None,
+    count_unclipped: bool = False,
     keep_rows: bool = False,
 ) -> CohortSum:
-    """Sum over units of their clipped updates.
+    """Sum over units of their clipped updates, on the CPU.
 
     Args:
         adapter: (D,) float32 on the model's device, where every lane starts.
         units: token sequences of each unit; a unit without sequences contributes zero, and no row.
+        clipping_rule: name of a rule of `clipping.CLIP_RULES`.
         scale: (D,) float32 on the model's device, public; None multiplies nothing.
+        count_unclipped: also count the units whose norm is at most ``clip_norm``.
         keep_rows: keep every clipped update; that of a failed unit is none.
     """
     total = torch.zeros(len(adapter), dtype=torch.float64, device=adapter.device)
     loss = torch.zeros((), dtype=torch.float64, device=adapter.device)
     tally, rows = clipping.Tally.empty(adapter.device), [total.new_zeros(0, len(total)).cpu()]
-    counted = _Counted()
+    counted, clip = _Counted(), clipping.CLIP_RULES.find(clipping_rule)
     for block in _blocks(model, counted.known(units, model.vocabulary), engine):
         updates, losses = block_updates(model, adapter, block, local, engine)
         if scale is not None:
             updates *= scale
-        clipped = clipping.clipped_sum(updates, clip_norm)
+        clipped = clip(updates, clip_norm)
         total += clipped.total
         loss += losses
         tally.add(clipped.norms, clip_norm)
         if keep_rows:
             rows.append(clipped.rows())
-    figures = tally.figures()
+    tallied = tally.figures()
     return CohortSum(
-        total=total,
-        unclipped_bits=figures.unclipped_bits,
-        rows=torch.cat(rows) if keep_rows else None,
-        units=counted.units,
-        failed=counted.unknown + counted.units - figures.finite,
-        clipped=figures.clipped,
-        norms=figures.norms,
-        losses=float(loss),
-        tokens=counted.tokens,
-        records=counted.records,
+        total=total.cpu().numpy(),
+        figures=_figures(counted, tallied, float(loss)),
+        unclipped_bits=tallied.unclipped_bits if count_unclipped else None,
+        rows=torch.cat(rows).numpy() if keep_rows else None,
     )
+
+
+def _figures(counted: _Counted, tallied: clipping.Figures, loss: float) -> dict[str, float]:
+    """Sums over the units, by the metric that the server makes of each (simulation_only)."""
+    return {
+        "cohort_size": counted.units,
+        "failed_units": counted.unknown + counted.units - tallied.finite,
+        "clipped_fraction": tallied.clipped,
+        "mean_update_norm": tallied.norms,
+        "train_loss": loss,
+        "records_used": counted.records,
+        "tokens_used": counted.tokens,
+    }
 
 
 def _blocks(model: LanguageModel, units: Iterable[Unit], engine: EngineSettings) -> Iterator[Block]:

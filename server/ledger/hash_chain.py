@@ -13,42 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from userdp.server.ledger.query import Query
+from userdp.sim.common import renamed
+from userdp.sim.common.flatten import flatten
+
 FORMAT = 1
 Spent = list[tuple[dict[str, Any], int]]  # events of a round, with how often each was intended
 Entry = Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Query:
-    """One Gaussian query of a round's joint release.
-
-    Several queries of one cohort cost one Gaussian of multiplier z with 1/z^2 = sum 1/z_i^2, since
-    whitening each by its noise makes them one query (Andrew et al., arXiv 1905.03871, section 3).
-    """
-
-    name: str
-    sensitivity: float  # L2 change by one unit; infinite where nothing is clipped
-    noise_std: float  # 0 only in a run that is not private
-
-    def __post_init__(self) -> None:
-        if not self.sensitivity > 0:
-            raise ValueError(f"Expected {self.name} sensitivity > 0, got {self.sensitivity}.")
-        if not (math.isfinite(self.noise_std) and self.noise_std >= 0):
-            raise ValueError(f"Expected finite {self.name} noise_std >= 0, got {self.noise_std}.")
-
-    @property
-    def precision(self) -> float:
-        """1/z_i^2 of this query's noise multiplier z_i; infinite without noise."""
-        return (self.sensitivity / self.noise_std) ** 2 if self.noise_std > 0 else math.inf
-
-    def to_dict(self) -> dict[str, Any]:
-        bounded = self.sensitivity if math.isfinite(self.sensitivity) else None
-        return {"name": self.name, "sensitivity": bounded, "noise_std": self.noise_std}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Query:
-        bounded = values["sensitivity"] if values["sensitivity"] is not None else math.inf
-        return cls(name=values["name"], sensitivity=bounded, noise_std=values["noise_std"])
 
 
 def _check_noise(event: Mapping[str, Any], queries: Sequence[Query]) -> None:
@@ -89,22 +60,13 @@ def seal(body: Entry, previous: str) -> dict[str, Any]:
 
 
 def differences(stored: Entry, asked: Entry) -> list[str]:
-    """Every field in which two mechanisms differ, with both values."""
-    ours, theirs = _flat(stored), _flat(asked)
+    """Every field in which two headers differ, with both values; old names count as today's."""
+    ours, theirs = flatten(renamed.current(stored)), flatten(asked)
     return [
         f"{name}: {ours.get(name, 'absent')!r} in the ledger, {theirs.get(name, 'absent')!r} asked"
         for name in ours | theirs
         if name not in ours or name not in theirs or ours[name] != theirs[name]
     ]
-
-
-def _flat(values: Entry, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
 
 
 @dataclass

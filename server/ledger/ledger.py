@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, Self
 
 from userdp.server.ledger import hash_chain
+from userdp.server.ledger.query import Query
 from userdp.sim.common import errors
 
-Query = hash_chain.Query
 Spent = hash_chain.Spent
 
 

@@ -1,7 +1,13 @@
 """One round's mechanism: cohort, sensitivity, noise and accounting event, which cannot disagree.
 
-Everything a round's privacy rests on is derived here from a few public numbers. There is no second
-place to type a sampling rate, a denominator or a noise level.
+Everything that a round's privacy rests on is derived here from a few public numbers. There is no
+second place to type a sampling rate, a denominator or a noise level.
+
+A mechanism of its own is a subclass in one file: it draws the cohort, names its accounting event,
+noises the sum, and describes itself (`console`, `noise_sentence`, `assumptions`, ...), so that
+planning, the terminal, the statement and the model card need not know it. Further fields of the
+dataclass are its options, `strategy.<field>` in the configuration. `registry.MECHANISMS` lists
+those of this package; `strategy.name=my_package.my_module.MyMechanism` finds one of yours.
 
 Formal guarantees, for a `Mechanism` whose clients obey its clip norm C:
 - a unit enters a round at most once, with an independent coin of probability q (`draw`);
@@ -19,28 +25,24 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from userdp.server.accounting import RoundEvent
-from userdp.server.ledger.ledger import Query
+from userdp.server.ledger.query import Query
 from userdp.server.mechanisms import sampling
 from userdp.server.mechanisms.adaptive_clip import BIT_SENSITIVITY, AdaptiveClip
 from userdp.sim.common import rng
 from userdp.sim.common.errors import ConfigurationError
-from userdp.sim.protocol.contract import Assignment
+from userdp.sim.protocol.cohort_sum import CohortSum
+from userdp.sim.protocol.contract import Assignment, Contract, LocalWork
 
-
-@dataclass(frozen=True)
-class CohortSum:
-    """What the nodes' answers add up to: private, and gone once it is released."""
-
-    total: np.ndarray  # (D,) float64, sum of clipped updates
-    unclipped_bits: float = 0.0  # sum of clip bits, where the clip norm adapts
-    rows: np.ndarray | None = None  # (units, D) float64 clipped, where a mechanism looks at each
+USER, RECORD_SLOT = "user", "record_slot"  # what one clip bounds
+SET_BY_RUN = {"set_by_run": True}  # metadata of a field that is no option of the configuration
+ADAPTED = "the clip norm after every round, and the noised share of unclipped units that it follows"
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,12 @@ class Release:
 class Mechanism(ABC):
     """Public parameters of a subsampled Gaussian mechanism over privacy units."""
 
-    unit: ClassVar[str]  # what one clip bounds: "user" or "record_slot"
+    unit: ClassVar[str]  # what one clip bounds: USER or RECORD_SLOT
     private: ClassVar[bool] = True
-    rescalable: ClassVar[bool] = True  # whether noise may live in another space every round
+    rescalable: ClassVar[bool] = True  # the noise of a round may live in a space of its own
     keeps_rows: ClassVar[bool] = False  # needs every unit's clipped update, not their sum alone
+    clipping: ClassVar[str] = "joint"  # name of a rule of `userdp.clients.training.clipping`
+    compared: ClassVar[bool] = False  # `userdp plan --all` compares it at equal gradients
 
     users: int  # N, declared
     cohort: float  # expected users' worth of gradients in a round
@@ -98,6 +102,13 @@ class Mechanism(ABC):
             )
         if self.adaptive is not None:  # refuses clip bits that cost more than z
             self.adaptive.update_multiplier(self.noise_multiplier, self.expected_units)
+
+    @classmethod
+    def options(cls) -> Mapping[str, Field[Any]]:
+        """The fields that only this mechanism has and a configuration may set, by name."""
+        common = {field.name for field in fields(Mechanism)}
+        own = [item for item in fields(cls) if item.name not in common]
+        return {item.name: item for item in own if item.metadata != SET_BY_RUN}
 
     @property
     def adjacency(self) -> str:
@@ -135,8 +146,17 @@ class Mechanism(ABC):
             return self.noise_multiplier
         return self.adaptive.update_multiplier(self.noise_multiplier, self.expected_units)
 
+    @property
+    def cohort_cap(self) -> int | None:
+        """Largest number of units in a round; None where there is no cap."""
+        return None
+
     def event(self) -> RoundEvent:
-        """What one round costs."""
+        """What one round costs.
+
+        Raises:
+            ValueError: the mechanism is not private.
+        """
         return RoundEvent(
             sampling_rate=self.sampling_rate,
             noise_multiplier=self.noise_multiplier,
@@ -144,6 +164,7 @@ class Mechanism(ABC):
         )
 
     def ledger_event(self) -> Mapping[str, Any]:
+        """The event of a round as the ledger stores it."""
         return self.event().to_dict()
 
     @property
@@ -172,8 +193,20 @@ class Mechanism(ABC):
         """
         return []
 
+    def depends_on_users(self) -> Sequence[str]:
+        """Options whose price depends on the number of users and not on the sampling rate alone."""
+        return [] if self.adaptive is None else ["clip_quantile"]
+
     def summary(self) -> Mapping[str, float]:
-        """Released figures of all rounds so far that only this mechanism has."""
+        """Released figures of all rounds so far that only this mechanism has, by metric."""
+        return {}
+
+    def console(self) -> str:
+        """What one round does, in one line for the terminal."""
+        return f"{type(self).__name__}: {self.unit} updates, clipped"
+
+    def console_rows(self) -> Mapping[str, str]:
+        """Further rows for the terminal, by title."""
         return {}
 
     def details(self) -> Mapping[str, Any]:
@@ -187,6 +220,20 @@ class Mechanism(ABC):
             return [update]
         std = self.adaptive.bit_std(self.expected_units)
         return [update, Query(name="unclipped_bits", sensitivity=BIT_SENSITIVITY, noise_std=std)]
+
+    def contract(self, number: int, work: LocalWork) -> Contract:
+        """What the units of round ``number`` must do; nobody else writes what the proof needs."""
+        fields = {**vars(work), "redraw": work.redraw and self.unit == USER}
+        return Contract(
+            **fields,
+            round=number,
+            unit=self.unit,
+            clip_norm=self.clip_norm,
+            records_per_user=self.records_per_user,
+            clipping=self.clipping,
+            count_unclipped=self.adaptive is not None,
+            keep_rows=self.keeps_rows,
+        )
 
     @abstractmethod
     def draw(self, stream: rng.SecretStream, number: int) -> Assignment:
@@ -204,7 +251,9 @@ class Mechanism(ABC):
         if self.adaptive is None:
             return Release(mean, noise_std)
         std = self.adaptive.bit_std(self.expected_units)
-        noised_bits = cohort.unclipped_bits + std * float(rng.standard_normal(stream, 1)[0])
+        noised_bits = (cohort.unclipped_bits or 0.0) + std * float(
+            rng.standard_normal(stream, 1)[0]
+        )
         return Release(mean, noise_std, 0.5 + noised_bits / self.expected_units)
 
     def after(self, release: Release) -> Self:
@@ -243,3 +292,32 @@ class Mechanism(ABC):
 
     def _heads(self, stream: rng.SecretStream) -> np.ndarray:
         return sampling.poisson_positions(stream, self.sampling_rate, self.users * self.group_size)
+
+    # How statement and model card describe a run of the mechanism. The argument is the statement or
+    # the header of a ledger, so that `userdp verify` needs no more than the ledger.
+
+    @classmethod
+    def noise_sentence(cls, facts: Mapping[str, Any]) -> str:
+        """How the sum is noised, as a part of the sentence "the sum is released ...".
+
+        Args:
+            facts: a statement; `mechanism_details` holds what `details` returned.
+        """
+        parameters = facts["adaptive_clip"] or facts["mechanism_details"]
+        std = parameters.get("update_noise_multiplier", facts["noise_multiplier"])
+        return f"with Gaussian noise of standard deviation {std} times the clip norm added to it"
+
+    @classmethod
+    def release_sentence(cls, facts: Mapping[str, Any], noised: str) -> str:
+        """What a round releases; ``noised`` names noise and denominator of the sum."""
+        return f"the sum is released {noised}"
+
+    @classmethod
+    def assumptions(cls, facts: Mapping[str, Any]) -> Sequence[str]:
+        """What the claim assumes for this mechanism alone."""
+        return []
+
+    @classmethod
+    def also_released(cls, facts: Mapping[str, Any]) -> Sequence[str]:
+        """What every round publishes beside the adapter."""
+        return [ADAPTED] if facts["adaptive_clip"] else []

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from userdp.server.mechanisms.base import Mechanism
+from userdp.server.mechanisms.base import RECORD_SLOT, Mechanism
 from userdp.sim.common import rng
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.protocol.contract import Assignment
@@ -26,7 +26,8 @@ from userdp.sim.protocol.contract import Assignment
 class GroupPrivacy(Mechanism):
     """The privacy unit is the user, the clipped unit one of the user's k record slots."""
 
-    unit: ClassVar[str] = "record_slot"
+    unit: ClassVar[str] = RECORD_SLOT
+    compared: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.records_per_user == 0:
@@ -42,3 +43,6 @@ class GroupPrivacy(Mechanism):
     def draw(self, stream: rng.SecretStream, number: int) -> Assignment:
         users, slots = divmod(self._heads(stream), self.group_size)
         return Assignment(users=users, slots=slots)
+
+    def console(self) -> str:
+        return f"Group Privacy: {self.records_per_user} record slots a user, each clipped"

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from userdp.server.accounting import RoundEvent
-from userdp.server.mechanisms.base import CohortSum, Release
+from userdp.server.mechanisms.base import Release
 from userdp.server.mechanisms.user_wise import UserWise
 from userdp.sim.common import rng
 from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.protocol.cohort_sum import CohortSum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,7 @@ class NonPrivate(UserWise):
     """User-wise averaging over the same Poisson cohorts; epsilon is infinite."""
 
     private: ClassVar[bool] = False
+    compared: ClassVar[bool] = False
 
     clip_norm: float = math.inf
     noise_multiplier: float = 0.0
@@ -42,3 +44,6 @@ class NonPrivate(UserWise):
 
     def release(self, cohort: CohortSum, stream: rng.SecretStream, number: int) -> Release:
         return Release(cohort.total / self.expected_units, noise_std=0.0)
+
+    def console(self) -> str:
+        return f"none: the mean over {self.records_per_user or 'all'} records a user"

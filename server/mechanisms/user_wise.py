@@ -16,6 +16,7 @@ neighbours differ in one user's records: the place of an emptied user still draw
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -23,7 +24,7 @@ import numpy as np
 
 from userdp.server.accounting import RoundEvent
 from userdp.server.mechanisms import sampling
-from userdp.server.mechanisms.base import Mechanism
+from userdp.server.mechanisms.base import USER, Mechanism
 from userdp.sim.common import rng
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.protocol.contract import Assignment
@@ -33,7 +34,8 @@ from userdp.sim.protocol.contract import Assignment
 class UserWise(Mechanism):
     """The privacy unit and the clipped unit are both the user."""
 
-    unit: ClassVar[str] = "user"
+    unit: ClassVar[str] = USER
+    compared: ClassVar[bool] = True
 
     cohort_max: int | None = None  # at most so many users in a round; None: as many as are drawn
 
@@ -52,6 +54,10 @@ class UserWise(Mechanism):
     def sampling_scheme(self) -> str:
         return super().sampling_scheme if self.cohort_max is None else "truncated poisson"
 
+    @property
+    def cohort_cap(self) -> int | None:
+        return self.cohort_max
+
     def event(self) -> RoundEvent:
         if self.cohort_max is None:
             return super().event()
@@ -62,3 +68,11 @@ class UserWise(Mechanism):
         if self.cohort_max is not None:
             users = sampling.random_subset(stream, users, self.cohort_max)
         return Assignment(users=users, slots=np.empty(0, np.int64))
+
+    def depends_on_users(self) -> Sequence[str]:
+        capped = [] if self.cohort_max is None else ["cohort_max"]
+        return [*super().depends_on_users(), *capped]
+
+    def console(self) -> str:
+        k = self.records_per_user or "all"
+        return f"user-wise: the mean over a user's {k} records, clipped"

@@ -5,39 +5,22 @@ What it does is post-processing of a release and costs no privacy.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
-from userdp.server.optimizers.scale_then_privatize import ScaleThenPrivatize
 from userdp.sim.common.errors import ConfigurationError
 
-SCHEDULES = ("constant", "linear", "cosine")
 
+@runtime_checkable
+class Rescaling(Protocol):
+    """An optimiser whose units multiply their updates by a public scale before the clip."""
 
-def learning_rate_factor(schedule: str, warmup: int, rounds: int) -> Callable[[int], float]:
-    """Factor on the learning rate of step t = 0, 1, ...: linear warm-up, then the decay.
-
-    Raises:
-        ConfigurationError: for an unknown schedule or a warm-up longer than the run.
-    """
-    if schedule not in SCHEDULES:
-        raise ConfigurationError(f"schedule.name={schedule}: choose one of {', '.join(SCHEDULES)}.")
-    if not 0 <= warmup <= rounds:
-        raise ConfigurationError(f"schedule.warmup={warmup}: must be within 0..{rounds} rounds.")
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        progress = (step - warmup) / max(1, rounds - warmup)
-        if schedule == "linear":
-            return max(0.0, 1.0 - progress)
-        return 0.5 * (1 + math.cos(math.pi * progress)) if schedule == "cosine" else 1.0
-
-    return factor
+    def scale(self) -> np.ndarray:
+        """(D,) float32, positive, computed from releases alone."""
+        ...
 
 
 class ServerOptimizer:
@@ -83,13 +66,13 @@ class ServerOptimizer:
     @property
     def rescales(self) -> bool:
         """Whether units are to multiply their updates by a scale before the clip."""
-        return isinstance(self._optimizer, ScaleThenPrivatize)
+        return isinstance(self._optimizer, Rescaling)
 
     @property
     def scale(self) -> np.ndarray | None:
         """What units multiply their next update by before the clip, (D,) float32; None: nothing."""
         rule = self._optimizer
-        return rule.scale() if isinstance(rule, ScaleThenPrivatize) else None
+        return rule.scale() if isinstance(rule, Rescaling) else None
 
     def step(self, noised_mean: np.ndarray, noise_std: float) -> None:
         """One step along a released mean update (D,): its negative is the gradient.

@@ -18,7 +18,7 @@ model = PeftModel.from_pretrained(base, "path/of/this/folder")
 ```"""
 
 
-def model_card(
+def text(
     statement: Mapping[str, Any],
     *,
     base_model: str,
@@ -41,7 +41,7 @@ def model_card(
     sections = [
         _front_matter(statement, base_model, "text-classification" if classes else _GENERATION),
         f"# {title}",
-        prose.prose(statement).rstrip(),
+        prose.text(statement).rstrip(),
         "## Parameters",
         _table(_parameters(statement) | {"base_model": base_model, "base_revision": base_revision}),
         *(["## Scores", _table(scores)] if scores else []),

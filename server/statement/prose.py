@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any
 
+from userdp.server.mechanisms import registry
+
 DIGITS = 6  # of a printed epsilon or delta: upper values rounded up, lower values down
 
 # Every word that a field of the statement may hold, with what it means.
@@ -51,7 +53,7 @@ def _rounded(value: float, digits: int, direction: str) -> float | None:
     return float(exact.quantize(Decimal(1).scaleb(exact.adjusted() - digits + 1), direction))
 
 
-def prose(statement: Mapping[str, Any]) -> str:
+def text(statement: Mapping[str, Any]) -> str:
     """The statement as plain paragraphs, the claim in the first line.
 
     A run that is not private says NOT PRIVATE there, with the reasons.
@@ -113,33 +115,20 @@ def _mechanism(statement: Mapping[str, Any]) -> str:
     cap = "no cap"
     if sampling["cap"] is not None:
         cap = f"of which a uniformly random {sampling['cap']} stay where more are drawn"
-    whole = f"{_noise(statement)}, divided by {statement['denominator']}"
-    whole += " whatever the real cohort was"
-    released = f"the sum is released {whole}."
-    if is_tested(statement):
-        released = _tested(statement, f"the sum {whole}")
+    mechanism = registry.find(statement["strategy"])
+    noise = "without noise"
+    if statement["noise_multiplier"]:
+        noise = mechanism.noise_sentence(statement)
+    divided = f"divided by {statement['denominator']} whatever the real cohort was"
+    released = mechanism.release_sentence(statement, f"{noise}, {divided}")
     return (
         f"Mechanism: {statement['strategy']}, {_counted(statement['rounds'], 'round')}. "
         f"Sampling is {sampling['scheme']} with rate {sampling['rate']}, "
         f"{sampling['expected_cohort']} units expected in a round, {cap}. "
         f"The update of {CLIPPED_UNIT[statement['clipped_unit']]} "
         f"after {_counted(statement['local_steps'], 'local step')} "
-        f"is {_clipped(statement)}; {released}{_adaptive(statement)}{_details(statement)}"
+        f"is {_clipped(statement)}; {released}.{_adaptive(statement)}{_details(statement)}"
     )
-
-
-def _noise(statement: Mapping[str, Any]) -> str:
-    if statement["noise_multiplier"] == 0:
-        return "without noise"
-    own = statement["adaptive_clip"] or statement["mechanism_details"]
-    over = own.get("update_noise_multiplier", statement["noise_multiplier"])
-    if statement["mechanism_details"].get("bands", 1) > 1:
-        return (
-            "with Gaussian noise added to it that is correlated over the rounds, and covers one "
-            f"round of a user as independent noise of standard deviation {over} times the clip "
-            "norm would"
-        )
-    return f"with Gaussian noise of standard deviation {over} times the clip norm added to it"
 
 
 def _clipped(statement: Mapping[str, Any]) -> str:
@@ -162,26 +151,6 @@ def _adaptive(statement: Mapping[str, Any]) -> str:
         f"count of unclipped units with Gaussian noise of standard deviation "
         f"{adaptive['bit_noise_std']}. Sum and count together cost one Gaussian of noise "
         f"multiplier {statement['noise_multiplier']}."
-    )
-
-
-def is_tested(header: Mapping[str, Any]) -> bool:
-    """Whether a noised test decides in every round what is released (docs/concentration.md)."""
-    return "test_threshold" in header["mechanism_details"]
-
-
-def _tested(statement: Mapping[str, Any], summed: str) -> str:
-    """What is released where a test decides; ``summed`` is the release of a plain round."""
-    own = statement["mechanism_details"]
-    mean_std = own["update_noise_multiplier"] * own["mean_sensitivity_if_passed"]
-    failed = summed if own["on_failure"] == "fallback" else "nothing, and the run ends"
-    return (
-        f"a noised test decides what is released. Where its statistic reaches "
-        f"{own['test_threshold']}, it is the mean of the users who agree within {own['tau']}, with "
-        f"Gaussian noise of standard deviation {mean_std} added to it; else it is {failed}. Test "
-        f"and update together cost one Gaussian of noise multiplier "
-        f"{statement['noise_multiplier']}, but for a probability of {own['failure_probability']} "
-        f"in a round, which epsilon and delta account for."
     )
 
 

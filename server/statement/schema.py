@@ -15,8 +15,6 @@ TRUST_MODEL = (
     "on trusted machines, without secure aggregation: simulation is not a deployment."
 )
 RELEASED = ("the adapter after every round", "the configuration", "scores on evaluation users")
-ADAPTED = "the clip norm after every round, and the noised share of unclipped units that it follows"
-TESTED = "the noised test statistic of every round, and whether the round's test passed"
 NOT_COVERED = (
     "tuning: settings that were chosen by looking at other runs on the same users",
     "the base model and its tokenizer: what they learned from their own training data",

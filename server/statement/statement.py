@@ -1,7 +1,8 @@
-"""The privacy claim of a run, put together from its ledger and an accountant's figures.
+"""Builds a run's privacy statement from its ledger's header and the accountant's claim.
 
-Nothing is accounted here: the composition comes from the ledger, and epsilon is an argument. The
-English of it is in ``userdp.server.statement.prose``, the list of its fields in ``userdp.server.statement.schema``.
+Nothing is accounted here: the composition comes from the ledger, and epsilon from
+`userdp.server.statement.claim`. `schema.FIELDS` lists the fields of a statement; its English is in
+`prose`, and in the mechanism that the statement is about.
 """
 
 from __future__ import annotations
@@ -9,54 +10,21 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from userdp.server.statement import model_card as card
-from userdp.server.statement import prose as wording
-from userdp.server.statement import schema
-
-validate = schema.validate
-prose = wording.prose
-model_card = card.model_card
+from userdp.server.mechanisms import registry
+from userdp.server.statement import prose, schema
+from userdp.server.statement.claim import Claim
 
 # What the statement takes from the ledger's header, beside ``event`` and fields of the same name.
 HEADER_FIELDS = (
     *("strategy", "clipped_unit", "adjacency", "declared_users", "users_counted", "delta"),
     *("event", "clip_norm", "adaptive_clip", "denominator", "sampling_scheme", "cohort_cap"),
-    *(
-        "records_per_user",
-        "resample",
-        "rescaled",
-        "records_bounded",
-        "chunks_cross_records",
-        "local_steps",
-    ),
-    *("selection", "group_bound", "seeds_policy", "drop_failed_nodes", "rounds_per_event"),
-    *("mechanism_details", "unit", "rescaled"),
+    *("records_per_user", "resample", "rescaled", "records_bounded", "chunks_cross_records"),
+    *("local_steps", "selection", "group_bound", "seeds_policy", "drop_failed_nodes"),
+    *("rounds_per_event", "mechanism_details", "unit"),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """What an accountant says of the composition in a ledger, at the header's delta."""
-
-    epsilon: float  # upper value; infinite where there is none
-    epsilon_lower: float
-    accountant: str
-    accountant_version: str
-    certified: bool  # False for estimates (central limit, Edgeworth): no claim rests on those
-    epsilon_at_deltas: Mapping[float, float]  # delta -> upper value
-    slot_epsilon: float | None = None  # the same with one slot per user
-
-    def __post_init__(self) -> None:
-        if not self.certified:
-            raise ValueError(f"accountant={self.accountant!r} only estimates: it is no claim.")
-        if not 0 <= self.epsilon_lower <= self.epsilon:
-            raise ValueError(
-                f"Expected 0 <= epsilon_lower <= epsilon, got {self.epsilon_lower}, {self.epsilon}."
-            )
 
 
 def build(
@@ -81,6 +49,7 @@ def build(
         codes: hashes of the code that started the run, and of that which resumed it if it changed.
 
     Raises:
+        ConfigurationError: there is no mechanism of the header's name.
         ValueError: the header lacks a field, rounds of another event were spent, or the figures
             contradict each other.
     """
@@ -102,8 +71,7 @@ def build(
         "record_level": _is_record_level(header, claim),
         "released": [
             *released,
-            *([schema.ADAPTED] if header["adaptive_clip"] else []),
-            *([schema.TESTED] if wording.is_tested(header) else []),
+            *registry.find(header["strategy"]).also_released(header),
         ],
         "assumptions": _assumptions(header),
         "not_covered": [
@@ -117,14 +85,14 @@ def build(
         **_figures(claim),
     }
     statement = {name: statement[name] for name in schema.FIELDS}
-    validate(statement)
+    schema.validate(statement)
     return statement
 
 
 def not_private_reasons(header: Mapping[str, Any]) -> list[str]:
     """Why a run of this mechanism is not private; empty when it is."""
     reasons = []
-    if header["strategy"] == "non_private" or header["event"]["noise_multiplier"] == 0:
+    if header["event"]["noise_multiplier"] == 0:
         reasons.append(f"strategy={header['strategy']} adds no noise")
     if header["seeds_policy"] == "reproducible":
         reasons.append("privacy.reproducible=true derives coins and noise from a seed")
@@ -140,10 +108,10 @@ def _figures(claim: Claim) -> dict[str, Any]:
     deltas = sorted(claim.epsilon_at_deltas.items())
     slot = claim.slot_epsilon
     return {
-        "epsilon": wording.round_up(claim.epsilon),
-        "epsilon_lower": wording.round_down(claim.epsilon_lower),
-        "epsilon_at_deltas": {repr(delta): wording.round_up(epsilon) for delta, epsilon in deltas},
-        "slot_epsilon": None if slot is None else wording.round_up(slot),
+        "epsilon": prose.round_up(claim.epsilon),
+        "epsilon_lower": prose.round_down(claim.epsilon_lower),
+        "epsilon_at_deltas": {repr(delta): prose.round_up(epsilon) for delta, epsilon in deltas},
+        "slot_epsilon": None if slot is None else prose.round_up(slot),
         "accountant": claim.accountant,
         "accountant_version": claim.accountant_version,
     }
@@ -189,18 +157,7 @@ def _assumptions(header: Mapping[str, Any]) -> list[str]:
             f"{planted} of the declared users are canaries: invented, and planted to measure what "
             "training remembers (data.canaries); a run with them is a simulation"
         )
-    if "factor_sha256" in header["mechanism_details"]:
-        assumptions += [
-            "a user's place in the list of users, and so their group and rounds, is public and "
-            "stays when another user comes or goes",
-            "the last rows of correlated noise stayed secret while the run lasted; they were kept "
-            "in a file of mode 0600 and deleted at its end",
-        ]
-    if wording.is_tested(header):
-        assumptions.append(
-            "a user's clipped update depends on the user and the adapter alone; its last bits in "
-            "float32 also depend on who shares its stack (not so with engine.max_lanes=1)"
-        )
+    assumptions += registry.find(header["strategy"]).assumptions(header)
     if header["drop_failed_nodes"]:
         assumptions.append(
             "runtime.drop_failed_nodes=true: whether a node fails does not depend on users' data"

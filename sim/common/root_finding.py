@@ -1,51 +1,70 @@
-"""The noise at which a falling epsilon meets a target, always ending on the private side."""
+"""Finds where a falling function meets a target, always from the side that keeps the target.
+
+>>> round(falling_root(lambda noise: 6 / noise, target=2, guess=1), 2)
+3.0
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 
-TOLERANCE = 0.002  # the epsilon reached is at most this share below the target
-CLOSE_ENOUGH = 1.0005  # ratio of a private noise multiplier to one that is not
+TOLERANCE = 0.002  # the value reached is at most this share below the target
+CLOSE_ENOUGH = 1.0005  # ratio of an argument that keeps the target to one that does not
 SMALLEST, LARGEST = 1e-3, 1e7
+MOST_STEPS = 80
+LONGEST_STEP = 1.5  # of the logarithm of the argument
+FLATTEST_SLOPE = -0.2  # of the function in logarithms, so that a secant step stays short
 
 
-def private_root(upper: Callable[[float], float], target: float, guess: float) -> float:
-    """A noise multiplier whose epsilon is at most ``target``, and by little.
+def falling_root(
+    function: Callable[[float], float], target: float, guess: float, *, argument: str = "argument"
+) -> float:
+    """An argument at which the function is at most ``target``, and little below it.
 
-    Secant steps in logarithms, kept between the largest value known not to be private and the
-    smallest known to be.
+    Secant steps in logarithms, kept between the largest argument known to exceed the target and the
+    smallest known to keep it; halvings where a value is zero or infinite.
+
+    Args:
+        function: falls with its argument, from a positive number to one >= 0; may be infinite.
+        target: positive.
+        guess: argument to start from, positive.
+        argument: what the argument is, for the error message.
 
     Raises:
-        ValueError: none was found between 1e-3 and 1e7.
+        ValueError: no argument between 1e-3 and 1e7 keeps the target.
     """
-    aim = math.log(target * (1 - TOLERANCE / 2))
-    open_end, private_end, slope = SMALLEST, LARGEST, -1.2
-    place, before = math.log(guess), None
-    for _ in range(80):
-        value = upper(math.exp(place))
+    log_target = math.log(target * (1 - TOLERANCE / 2))
+    above, within, slope = SMALLEST, LARGEST, -1.2
+    position, previous = math.log(guess), None
+    for _ in range(MOST_STEPS):
+        value = function(math.exp(position))
         if value <= target:
-            private_end = min(private_end, math.exp(place))
+            within = min(within, math.exp(position))
             if value >= target * (1 - TOLERANCE):
-                return math.exp(place)
+                return math.exp(position)
         else:
-            open_end = max(open_end, math.exp(place))
-        if private_end / open_end < CLOSE_ENOUGH:
+            above = max(above, math.exp(position))
+        if within / above < CLOSE_ENOUGH:
             break
-        height = math.log(value) - aim if 0 < value < math.inf else None
-        if height is not None and before is not None and before[1] is not None:
-            slope = min((height - before[1]) / (place - before[0]), -0.2)
-        before = (place, height)
-        place = _next(place, height, slope, math.log(open_end), math.log(private_end))
-    if private_end < LARGEST:
-        return private_end
-    raise ValueError(f"Found no noise multiplier with epsilon <= {target!r} up to {LARGEST}.")
+        excess = math.log(value) - log_target if 0 < value < math.inf else None
+        if excess is not None and previous is not None and previous[1] is not None:
+            slope = min((excess - previous[1]) / (position - previous[0]), FLATTEST_SLOPE)
+        previous = (position, excess)
+        position = _next_position(position, excess, slope, math.log(above), math.log(within))
+    if within < LARGEST:
+        return within
+    raise ValueError(
+        f"Found no {argument} from {SMALLEST:g} to {LARGEST:g} that meets the target {target!r}."
+    )
 
 
-def _next(place: float, height: float | None, slope: float, lowest: float, highest: float) -> float:
-    """Secant step if epsilon is a positive number and the bracket is kept, else bisection."""
-    if height is not None:
-        step = max(-1.5, min(1.5, -height / slope))
-        if lowest < place + step < highest:
-            return place + step
+def _next_position(
+    position: float, excess: float | None, slope: float, lowest: float, highest: float
+) -> float:
+    """A secant step where the excess is known and the step stays in the bracket, else halving."""
+    if excess is not None:
+        step = max(-LONGEST_STEP, min(LONGEST_STEP, -excess / slope))
+        if lowest < position + step < highest:
+            return position + step
     return (lowest + highest) / 2

@@ -1,28 +1,32 @@
-"""Hydra at the boundary: overrides in, checked settings out; no other file knows Hydra's ways."""
+"""Composes configurations through Hydra: overrides in, checked settings out.
+
+Hydra's ways are known here, and to `userdp.sim.sweep.launcher`, which starts jobs through it.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
 import yaml
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from userdp.sim.common import renamed
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config import validation
 from userdp.sim.config.settings import Settings
+from userdp.sim.run_folder.layout import RunFolder
 
-_CONF, _VERSION = "userdp.conf", "1.3"
+CONFIG_MODULE, HYDRA_VERSION = "userdp.conf", "1.3"
 _GRIDS = "grids"  # of an experiment: choices by grid, where one product does not hold all jobs
-_QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null")
+_SEARCH_PATH = "hydra.searchpath="  # further folders of configuration files
 OmegaConf.register_new_resolver(
     "unless", lambda value, other: other if value is None else None, replace=True
 )
@@ -46,33 +50,31 @@ def settings(overrides: Sequence[str]) -> tuple[Settings, DictConfig]:
 def experiment(
     name: str, block: str, overrides: Sequence[str]
 ) -> tuple[DictConfig, DictConfig | None]:
-    """Compose with ``conf/experiment/<name>.yaml``; its block of further keys comes apart.
+    """Compose with ``conf/experiment/<name>.yaml``, and take one block of its keys out.
+
+    Args:
+        block: the key of the block, which is no part of a run's configuration.
+
+    Returns:
+        The configuration without the block, and the block, or None where there is none.
 
     Raises:
         ConfigurationError: an unknown key or group.
     """
     config = _composed([f"+experiment={name}", *overrides])
     with open_dict(config):
-        own = config.pop(block, None)
-    return config, own
-
-
-def single(overrides: Sequence[str]) -> None:
-    """One run."""
-    asked, config = settings(overrides)
-    from userdp.sim.run import runner  # heavy: a wrong configuration is refused before it
-
-    runner.run(asked, validation.resolved(config))
+        removed = config.pop(block, None)
+    return config, removed
 
 
 def jobs(overrides: Sequence[str]) -> list[list[str]]:
-    """The overrides of each job of a sweep, as Hydra's basic sweeper would split them.
+    """The overrides of each job of a sweep, as Hydra's basic sweeper splits them.
 
     An experiment's ``hydra.sweeper.params`` are choices too, and each of its ``grids`` is a product
-    of its own, in their order; what the command says goes before.
+    of its own, in their order. Choices on the command line replace those of the experiment.
 
     Raises:
-        ConfigurationError: an override does not read, or Hydra knows no such launcher.
+        ConfigurationError: an override cannot be parsed, or Hydra knows no such launcher.
     """
     for name in ("hydra.sweep.subdir", "hydra/sweeper"):
         if value(overrides, name) is not None:
@@ -84,81 +86,31 @@ def jobs(overrides: Sequence[str]) -> list[list[str]]:
     return [job for grid in grids for job in _product([*choices, *grid, *overrides])]
 
 
-def _product(overrides: Sequence[str]) -> list[list[str]]:
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+def hydra_config(overrides: Sequence[str]) -> DictConfig | None:
+    """The configuration with Hydra's own part; None where the overrides leave Hydra alone.
 
-    try:
-        [split] = BasicSweeper.split_arguments(_parsed(overrides), max_batch_size=None)
-    except HydraException as error:  # a range of numbers
-        raise ConfigurationError(f"{_one_line(error)}; list the values.") from None
-    return [[item for item in job if not item.startswith("hydra")] for job in split]
-
-
-def launch(
-    task: Callable[[DictConfig], Any],
-    numbers: Sequence[int],
-    folder: Path,
-    overrides: Sequence[str],
-) -> list[Any]:
-    """Call ``task`` once with each number as ``config.job``, through the launcher asked for.
-
-    Hydra's multirun with jobs that differ in their number alone. The task must not raise, and be
-    known by name where other processes carry it out.
+    Raises:
+        ConfigurationError: Hydra knows no such launcher or experiment.
     """
-    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-    own = [f"hydra.sweep.dir='{quoted}'", "hydra.sweep.subdir=.", "hydra.sweeper.params=null"]
-    asked = _of_hydra(overrides)
-    # Hydra composes its part of the configuration twice a job; ours only an experiment needs.
-    name = "config" if any("experiment=" in item for item in asked) else None
-    every = [*asked, *_QUIET, *own, f"+job={','.join(map(str, numbers))}"]
-    with hydra.initialize_config_module(_CONF, version_base=_VERSION, job_name="userdp"):
-        batches = GlobalHydra.instance().hydra.multirun(name, task, every)  # type: ignore[union-attr]
-    return [job.return_value for batch in batches for job in batch]
-
-
-def launches_here(overrides: Sequence[str]) -> bool:
-    """Whether jobs are carried out in this process, by Hydra's own launcher."""
-    config = _hydras(overrides)
-    target = None if config is None else OmegaConf.select(config, "hydra.launcher._target_")
-    return target is None or target.endswith(".BasicLauncher")
-
-
-def _choices_of_experiment(overrides: Sequence[str]) -> list[str]:
-    config = _hydras(overrides)
-    params = (config and OmegaConf.select(config, "hydra.sweeper.params")) or {}
-    return [f"{key}={value}" for key, value in params.items()]
-
-
-def _grids_of_experiment(overrides: Sequence[str]) -> list[list[str]]:
-    """One empty grid where no experiment is named, or it has none."""
-    name = value(overrides, "+experiment")
-    grids = None if name is None else experiment(name, _GRIDS, [])[1]
-    if grids is None:
-        return [[]]
-    return [[f"{key}={choices}" for key, choices in grid.items()] for grid in grids.values()]
-
-
-def _hydras(overrides: Sequence[str]) -> DictConfig | None:
-    """The configuration with Hydra's own part; None where nothing is said of that."""
-    asked = _of_hydra(overrides)
-    if not asked:
+    named = hydra_overrides(overrides)
+    if not named:
         return None
     try:
-        with hydra.initialize_config_module(_CONF, version_base=_VERSION):
-            return hydra.compose("config", overrides=asked, return_hydra_config=True)
+        with hydra.initialize_config_module(CONFIG_MODULE, version_base=HYDRA_VERSION):
+            return hydra.compose("config", overrides=named, return_hydra_config=True)
     except HydraException as error:
-        told = f"{' '.join(asked)}: {_one_line(error)}"
+        message = f"{' '.join(named)}: {_one_line(error)}"
         if "hydra/launcher" in str(error):
-            told += " pip install 'userdp[sweep]' brings joblib and submitit."
-        raise ConfigurationError(told) from None
+            message += " The extra 'sweep' of userdp installs joblib and submitit."
+        raise ConfigurationError(message) from None
 
 
-def _of_hydra(overrides: Sequence[str]) -> list[str]:
-    """What says how jobs are made and launched: Hydra's own part, and an experiment's name."""
-    named = zip(overrides, _parsed(overrides), strict=True)
+def hydra_overrides(overrides: Sequence[str]) -> list[str]:
+    """The overrides that say how jobs are made and launched: Hydra's own, and an experiment's."""
+    parsed = zip(overrides, _parsed(overrides), strict=True)
     return [
         item
-        for item, override in named
+        for item, override in parsed
         if not override.is_sweep_override()
         and re.match(r"hydra\b|experiment$", override.key_or_group)
         and override.key_or_group != "hydra.sweep.dir"
@@ -167,14 +119,44 @@ def _of_hydra(overrides: Sequence[str]) -> list[str]:
 
 def value(overrides: Sequence[str], key: str) -> str | None:
     """The text of the last override of a key; None where there is none, or it is null."""
-    given = [item.partition("=")[2] for item in overrides if item.startswith(f"{key}=")]
-    return given[-1] if given and given[-1] not in ("", "null") else None
+    values = [item.partition("=")[2] for item in overrides if item.startswith(f"{key}=")]
+    return values[-1] if values and values[-1] not in ("", "null") else None
+
+
+def _product(overrides: Sequence[str]) -> list[list[str]]:
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    try:
+        [split] = BasicSweeper.split_arguments(_parsed(overrides), max_batch_size=None)
+    except HydraException as error:  # a range of numbers
+        raise ConfigurationError(f"{_one_line(error)}; list the values.") from None
+    return [[item for item in job if _concerns_job(item)] for job in split]
+
+
+def _concerns_job(override: str) -> bool:
+    return not override.startswith("hydra") or override.startswith(_SEARCH_PATH)
+
+
+def _choices_of_experiment(overrides: Sequence[str]) -> list[str]:
+    config = hydra_config(overrides)
+    params = (config and OmegaConf.select(config, "hydra.sweeper.params")) or {}
+    return [f"{key}={choices}" for key, choices in params.items()]
+
+
+def _grids_of_experiment(overrides: Sequence[str]) -> list[list[str]]:
+    """One empty grid where no experiment is named, or it has no grids."""
+    name = value(overrides, "+experiment")
+    paths = [item for item in overrides if item.startswith(_SEARCH_PATH)]
+    grids = None if name is None else experiment(name, _GRIDS, paths)[1]
+    if grids is None:
+        return [[]]
+    return [[f"{key}={choices}" for key, choices in grid.items()] for grid in grids.values()]
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:
     _parsed(overrides)
     try:
-        with hydra.initialize_config_module(_CONF, version_base=_VERSION):
+        with hydra.initialize_config_module(CONFIG_MODULE, version_base=HYDRA_VERSION):
             config = hydra.compose("config", overrides=list(overrides))
         OmegaConf.resolve(config)
     except (HydraException, OmegaConfBaseException) as error:
@@ -184,11 +166,13 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
 
 def _stored(folder: str, overrides: Sequence[str]) -> DictConfig:
     """The configuration of an earlier run, with further overrides of plain values."""
-    path = Path(folder) / "config.yaml"
+    path = RunFolder(Path(folder)).config
     if not path.is_file():
         raise ConfigurationError(f"resume={folder}: there is no {path}; name a run folder.")
     try:
-        stored: Any = OmegaConf.load(path)
+        stored: Any = OmegaConf.create(
+            renamed.current(OmegaConf.to_container(OmegaConf.load(path)))
+        )
         changes: Any = OmegaConf.from_dotlist(list(overrides))
         merged: Any = OmegaConf.merge(stored, changes)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
@@ -200,7 +184,8 @@ def _stored(folder: str, overrides: Sequence[str]) -> DictConfig:
             raise ConfigurationError(
                 f"{name}={changes[name]}: a resumed run keeps its {name}; start a new run instead."
             )
-    return merged
+    config: DictConfig = merged
+    return config
 
 
 def _parsed(overrides: Sequence[str]) -> list[Override]:
@@ -222,12 +207,12 @@ def _parsed(overrides: Sequence[str]) -> list[Override]:
 
 
 def _unknown_key(error: Exception, overrides: Sequence[str]) -> str | None:
-    """The line for a key that the configuration does not have; None where it is something else."""
-    found = re.match(r"Could not override '([^']+)'", str(error))
-    if found is None:
+    """The message for a key that the configuration does not have; None for any other error."""
+    match = re.match(r"Could not override '([^']+)'", str(error))
+    if match is None:
         return None
-    given = [item for item in overrides if item.startswith(f"{found[1]}=")]
-    return f"{(given or [found[1]])[0]}: no such key; leave it out, or look for its name in conf."
+    items = [item for item in overrides if item.startswith(f"{match[1]}=")]
+    return f"{(items or [match[1]])[0]}: no such key; leave it out, or look for its name in conf."
 
 
 def _one_line(error: Exception) -> str:

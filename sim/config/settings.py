@@ -1,6 +1,6 @@
-"""What a run was asked for: typed, checked before anything heavy, independent of Hydra.
+"""The settings of a run: typed and checked before anything heavy is imported; no Hydra.
 
-Each error names the field, its value and the mend.
+Every error names the field, its value, and what to change.
 """
 
 from __future__ import annotations
@@ -8,13 +8,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import pydantic
+
+from userdp.server.accounting import accountants
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config.data import Data
 from userdp.sim.config.field_types import Closed, Count, Number, Quantity, Whole
-from userdp.sim.config.strategy import Strategy
+from userdp.sim.config.strategy import Strategy, gather_options
 from userdp.sim.data import selection
+from userdp.sim.runtime.registry import RUNTIMES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,15 +64,15 @@ class Privacy(Closed):
     epsilon: Number | None
     noise_multiplier: Number | None
     delta: Number | None
-    accountant: Literal["pld", "prv", "rdp", "edgeworth"]
+    accountant: str  # of `userdp.server.accounting.accountants.ACCOUNTANTS`, or a dotted name
     edgeworth_order: Literal[1, 2, 3]
     group_bound: Literal["mixture", "lemma"]
     reproducible: bool
 
     def __post_init__(self) -> None:
-        if self.accountant == "edgeworth" and self.group_bound == "lemma":
+        if not accountants.find(self.accountant).certified and self.group_bound == "lemma":
             raise ConfigurationError(
-                "privacy.group_bound=lemma: accountant=edgeworth takes mixture only."
+                f"privacy.group_bound=lemma: accountant={self.accountant} takes mixture only."
             )
         for name in ("users", "epsilon", "noise_multiplier", "delta"):
             value = getattr(self, name)
@@ -90,8 +94,10 @@ class Engine(Closed):
 class Runtime(Closed):
     nodes: Whole
     drop_failed_nodes: bool
+    kind: str = "in_process"  # of `userdp.sim.runtime.registry.RUNTIMES`, or a dotted name
 
     def __post_init__(self) -> None:
+        RUNTIMES.find(self.kind)
         if self.nodes < 1:
             raise ConfigurationError(f"runtime.nodes={self.nodes}: must be at least 1.")
 
@@ -131,7 +137,7 @@ class Settings(Closed):
     data: Data
     model: Model
     selection: Selection
-    strategy: Strategy
+    strategy: Annotated[Strategy, pydantic.BeforeValidator(gather_options)]
     optimizer: dict[str, Any]
     schedule: Schedule
     privacy: Privacy
@@ -171,11 +177,12 @@ class Settings(Closed):
 
     def _check_noise(self) -> None:
         epsilon, z = self.privacy.epsilon, self.privacy.noise_multiplier
-        if self.strategy.name == "non_private":
+        if not self.strategy.mechanism.private:
             if (epsilon, z) != (None, None):
                 raise ConfigurationError(
                     f"privacy.epsilon={epsilon}, privacy.noise_multiplier={z}: "
-                    "strategy=non_private takes neither; choose a private strategy for a target."
+                    f"strategy={self.strategy.name} takes neither; choose a private strategy for "
+                    "a target."
                 )
         elif (epsilon is None) == (z is None):
             raise ConfigurationError(

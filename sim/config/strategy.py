@@ -1,27 +1,26 @@
-"""What a strategy was asked for: common options, and those that only some mechanisms have."""
+"""Settings of the strategy: what every mechanism has, and the options of the one that is chosen."""
 
 from __future__ import annotations
 
 import math
+import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+import pydantic
+
+from userdp.server.mechanisms import registry
+from userdp.server.mechanisms.base import Mechanism
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config.field_types import Closed, Number, Whole
-
-# Handed to the mechanism's field of the same name where they are given; conf/strategy/ lists which
-# strategy has which.
-OWN = (
-    *("cohort_max", "bands", "objective"),
-    *("tau", "min_weight", "test_share", "test_statistic", "on_failure"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Strategy(Closed):
-    name: str
-    mechanism: str  # dotted path of the class
+    """The keys under ``strategy``; those that are no field here are options of the mechanism."""
+
+    name: str  # of `userdp.server.mechanisms.registry.MECHANISMS`, or the dotted name of a class
     records_per_user: Whole | Literal["all"]
     clip_norm: Number | None
     local_steps: Whole
@@ -30,14 +29,7 @@ class Strategy(Closed):
     clip_quantile: Number | None = None  # given: the clip norm adapts, from clip_norm on
     clip_learning_rate: Number = 0.2
     clip_bit_noise: Number | None = None
-    cohort_max: Whole | None = None
-    bands: Whole | None = None
-    objective: str | None = None
-    tau: Number | None = None
-    min_weight: Number | None = None
-    test_share: Number | None = None
-    test_statistic: str | None = None
-    on_failure: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.clip_quantile is None and self.clip_bit_noise is not None:
@@ -55,12 +47,51 @@ class Strategy(Closed):
             raise ConfigurationError(
                 f"strategy.local_lr={self.local_lr}: must be positive and finite."
             )
+        self._check_options()
+
+    def _check_options(self) -> None:
+        mechanism = self.mechanism
+        for name, value in self.options.items():
+            if name not in mechanism.options():
+                raise ConfigurationError(
+                    f"strategy.{name}={value}: strategy={self.name} has no such option; leave it "
+                    "out, or choose a strategy whose file in conf/strategy lists it."
+                )
+            _check_type(mechanism, name, value)
+
+    @property
+    def mechanism(self) -> type[Mechanism]:
+        """The class that the name stands for."""
+        return registry.find(self.name)
 
     @property
     def k(self) -> int:
         """Records per user; 0 for all."""
         return 0 if self.records_per_user == "all" else self.records_per_user
 
-    def own(self) -> Mapping[str, Any]:
-        """The options given that only some mechanisms have."""
-        return {name: value for name in OWN if (value := getattr(self, name)) is not None}
+
+def gather_options(values: Any) -> Any:
+    """The values of a strategy with the mechanism's own keys under ``options``.
+
+    Keys without a value are left out: the mechanism's default holds. So are the keys of other
+    mechanisms, and the class, in the configuration of a run that older code wrote.
+    """
+    if not isinstance(values, Mapping) or "options" in values:
+        return values
+    common = {item.name for item in fields(Strategy)}
+    options = {
+        key: value
+        for key, value in values.items()
+        if key not in common and key != "mechanism" and value is not None
+    }
+    return {key: value for key, value in values.items() if key in common} | {"options": options}
+
+
+def _check_type(mechanism: type[Mechanism], name: str, value: Any) -> None:
+    """Refuse a value that is not of the type of the mechanism's field."""
+    kind = typing.get_type_hints(mechanism)[name]
+    try:
+        pydantic.TypeAdapter(kind, config=pydantic.ConfigDict(strict=True)).validate_python(value)
+    except pydantic.ValidationError as error:
+        wanted = error.errors()[0]["msg"].removeprefix("Input should be ")
+        raise ConfigurationError(f"strategy.{name}={value}: should be {wanted}.") from None

@@ -64,7 +64,7 @@ def _cells(rank: int, row: Mapping[str, Any]) -> tuple[str, ...]:
         return ("-", name, k, cohort, *["-"] * 5)
     full, unfilled = row["real_gradients"], row["real_gradients_without_resampling"]
     real = "unknown" if full is None else f"{full:.4g}"
-    if full is not None and name == "group_privacy":
+    if full is not None and row["clipped_unit"] == "record_slot":
         real += f" (unfilled {unfilled:.4g})"
     return (
         str(rank),

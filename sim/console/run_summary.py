@@ -10,14 +10,13 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from userdp.server.mechanisms.base import Mechanism
-from userdp.server.mechanisms.concentrated.mechanism import Concentrated
 from userdp.server.statement import prose
-from userdp.sim.planning.edgeworth_target import Steering
+from userdp.sim.planning.noise_estimate import NoiseEstimate
 from userdp.sim.planning.planner import Plan
+from userdp.sim.run_folder.layout import RunFolder
 
 _DIGITS = 4  # of a printed figure
 
@@ -35,11 +34,11 @@ def print_start(
     rows = {
         "declared users": f"{mechanism.users:,}",
         "model": model,
-        "mechanism": _mechanism(mechanism),
+        "mechanism": mechanism.console(),
         "rounds": f"{plan.rounds}, q = {mechanism.sampling_rate:.{_DIGITS}g}, "
         f"{mechanism.expected_units:g} units expected a round",
         "noise": f"z = {mechanism.noise_multiplier:.10g}, {_clip(mechanism)}",
-        **_correlated(mechanism),
+        **mechanism.console_rows(),
         "claim": claim(plan, reproducible),
         "expected time": "open, since k is" if minutes is None else _time(minutes),
         **{f"simulation_only: {name}": f"{value:,}" for name, value in real.items()},
@@ -48,16 +47,16 @@ def print_start(
     print_rows("NOT PRIVATE: userdp run" if public else "userdp run", rows)
 
 
-def print_end(folder: Path, scores: Mapping[str, str], statement: Mapping[str, Any]) -> None:
+def print_end(folder: RunFolder, scores: Mapping[str, str], statement: Mapping[str, Any]) -> None:
     """The closing summary: scores, where things are, and the claim last."""
     rows = {
         **scores,
-        "adapter": f"{folder / 'adapter'}",
-        "statement": f"{folder / 'privacy_statement.json'}",
-        "run folder": f"{folder}",
+        "adapter": f"{folder.adapter}",
+        "statement": f"{folder.statement}",
+        "run folder": f"{folder.path}",
     }
     print_rows("outcome" if statement["private"] else "NOT PRIVATE: outcome", rows)
-    print(_wrapped("", prose.prose(statement).split("\n\n")[0]), flush=True)
+    print(_wrapped("", prose.text(statement).split("\n\n")[0]), flush=True)
 
 
 def print_json(value: Any) -> None:
@@ -72,7 +71,7 @@ def print_plan(described: Mapping[str, Any], plan: Plan) -> None:
         f"{described['expected_cohort']:g} units expected a round",
         "noise multiplier z": f"{described['noise_multiplier']:.10g}",
         "noise std on the mean": f"{described['noise_std_on_mean']:.{_DIGITS}g}",
-        **_correlated(plan.mechanism),
+        **plan.mechanism.console_rows(),
         "claim": claim(plan, reproducible=False),
     }
     if "cohort_cap" in described:
@@ -94,14 +93,15 @@ def claim(plan: Plan, reproducible: bool) -> str:
     text += f"at delta = {upper(plan.delta)}, {plan.accountant}"
     if plan.mechanism.group_size > 1:
         text += f", {plan.group_bound}"
-    if plan.steering is not None:
-        text += f"; {_estimate(plan.steering)}"
+    if plan.noise_estimate is not None:
+        text += f"; {_estimate(plan.noise_estimate)}"
     return f"NOT PRIVATE (privacy.reproducible=true); would be {text}" if reproducible else text
 
 
-def _estimate(steering: Steering) -> str:
-    asked = "" if steering.target is None else f" for the target {steering.target:g}"
-    return f"the Edgeworth estimate{asked} is {steering.epsilon:.{_DIGITS}g}, no bound"
+def _estimate(estimate: NoiseEstimate) -> str:
+    target = "" if estimate.target is None else f" for the target {estimate.target:g}"
+    name = estimate.accountant.capitalize()
+    return f"the {name} estimate{target} is {estimate.epsilon:.{_DIGITS}g}, no bound"
 
 
 def upper(value: float | None) -> str:
@@ -113,36 +113,10 @@ def _figure(value: float | None) -> str:
     return "infinite" if value is None else f"{value:.{_DIGITS}g}"
 
 
-def _mechanism(mechanism: Mechanism) -> str:
-    k = mechanism.records_per_user or "all"
-    words = {
-        "user": f"user-wise: the mean over a user's {k} records, clipped",
-        "record_slot": f"Group Privacy: {k} record slots a user, each clipped",
-    }
-    if isinstance(mechanism, Concentrated):
-        tested = f"tested for {mechanism.threshold:.{_DIGITS}g} who agree within"
-        return f"{words['user']}, {tested} {mechanism.radius:g}; else {mechanism.on_failure}"
-    return words[mechanism.unit] if mechanism.private else f"none: the mean over {k} records a user"
-
-
 def _clip(mechanism: Mechanism) -> str:
     start = f"C = {mechanism.clip_norm:g}"
     rule = mechanism.adaptive
     return start if rule is None else f"{start} at first, then the {rule.quantile:g} quantile"
-
-
-def _correlated(mechanism: Mechanism) -> dict[str, str]:
-    """A row on noise that is correlated over the rounds, where it is."""
-    told = mechanism.details()
-    if "participations" not in told:
-        return {}
-    whole, count = told.get("run_noise_multiplier"), told["participations"]
-    often = "once" if count == 1 else f"{count} times"
-    once = "" if whole is None else f": together one Gaussian of {whole:.{_DIGITS}g}"
-    return {
-        "correlated": f"over {told['bands']} rounds; {told['groups']} public groups, a user takes "
-        f"part {often} at most{once}"
-    }
 
 
 def _time(minutes: float) -> str:

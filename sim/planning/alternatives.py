@@ -8,20 +8,22 @@ shrinks a mean. The ranking is by noise alone.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from userdp.server.accounting import hyperparameter_tuning
-from userdp.server.mechanisms.base import Mechanism
-from userdp.server.mechanisms.group_privacy import GroupPrivacy
-from userdp.server.mechanisms.user_wise import UserWise
+from userdp.server.accounting import accountants, hyperparameter_tuning
+from userdp.server.mechanisms import registry
+from userdp.server.mechanisms.base import RECORD_SLOT
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config.settings import Settings
 from userdp.sim.planning import planner
 from userdp.sim.planning.planner import Plan
 
-STRATEGIES: Mapping[str, type[Mechanism]] = {"user_wise": UserWise, "group_privacy": GroupPrivacy}
+
+def compared() -> list[str]:
+    """Names of the strategies that are compared."""
+    return [name for name in registry.MECHANISMS if registry.find(name).compared]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,7 @@ def ranked(settings: Settings, delta: float) -> list[Alternative]:
     rows = [
         _row(settings, name, k, users=users, delta=delta, gradients=gradients)
         for k in ks
-        for name in STRATEGIES
+        for name in compared()
     ]
     return sorted(rows, key=lambda row: row.noise)
 
@@ -91,7 +93,7 @@ def tuned(plan: Plan, runs: int) -> dict[str, Any]:
     """What choosing the best of ``runs`` runs of a plan costs, for ``userdp plan --json``."""
     if not plan.mechanism.private:
         raise ConfigurationError(
-            f"plan.tuning_runs={runs}: strategy=non_private has no epsilon to add up."
+            f"plan.tuning_runs={runs}: a strategy that is not private has no epsilon to add up."
         )
     event = plan.mechanism.event()
     try:
@@ -133,9 +135,10 @@ def described(row: Alternative, quantiles: Sequence[float] | None) -> dict[str, 
         "noise_multiplier": None,
         "epsilon": None,
         "noise_std_on_mean_per_clip_norm": planner.finite(row.noise),
-        "real_gradients": _real_gradients(row, quantiles, resample=row.strategy == "group_privacy"),
+        "real_gradients": _real_gradients(row, quantiles, resample=_has_slots(row)),
         "real_gradients_without_resampling": _real_gradients(row, quantiles, resample=False),
         "reason": row.reason,
+        "clipped_unit": registry.find(row.strategy).unit,
     }
     if row.plan is not None:
         told |= {
@@ -160,10 +163,10 @@ def _users(settings: Settings) -> int:
             f"privacy.noise_multiplier={privacy.noise_multiplier}: --all compares at one budget; "
             "give privacy.epsilon instead, and a private strategy."
         )
-    if privacy.accountant == "edgeworth":
+    if not accountants.find(privacy.accountant).certified:
         raise ConfigurationError(
-            "privacy.accountant=edgeworth: --all compares at a budget that is met for certain; "
-            "take pld."
+            f"privacy.accountant={privacy.accountant}: --all compares at a budget that is met for "
+            f"certain; take {accountants.DEFAULT}."
         )
     return users
 
@@ -184,16 +187,12 @@ def _gradients(settings: Settings) -> float:
 def _row(
     settings: Settings, name: str, k: int, *, users: int, delta: float, gradients: float
 ) -> Alternative:
-    cls = STRATEGIES[name]
-    foreign: dict[str, Any] = {}  # options that only the configured strategy has
-    if settings.strategy.name not in STRATEGIES:
-        foreign = dict.fromkeys(settings.strategy.own())
+    known = registry.find(name).options()
     strategy = replace(
         settings.strategy,
         name=name,
-        mechanism=f"{cls.__module__}.{cls.__qualname__}",
         records_per_user=k,
-        **foreign,
+        options={key: v for key, v in settings.strategy.options.items() if key in known},
     )
     cohort = gradients / k
     plan, reason = None, None
@@ -202,6 +201,11 @@ def _row(
     except ConfigurationError as error:
         reason = str(error)
     return Alternative(strategy=name, records_per_user=k, cohort=cohort, plan=plan, reason=reason)
+
+
+def _has_slots(row: Alternative) -> bool:
+    """Whether users own record slots, which resampling fills."""
+    return registry.find(row.strategy).unit == RECORD_SLOT
 
 
 def _real_gradients(

@@ -1,30 +1,29 @@
-"""From the settings of a strategy to its mechanism; what it costs is `userdp.sim.planning.planner`'s concern."""
+"""From the settings of a strategy to its mechanism; `userdp.sim.planning.planner` finds its price."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
-
-from hydra.utils import get_class
 
 from userdp.server.mechanisms.adaptive_clip import AdaptiveClip
 from userdp.server.mechanisms.base import Mechanism
 from userdp.sim.common.errors import ConfigurationError
-from userdp.sim.config.settings import Settings, Strategy
+from userdp.sim.config.settings import Settings
+from userdp.sim.config.strategy import Strategy
 
 
 def builder(settings: Settings, users: int, delta: float) -> Callable[[float], Mechanism]:
     """The mechanism of a run as a function of its noise multiplier, at a fixed clip norm.
 
     Raises:
-        ConfigurationError: no such mechanism, or a setting that it does not have.
+        ConfigurationError: a private mechanism without a clip norm.
     """
     strategy = settings.strategy
-    cls = _class(strategy)
+    cls = strategy.mechanism
     if strategy.clip_norm is None and cls.private:
         raise ConfigurationError("strategy.clip_norm=None: a private strategy needs a clip norm.")
-    options: dict[str, Any] = {"records_per_user": strategy.k, **_own(strategy, cls)}
+    options: dict[str, Any] = {"records_per_user": strategy.k, **strategy.options}
     if strategy.clip_norm is not None:
         options["clip_norm"] = strategy.clip_norm
 
@@ -51,26 +50,3 @@ def adapted(mechanism: Mechanism, strategy: Strategy) -> Mechanism:
         bit_noise=strategy.clip_bit_noise,
     )
     return replace(mechanism, adaptive=rule)
-
-
-def _own(strategy: Strategy, cls: type[Mechanism]) -> Mapping[str, Any]:
-    options, known = strategy.own(), {field.name for field in fields(cls)}
-    for name, value in options.items():
-        if name not in known:
-            raise ConfigurationError(
-                f"strategy.{name}={value}: strategy={strategy.name} has no such option; leave it "
-                "out, or choose a strategy whose file in conf/strategy lists it."
-            )
-    return options
-
-
-def _class(strategy: Strategy) -> type[Mechanism]:
-    try:
-        cls = get_class(strategy.mechanism)
-    except (ImportError, ValueError) as error:
-        raise ConfigurationError(f"strategy.mechanism={strategy.mechanism}: {error}") from None
-    if not issubclass(cls, Mechanism) or cls.private == (strategy.name == "non_private"):
-        raise ConfigurationError(
-            f"strategy.mechanism={strategy.mechanism}: not a mechanism of strategy={strategy.name}."
-        )
-    return cls

@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from userdp.server import accounting
+from userdp.server.accounting import accountants
 from userdp.server.mechanisms.base import Mechanism
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config.settings import Settings
-from userdp.sim.planning import edgeworth_target as steering
-from userdp.sim.planning import mechanism_builder
-from userdp.sim.planning.edgeworth_target import Steering
+from userdp.sim.planning import mechanism_builder, noise_estimate
+from userdp.sim.planning.noise_estimate import NoiseEstimate
 
-ACCOUNTANTS = ("pld", "prv", "rdp")
 _calibrate = functools.lru_cache(maxsize=256)(accounting.calibrate)  # a sweep checks, then runs
 _LOG = logging.getLogger("userdp")
 Options = Mapping[str, str]  # how a claim is computed: accountant and group_bound
@@ -35,7 +34,7 @@ class Plan:
     group_bound: str
     epsilon: accounting.Epsilon  # of all the rounds; infinite where nothing is noised
     target: float | None  # the epsilon that the claim must meet, if one must
-    steering: Steering | None = None  # where an estimate found the noise
+    noise_estimate: NoiseEstimate | None = None  # where an estimate found the noise
 
     @property
     def events(self) -> int:
@@ -61,14 +60,16 @@ def made(settings: Settings, users: int, delta: float) -> Plan:
     """As ``make``, at a delta that was checked before."""
     privacy = settings.privacy
     build = mechanism_builder.builder(settings, users, delta)
-    steered = privacy.accountant == "edgeworth"
-    accountant = "pld" if steered else privacy.accountant  # an estimate is never the claim
-    options = {"accountant": accountant, "group_bound": privacy.group_bound}
+    estimator = noise_estimate.estimator(privacy)
+    options = {
+        "accountant": accountants.DEFAULT if estimator else privacy.accountant,
+        "group_bound": privacy.group_bound,
+    }
     z, any_noise = privacy.noise_multiplier, build(1.0)
     events = any_noise.event_count(settings.rounds)
     if any_noise.private:
-        if steered:
-            steering.check(any_noise.event())
+        if estimator:
+            noise_estimate.check(any_noise.event(), privacy)
         z = z or _calibrated(any_noise.event(), events, settings, delta, options)
         mechanism = build(z)
         spent = _accounted(mechanism.event(), events, delta, options)
@@ -83,8 +84,9 @@ def made(settings: Settings, users: int, delta: float) -> Plan:
         rounds=settings.rounds,
         delta=delta,
         epsilon=spent,
-        target=None if steered else privacy.epsilon,
-        steering=steering.of(mechanism.event(), events, settings, delta) if steered else None,
+        target=None if estimator else privacy.epsilon,
+        noise_estimate=estimator
+        and noise_estimate.of(estimator, mechanism.event(), events, privacy, delta),
         **options,
     )
 
@@ -109,14 +111,13 @@ def bare(settings: Settings) -> Plan:
         raise ConfigurationError(
             f"privacy.users={users}: plan.sampling_rate={rate} replaces it; give one of them."
         )
-    for name in ("clip_quantile", "cohort_max", "test_share"):
-        if (value := getattr(settings.strategy, name)) is not None:
-            raise ConfigurationError(
-                f"strategy.{name}={value}: plan.sampling_rate={rate} says nothing of the number of "
-                "users, which it depends on; give privacy.users instead."
-            )
     users = 2**20  # any power of two: cohort / users is then the rate to the last bit
     plan = made(replace(settings, cohort=rate * users), users, settings.privacy.delta)
+    for name in plan.mechanism.depends_on_users():
+        raise ConfigurationError(
+            f"strategy.{name}: plan.sampling_rate={rate} says nothing of the number of users, "
+            "which the price of this option depends on; give privacy.users instead."
+        )
     if plan.mechanism.sampling_rate != rate:
         raise ConfigurationError(
             f"plan.sampling_rate={rate}: strategy={settings.strategy.name} draws its cohorts "
@@ -125,10 +126,12 @@ def bare(settings: Settings) -> Plan:
     return plan
 
 
-def described(
-    plan: Plan, settings: Settings, accountants: Sequence[str] = ACCOUNTANTS
-) -> dict[str, Any]:
-    """The plan as ``userdp plan --json`` prints it; infinite is None."""
+def described(plan: Plan, settings: Settings, names: Sequence[str] | None = None) -> dict[str, Any]:
+    """The plan as ``userdp plan --json`` prints it; infinite is None.
+
+    Args:
+        names: accountants to ask beside the claim's; None: all that certify.
+    """
     mechanism = plan.mechanism
     # Under plan.sampling_rate the cohort of the plan stands for the rate only.
     bare_rate = settings.plan.sampling_rate is not None
@@ -142,9 +145,13 @@ def described(
         "delta": plan.delta,
         "noise_multiplier": mechanism.noise_multiplier,
         "epsilon": {"lower": finite(plan.epsilon.lower), "upper": finite(plan.epsilon.upper)},
-        "accountants": _by_accountant(plan, accountants) if mechanism.private else {},
+        "accountants": _by_accountant(
+            plan, accountants.certified_names() if names is None else names
+        )
+        if mechanism.private
+        else {},
         "noise_std_on_mean": mechanism.noise_std / expected,
-        **({"steering": vars(plan.steering)} if plan.steering else {}),
+        **({"steering": vars(plan.noise_estimate)} if plan.noise_estimate else {}),
         **_cap_cost(plan),
     }
 
@@ -165,15 +172,15 @@ def finite(value: float) -> float | None:
 
 def bound_of(accountant: str, plan: Plan) -> str:
     """How this accountant joins a user's slots: those that analyse no mixture take the lemma."""
-    return plan.group_bound if accountant == "pld" else "lemma"
+    return plan.group_bound if accountants.find(accountant).analyses_mixtures else "lemma"
 
 
-def _by_accountant(plan: Plan, accountants: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _by_accountant(plan: Plan, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What each accountant says of this noise, and the noise it would ask for the target."""
     return {
         name: dict(zip(("epsilon", "noise_multiplier"), _figures(plan, name), strict=True))
         | {"certified": True}
-        for name in accountants
+        for name in names
     }
 
 
@@ -216,11 +223,12 @@ def _calibrated(
     event: accounting.RoundEvent, events: int, settings: Settings, delta: float, options: Options
 ) -> float:
     target = settings.privacy.epsilon
-    if target is None:  # Settings allows neither only for strategy=non_private
+    if target is None:  # Settings allows neither only where nothing is private
         raise ConfigurationError("privacy.epsilon=None: give a target or a noise multiplier.")
     try:
-        if settings.privacy.accountant == "edgeworth":
-            z = steering.noise_multiplier(event, events, settings, target, delta)
+        if estimator := noise_estimate.estimator(settings.privacy):
+            order = settings.privacy.edgeworth_order
+            z = estimator.calibrate(event, events, target, delta, order=order)
         else:
             z = _calibrate(event, events, target, delta, **options)
     except (ValueError, OverflowError) as error:

@@ -1,6 +1,8 @@
-"""What a node is asked for in a round, in plain values: how to treat a unit, and which units.
+"""What a node is asked to do in a round, in plain values: how to treat a unit, and which units.
 
-Knows nothing of the messages that carry it.
+Two authors write a contract. The configuration gives the `LocalWork`; the mechanism adds everything
+that its guarantee rests on (`userdp.server.mechanisms.base.Mechanism.contract`). How a contract
+travels is the business of `userdp.sim.protocol.messages`.
 """
 
 from __future__ import annotations
@@ -11,30 +13,37 @@ import numpy as np
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contract:
-    """What every unit of a round must do: public, made by the strategy, obeyed by the nodes.
+class LocalWork:
+    """What a unit computes before its clip; from the configuration, the same in every round."""
+
+    selection: str  # name of a rule of `userdp.sim.data.selection.RULES`
+    redraw: bool  # users select anew in each round; record slots are always filled once
+    resample: bool  # fill a user's record slots up to k by repeating records
+    max_tokens: int  # tokens of a sequence, at most
+    local_steps: int  # steps of gradient descent from the global adapter
+    local_lr: float  # their learning rate
+    seed: int  # of the public selection stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contract(LocalWork):
+    """What every unit of a round must do: public, written by the server, obeyed by the nodes.
 
     A client has no privacy settings of its own that could drift from the ledger.
     """
 
     round: int
-    unit: str  # "user" or "record_slot"
-    clip_norm: float  # C, inf only in a run that is not private
-    records_per_user: int  # k
-    selection: str
-    redraw: bool  # select anew each round; otherwise once and for all
-    resample: bool  # fill a user's slots up to k (record slots only)
-    max_tokens: int  # tokens of a sequence, at most
-    local_steps: int
-    local_lr: float
-    seed: int  # of the public selection stream
-    count_unclipped: bool = False  # whether the clip norm adapts to the share of unclipped units
-    keep_rows: bool = False  # answer with every unit's clipped update too: no secure aggregation
+    unit: str  # what one clip bounds: "user" or "record_slot"
+    clip_norm: float  # C, infinite only in a run that is not private
+    records_per_user: int  # k; 0 takes all
+    clipping: str = "joint"  # name of a rule of `userdp.clients.training.clipping.CLIP_RULES`
+    count_unclipped: bool = False  # report clip bits: the clip norm adapts to them
+    keep_rows: bool = False  # report every unit's clipped update: no secure aggregation
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """Which units a node is asked for: private to the trusted side, in no log."""
+    """Which units a node is asked for: private to the trusted side, never logged."""
 
     users: np.ndarray  # (units,) int64 population slots of the owners, ascending
     slots: np.ndarray  # (units,) int64 record slots 0..k-1, or empty when the unit is the user

@@ -1,8 +1,8 @@
-"""What the base model scores on the held-out users: computed once, then read from disk.
+"""The base model's score on the held-out users, computed once and kept on disk.
 
-Base model and held-out users are public, and so is the figure. Sweeps and repeated runs share it,
-and adapters of every seed in one process, since all of them start at B = 0. Its parts, a loss a
-record, are kept for simulations alone: with ``data.split=record`` their users train too.
+Base model and held-out users are public, and so is the score. Sweeps and repeated runs share it, as
+do adapters of every seed, since all of them start at B = 0. The losses of single records are kept
+for simulations alone: with ``data.split=record`` their users train too.
 """
 
 from __future__ import annotations
@@ -22,43 +22,45 @@ from userdp.sim.run.prepare import Prepared
 VERSION = 3  # of the procedure; part of the cache key
 
 
-def score(ready: Prepared) -> heldout.Evaluation:
-    """The adapter before training on the held-out records; it changes nothing of the base model.
+def score(prepared: Prepared) -> heldout.Evaluation:
+    """The score of the adapter before training, which is that of the base model.
 
     The key covers the held-out records and how they are cut, the base model's configuration and
     weights, the adapter (which holds the head of a classification), the kind of device, and whether
-    records' losses are kept (``track.simulation_only=true``).
+    the losses of single records are kept (``track.simulation_only=true``).
     """
-    seq_len, kept = ready.settings.model.seq_len, ready.settings.track.simulation_only
-    return ready.world.figure(("base score", seq_len, kept), lambda: _stored(ready))
+    seq_len, keep_records = prepared.settings.model.seq_len, prepared.settings.track.simulation_only
+    return prepared.inputs.cached(("base score", seq_len, keep_records), lambda: _stored(prepared))
 
 
-def _stored(ready: Prepared) -> heldout.Evaluation:
-    here, initial = ready.world, ready.world.model.initial.numpy()
-    kept = ready.settings.track.simulation_only
+def _stored(prepared: Prepared) -> heldout.Evaluation:
+    inputs, initial = prepared.inputs, prepared.inputs.model.initial.numpy()
+    keep_records = prepared.settings.track.simulation_only
     key = cache.fingerprint(
         "baseline",
         VERSION,
-        here.corpus.name,
-        ready.settings.model.seq_len,
-        here.model.base_digest(),
+        inputs.corpus.name,
+        prepared.settings.model.seq_len,
+        inputs.model.base_digest(),
         hashlib.blake2b(initial.tobytes()).hexdigest(),
-        here.model.device.type,
-        kept,
+        inputs.model.device.type,
+        keep_records,
     )
 
     def build(folder: Path) -> None:
-        found = finish.score(ready, initial)
-        _write(folder, found if kept else replace(found, records=None))
+        evaluation = finish.score(prepared, initial)
+        _write(folder, evaluation if keep_records else replace(evaluation, records=None))
 
     return _read(cache.published(cache.cache_root() / "baselines" / key, build))
 
 
-def _write(folder: Path, found: heldout.Evaluation) -> None:
-    figures = {name: value for name, value in vars(found).items() if name != "records"}
+def _write(folder: Path, evaluation: heldout.Evaluation) -> None:
+    figures = {name: value for name, value in vars(evaluation).items() if name != "records"}
     (folder / "score.json").write_text(json.dumps(figures))
-    if found.records is not None:
-        arrays = {name: kept for name, kept in vars(found.records).items() if kept is not None}
+    if evaluation.records is not None:
+        arrays = {
+            name: array for name, array in vars(evaluation.records).items() if array is not None
+        }
         np.savez(folder / "records.npz", **arrays)
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind: scores, the statement of its ledger, the adapter with its card."""
+"""The end of a run: final scores, the privacy statement, the adapter with its model card."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ import numpy as np
 import torch
 
 from userdp.clients.evaluation import heldout
+from userdp.clients.evaluation.heldout import Evaluation
 from userdp.clients.models import export
 from userdp.server.ledger.ledger import Ledger
-from userdp.server.statement import statement
+from userdp.server.statement import claim, model_card, statement
 from userdp.sim.console import run_summary
-from userdp.sim.run import ledger_header
+from userdp.sim.data.canaries import Canaries
 from userdp.sim.run.prepare import Prepared
-from userdp.sim.run.simulation_only import measure
-from userdp.sim.tracking import tracker as track
+from userdp.sim.run.simulation_only import canary_exposure, measure
+from userdp.sim.run.simulation_only.measure import Measured
+from userdp.sim.tracking.tracker import Tracker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,64 +29,82 @@ class Result:
     """What a run leaves behind."""
 
     folder: Path
-    before: heldout.Evaluation
-    after: heldout.Evaluation
+    before: Evaluation
+    after: Evaluation
     statement: Mapping[str, Any]
     training_seconds: float = 0.0  # rounds and held-out scores; depends on records: never stored
 
 
-def score(ready: Prepared, adapter: np.ndarray) -> heldout.Evaluation:
-    """An adapter (D,) on the held-out records."""
-    model = ready.world.model
+def score(prepared: Prepared, adapter: np.ndarray) -> Evaluation:
+    """The scores of an adapter (D,) float on the held-out records."""
+    model = prepared.inputs.model
     return heldout.evaluate(
         model,
         torch.from_numpy(adapter.astype(np.float32)).to(model.device),
-        ready.world.corpus.heldout,
-        seq_len=ready.settings.model.seq_len,
-        max_tokens=ready.engine.max_tokens,
+        prepared.inputs.corpus.heldout,
+        seq_len=prepared.settings.model.seq_len,
+        max_tokens=prepared.engine.max_tokens,
     )
 
 
 def finish(
-    ready: Prepared,
+    prepared: Prepared,
     ledger: Ledger,
-    tracker: track.Tracker,
-    before: heldout.Evaluation,
-    after: heldout.Evaluation,
+    tracker: Tracker,
+    before: Evaluation,
+    after: Evaluation,
     released: Mapping[str, float],
 ) -> Result:
-    """Statement from the ledger, adapter with its card, summary with further released figures."""
-    seen = measure.measure(ready, {0: before, ledger.rounds_intended: after})
-    folder, told = ready.settings.folder, _statement(ready, ledger)
-    path = folder / "privacy_statement.json"
-    path.write_text(json.dumps(told, indent=2) + "\n")
-    _save_adapter(ready, told, before, after)
-    claim = {"epsilon": told["epsilon"], "delta": told["delta"]} if told["private"] else {}
+    """Write statement, adapter, model card and summary, and print the outcome.
+
+    Args:
+        released: further released figures of the whole run, by metric.
+    """
+    folder = prepared.folder
+    simulated = _simulated(prepared, {0: before, ledger.rounds_intended: after})
+    facts = _statement(prepared, ledger)
+    folder.statement.write_text(json.dumps(facts, indent=2) + "\n")
+    _save_adapter(prepared, facts, before, after)
     tracker.summary(
         {
             **before.metrics("_before"),
             **after.metrics(),
             **({} if after.majority is None else {"heldout_majority": after.majority}),
-            **claim,
+            **({k: facts[k] for k in ("epsilon", "delta")} if facts["private"] else {}),
             **released,
         },
-        simulation_only=seen.figures,
+        simulation_only=simulated.figures,
     )
-    for kept, name, kind in (
-        (folder / "adapter", "adapter", "model"),
-        (folder / "adapter" / "README.md", "model_card", "card"),
-        (path, "privacy_statement", "statement"),
-        (folder / "ledger.jsonl", "ledger", "ledger"),
+    for path, name, kind in (
+        (folder.adapter, "adapter", "model"),
+        (folder.model_card, "model_card", "card"),
+        (folder.statement, "privacy_statement", "statement"),
+        (folder.ledger, "ledger", "ledger"),
+        *((file, file.stem, "simulation_only") for file in simulated.files),
     ):
-        tracker.artifact(kept, name, kind)
-    for file in seen.files:
-        tracker.artifact(file, file.stem, "simulation_only")
-    run_summary.print_end(folder, {**_shown(before, after), **seen.shown}, told)
-    return Result(folder=folder, before=before, after=after, statement=told)
+        tracker.artifact(path, name, kind)
+    run_summary.print_end(folder, {**_score_rows(before, after), **simulated.shown}, facts)
+    return Result(folder=folder.path, before=before, after=after, statement=facts)
 
 
-def _shown(before: heldout.Evaluation, after: heldout.Evaluation) -> dict[str, str]:
-    """The scores as a person reads them."""
+def _simulated(prepared: Prepared, scores: Mapping[int, Evaluation]) -> Measured:
+    """What only a simulation may measure; nothing unless ``track.simulation_only=true``."""
+    if not prepared.settings.track.simulation_only:
+        return Measured()
+    inputs, last = prepared.inputs, prepared.optimizer.averaged
+
+    def exposure(canaries: Canaries, number: int) -> np.ndarray:
+        adapter = last if number else inputs.model.initial.numpy()
+        max_tokens = prepared.engine.max_tokens
+        return canary_exposure.ranks(canaries, inputs.model, adapter, max_tokens=max_tokens)
+
+    return measure.measure(
+        prepared.folder, inputs.corpus.heldout, scores, inputs.canaries, exposure
+    )
+
+
+def _score_rows(before: Evaluation, after: Evaluation) -> dict[str, str]:
+    """The scores as rows for the terminal."""
     figures = [
         f"{value:.2%}" if name == "accuracy" else f"{value:.2f}"
         for name, value in (before.headline, after.headline)
@@ -96,39 +116,37 @@ def _shown(before: heldout.Evaluation, after: heldout.Evaluation) -> dict[str, s
     return rows
 
 
-def _statement(ready: Prepared, ledger: Ledger) -> Mapping[str, Any]:
-    sweep = ready.settings.sweep
+def _statement(prepared: Prepared, ledger: Ledger) -> Mapping[str, Any]:
+    sweep = prepared.settings.sweep
     return statement.build(
-        ready.facts,
+        prepared.header,
         ledger.spent(),
-        ledger_header.claim(ready.facts, ledger.spent()),
+        claim.from_ledger(prepared.header, ledger.spent()),
         ledger_hash=ledger.head,
         codes=ledger.codes,
-        simulation_only=ready.settings.track.simulation_only,
+        simulation_only=prepared.settings.track.simulation_only,
         sweep={"folder": sweep} if sweep else None,
     )
 
 
 def _save_adapter(
-    ready: Prepared,
-    told: Mapping[str, Any],
-    before: heldout.Evaluation,
-    after: heldout.Evaluation,
+    prepared: Prepared, facts: Mapping[str, Any], before: Evaluation, after: Evaluation
 ) -> None:
-    here, folder = ready.world, ready.settings.folder / "adapter"
-    export.save(here.model, ready.optimizer.averaged, folder, base=here.base)
+    """The averaged adapter in peft's format, with the model card as its README."""
+    inputs, folder = prepared.inputs, prepared.folder
+    export.save(inputs.model, prepared.optimizer.averaged, folder.adapter, base=inputs.base)
     name, _ = after.headline
     scores = {
-        f"held-out {name} {when}": score.headline[1]
-        for when, score in (("before", before), ("after", after))
+        f"held-out {name} {when}": evaluation.headline[1]
+        for when, evaluation in (("before", before), ("after", after))
     }
     if after.majority is not None:
         scores[f"held-out {name} of the commonest class"] = after.majority
-    card = statement.model_card(
-        told,
-        base_model=here.base_name,
-        base_revision=here.revision,
+    card = model_card.text(
+        facts,
+        base_model=inputs.base_name,
+        base_revision=inputs.revision,
         scores=scores,
-        classes=ready.settings.data.class_names,
+        classes=prepared.settings.data.class_names,
     )
-    (folder / "README.md").write_text(card)
+    folder.model_card.write_text(card)

@@ -1,13 +1,10 @@
-"""The ledger's header: a run's whole mechanism as plain public values, and its claim."""
+"""The header of a run's ledger: its whole mechanism as plain public values."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from userdp.server import accounting
 from userdp.server.mechanisms.base import Mechanism
 from userdp.server.statement import statement
 from userdp.sim.config.settings import Settings
@@ -15,12 +12,10 @@ from userdp.sim.data import selection
 from userdp.sim.planning.planner import Plan
 
 _PACKAGES = ("userdp.sim", "userdp.clients", "userdp.server")
-_LIBRARIES = {"prv": "opacus", "rdp": "dp-accounting"}
-_LEAST_DELTA = 1e-11  # below, double precision certifies nothing
 
 
 def code() -> str:
-    """Hash of the code that runs; a resumed run may go on with a mended one, and says so."""
+    """Hash of the code that runs. Other code may resume a run; the ledger then notes its hash."""
     return statement.code_hash(_PACKAGES)
 
 
@@ -30,7 +25,8 @@ def header(
     """Everything that must be the same for a run to be resumed.
 
     Args:
-        layout: digest of the adapter's names and shapes. base: name of the base model.
+        layout: digest of the adapter's names and shapes.
+        base: public name of the base model.
         rescaled: whether updates are multiplied by a scale, made of releases, before the clip.
     """
     mechanism, strategy, data = plan.mechanism, settings.strategy, settings.data
@@ -53,7 +49,7 @@ def header(
         "adaptive_clip": _adaptive_clip(mechanism),
         "denominator": mechanism.expected_units,
         "sampling_scheme": mechanism.sampling_scheme,
-        "cohort_cap": strategy.cohort_max,
+        "cohort_cap": mechanism.cohort_cap,
         "records_per_user": strategy.records_per_user,
         "resample": strategy.resample,
         "rescaled": rescaled,
@@ -86,41 +82,3 @@ def _adaptive_clip(mechanism: Mechanism) -> dict[str, float] | None:
         "bit_noise_std": rule.bit_std(mechanism.expected_units),
         "update_noise_multiplier": mechanism.update_multiplier,
     }
-
-
-def claim(of: Mapping[str, Any], spent: Sequence[tuple[Mapping[str, Any], int]]) -> statement.Claim:
-    """The account of a ledger's composition, exact at its header's delta."""
-    accountant = of["accountant"]
-    ours = "dp-accounting" if of["cohort_cap"] is not None else "userdp"
-    version = importlib.metadata.version(_LIBRARIES.get(accountant, ours))
-    named = {"accountant": accountant, "accountant_version": version, "certified": True}
-    if of["event"]["noise_multiplier"] == 0:
-        return statement.Claim(
-            epsilon=math.inf, epsilon_lower=math.inf, epsilon_at_deltas={}, **named
-        )
-    together = of["rounds_per_event"]
-    composition = [
-        (accounting.RoundEvent.from_dict(event), math.ceil(count / together))
-        for event, count in spent
-    ]
-    options = {"accountant": accountant, "group_bound": of["group_bound"] or "mixture"}
-    deltas = [
-        of["delta"] * share for share in (1, 0.1, 0.01) if of["delta"] * share >= _LEAST_DELTA
-    ]
-    figures = accounting.epsilon_at_deltas(composition, deltas, **options)
-    own = figures[of["delta"]]
-    grouped = of["clipped_unit"] == "record_slot"
-    slot = (
-        accounting.slot_epsilon(composition, of["delta"], accountant=accountant)
-        if grouped
-        else None
-    )
-    return statement.Claim(
-        epsilon=own.upper,
-        epsilon_lower=own.lower,
-        epsilon_at_deltas={
-            delta: figure.upper for delta, figure in figures.items() if math.isfinite(figure.upper)
-        },
-        slot_epsilon=slot.upper if slot else None,
-        **named,
-    )

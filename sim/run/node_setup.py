@@ -1,29 +1,32 @@
-"""What the nodes of a run are told, and the records they hold: contract and training population."""
+"""What the nodes of a run need: their local work, the records they hold, and their ClientApp."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from flwr.clientapp import ClientApp
+from omegaconf import OmegaConf
+
+from userdp.clients.app import Host, client_app
 from userdp.clients.training.memory import EngineSettings
 from userdp.sim.common import cache
+from userdp.sim.config import validation
 from userdp.sim.config.settings import Settings
 from userdp.sim.data import selection
 from userdp.sim.data.population import Population
-from userdp.sim.planning.planner import Plan
-from userdp.sim.protocol import messages
+from userdp.sim.inputs import run_inputs
+from userdp.sim.inputs.run_inputs import RunInputs
+from userdp.sim.protocol.contract import LocalWork
 from userdp.sim.run import record_perplexity
-from userdp.sim.run.inputs import World
 
 
-def contract(settings: Settings, plan: Plan) -> messages.Contract:
-    """What every unit of a round is told, but for the round's number."""
+def local_work(settings: Settings) -> LocalWork:
+    """What the configuration asks of every unit; the mechanism adds what its guarantee needs."""
     strategy, rule = settings.strategy, settings.selection.rule
-    drawn_anew = selection.RULES.find(rule).drawn_anew
-    return messages.Contract(
-        round=0,
-        unit=plan.mechanism.unit,
-        clip_norm=plan.mechanism.clip_norm,
-        records_per_user=plan.mechanism.records_per_user,
+    return LocalWork(
         selection=rule,
-        redraw=plan.mechanism.unit == "user" and drawn_anew,
+        redraw=selection.RULES.find(rule).drawn_anew,
         resample=strategy.resample,
         max_tokens=settings.model.seq_len,
         local_steps=strategy.local_steps,
@@ -32,17 +35,42 @@ def contract(settings: Settings, plan: Plan) -> messages.Contract:
     )
 
 
-def train_population(settings: Settings, here: World, engine: EngineSettings) -> Population:
-    """The training records, with their scores where the selection sorts by them."""
+def host(settings: Settings, inputs: RunInputs, engine: EngineSettings) -> Host:
+    """The model and the training records; scored, where the selection needs perplexities."""
+    return Host(inputs.model, _train_population(settings, inputs, engine), engine)
+
+
+def app_from_config(values: Mapping[str, Any]) -> ClientApp:
+    """The ClientApp of a process that serves nodes, built from a resolved configuration alone.
+
+    The model is loaded and the records are mapped by the first message. A process on another
+    machine becomes a node of a run by this function; nothing of the server's memory is needed.
+
+    Args:
+        values: plain values, as `config.yaml` of a run folder holds them.
+
+    Raises:
+        ConfigurationError: the configuration is not valid.
+    """
+    settings = validation.parse(OmegaConf.create(dict(values)))
+
+    def make_host() -> Host:
+        inputs = run_inputs.build(settings)
+        return host(settings, inputs, run_inputs.fit_engine(settings, inputs.model))
+
+    return client_app(make_host)
+
+
+def _train_population(settings: Settings, inputs: RunInputs, engine: EngineSettings) -> Population:
     if not selection.RULES.find(settings.selection.rule).needs_perplexity:
-        return here.corpus.train
+        return inputs.corpus.train
     seq_len = settings.model.seq_len
-    return here.figure(
+    return inputs.cached(
         ("perplexity", seq_len),
         lambda: record_perplexity.with_perplexity(
-            here.corpus.train,
-            here.model,
-            content=f"{here.corpus.name}/train",
+            inputs.corpus.train,
+            inputs.model,
+            content=f"{inputs.corpus.name}/train",
             seq_len=seq_len,
             max_tokens=engine.max_tokens,
             cache_folder=cache.cache_root(),

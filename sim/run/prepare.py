@@ -13,16 +13,19 @@ from hydra.utils import instantiate
 
 from userdp.clients.training.memory import EngineSettings
 from userdp.server.ledger import ledger
-from userdp.server.optimizers import server_optimizer as optimizer
+from userdp.server.optimizers import schedules
+from userdp.server.optimizers.server_optimizer import ServerOptimizer
 from userdp.sim.common.errors import ConfigurationError
-from userdp.sim.config.settings import Data, Model, Settings
+from userdp.sim.config.data import Data
+from userdp.sim.config.settings import Model, Settings
+from userdp.sim.inputs import run_inputs
+from userdp.sim.inputs.run_inputs import RunInputs
 from userdp.sim.planning import planner
 from userdp.sim.planning.planner import Plan
-from userdp.sim.run import inputs as world
 from userdp.sim.run import ledger_header, trackers
-from userdp.sim.run.inputs import World
+from userdp.sim.run_folder.layout import RunFolder
 
-LoadWorld = Callable[[Data, Model, int, str], World]
+LoadInputs = Callable[[Data, Model, int, str], RunInputs]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,81 +33,88 @@ class Prepared:
     """A run that may start."""
 
     settings: Settings
-    world: World
+    inputs: RunInputs
     plan: Plan
-    optimizer: optimizer.ServerOptimizer
+    optimizer: ServerOptimizer
     engine: EngineSettings
-    facts: Mapping[str, Any]  # the ledger's header
+    header: Mapping[str, Any]  # of the ledger
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where the run keeps its files."""
+        return RunFolder(self.settings.folder)
 
 
-def prepare(settings: Settings, load: LoadWorld = world.load) -> Prepared:
-    """Put a run together; reads data and model, writes nothing but caches.
+def prepare(settings: Settings, load: LoadInputs = run_inputs.load) -> Prepared:
+    """Check the settings, load data and model, find the noise; writes nothing but caches.
 
     Raises:
-        ConfigurationError: whatever is wrong.
+        ConfigurationError: anything that would stop the run before its first round.
     """
     _check_folder(settings)
     trackers.check(settings)
-    here = load(settings.data, settings.model, settings.seed, settings.device)
-    made = plan(settings, here)
-    stepped = _optimizer(settings, made, here)
-    layout, base = here.model.layout.digest, here.base_name
+    inputs = load(settings.data, settings.model, settings.seed, settings.device)
+    plan = make_plan(settings, inputs)
+    optimizer = _optimizer(settings, plan, inputs)
     return Prepared(
         settings=settings,
-        world=here,
-        plan=made,
-        optimizer=stepped,
-        engine=world.engine(settings, here),
-        facts=ledger_header.header(
-            settings, made, layout=layout, base=base, rescaled=stepped.rescales
+        inputs=inputs,
+        plan=plan,
+        optimizer=optimizer,
+        engine=run_inputs.fit_engine(settings, inputs.model),
+        header=ledger_header.header(
+            settings,
+            plan,
+            layout=inputs.model.layout.digest,
+            base=inputs.base_name,
+            rescaled=optimizer.rescales,
         ),
     )
 
 
-def plan(settings: Settings, here: World) -> Plan:
-    """The mechanism of a run in its world, and its price.
+def make_plan(settings: Settings, inputs: RunInputs) -> Plan:
+    """The mechanism of a run on these inputs, and its price.
 
     Raises:
-        ConfigurationError: as `planning.make`, or more users are here than were declared.
+        ConfigurationError: as `planner.make`, or there are more users than were declared.
     """
-    return planner.make(settings, _declared_users(settings, here))
+    return planner.make(settings, _declared_users(settings, inputs))
 
 
-def check(jobs: Sequence[Settings], load: LoadWorld) -> None:
-    """Refuse a sweep of which any job cannot run; those of one world come one after the other.
+def check(jobs: Sequence[Settings], load: LoadInputs) -> None:
+    """Prepare every job of a sweep without starting any; jobs with the same inputs in sequence.
 
     Raises:
-        ConfigurationError: for a wrong job.
+        ConfigurationError: for the first wrong job.
     """
     for job in sorted(jobs, key=lambda job: repr((job.data, job.model, job.device, job.seed))):
         prepare(job, load)
 
 
 def _check_folder(settings: Settings) -> None:
-    """A new run needs a folder of its own, a resumed one something left to do."""
-    folder = settings.folder
-    path = folder / "ledger.jsonl"
+    """A new run needs a folder of its own, a resumed one needs rounds that are left."""
+    folder = RunFolder(settings.folder)
     if settings.resume is None:
-        if path.exists():
+        if folder.ledger.exists():
             raise ConfigurationError(
-                f"output={folder}: it holds a run already; go on with it by resume={folder}, or "
-                "choose a new folder."
+                f"output={folder.path}: it holds a run already; go on with it by "
+                f"resume={folder.path}, or choose a new folder."
             )
-        _check_writable(folder)
+        _check_writable(folder.path)
         return
     try:
-        account = ledger.verify(path)
+        account = ledger.verify(folder.ledger)
     except ledger.LedgerError as error:
-        raise ConfigurationError(f"resume={folder}: {error}") from None
+        raise ConfigurationError(f"resume={folder.path}: {error}") from None
     released = account.rounds - len(account.unfinished)
-    if released and not any((folder / "checkpoint").glob("*.pt")):
+    if released and not any(folder.checkpoint.glob("*.pt")):
         raise ConfigurationError(
-            f"resume={folder}: {released} releases are recorded, but checkpoint/ is gone; restore "
-            "it, or start a new run."
+            f"resume={folder.path}: {released} releases are recorded, but checkpoint/ is gone; "
+            "restore it, or start a new run."
         )
-    if account.rounds >= settings.rounds and (folder / "privacy_statement.json").exists():
+    if account.rounds >= settings.rounds and folder.statement.exists():
         raise ConfigurationError(
-            f"resume={folder}: all of its {account.rounds} rounds are spent; start a new run."
+            f"resume={folder.path}: all of its {account.rounds} rounds are spent; start a new run."
         )
 
 
@@ -114,7 +124,7 @@ def _check_writable(folder: Path) -> None:
         raise ConfigurationError(f"output={folder}: {nearest} is a file; choose a folder.")
 
 
-def _declared_users(settings: Settings, here: World) -> int:
+def _declared_users(settings: Settings, inputs: RunInputs) -> int:
     """N: as declared, or counted once (then listed under the assumptions)."""
     if settings.plan.sampling_rate is not None:
         raise ConfigurationError(
@@ -122,32 +132,33 @@ def _declared_users(settings: Settings, here: World) -> int:
             "cohort and privacy.users."
         )
     declared = settings.privacy.users
-    if declared is not None and declared < len(here.corpus.train):
+    if declared is not None and declared < len(inputs.corpus.train):
         raise ConfigurationError(
             f"privacy.users={declared}: the training split has more users; declare all."
         )
-    return declared or len(here.corpus.train)
+    return declared or len(inputs.corpus.train)
 
 
-def _optimizer(settings: Settings, plan: Plan, here: World) -> optimizer.ServerOptimizer:
+def _optimizer(settings: Settings, plan: Plan, inputs: RunInputs) -> ServerOptimizer:
     schedule = settings.schedule
     options = {
         name: value for name, value in settings.optimizer.items() if not name.startswith("_")
     }
-    asked = ", ".join(f"optimizer.{name}={value}" for name, value in options.items())
+    named = ", ".join(f"optimizer.{name}={value}" for name, value in options.items())
     if not all(math.isfinite(value) for value in options.values() if isinstance(value, float)):
-        raise ConfigurationError(f"{asked}: must be finite.")
-    factor = optimizer.learning_rate_factor(schedule.name, schedule.warmup, plan.rounds)
+        raise ConfigurationError(f"{named}: must be finite.")
+    factor = schedules.learning_rate_factor(schedule.name, schedule.warmup, plan.rounds)
     try:
         rule = instantiate(settings.optimizer)
-        made = optimizer.ServerOptimizer(here.model.initial.numpy(), rule, factor, schedule.average)
+        optimizer = ServerOptimizer(inputs.model.initial.numpy(), rule, factor, schedule.average)
     except ConfigurationError:
         raise
     except (TypeError, ValueError, HydraException) as error:
-        raise ConfigurationError(f"{asked}: {error}") from None
-    if made.rescales and not plan.mechanism.rescalable:
+        raise ConfigurationError(f"{named}: {error}") from None
+    if optimizer.rescales and not plan.mechanism.rescalable:
         raise ConfigurationError(
-            f"optimizer=scale_then_privatize: strategy={settings.strategy.name} has noise that is "
-            "correlated over rounds, in one space, which this would change; take optimizer=adam."
+            f"optimizer={settings.optimizer['_target_'].rpartition('.')[2]}: it rescales updates "
+            f"before the clip, but strategy={settings.strategy.name} has noise that is correlated "
+            "over rounds, in one space, which this would change; take optimizer=adam."
         )
-    return made
+    return optimizer

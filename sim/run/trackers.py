@@ -1,9 +1,11 @@
-"""Which trackers a run has: ``metrics.jsonl`` always, and beside it what ``track`` names."""
+"""The trackers of a run: ``metrics.jsonl`` always, and the sink that ``track`` names beside it."""
 
 from __future__ import annotations
 
 from userdp.sim.config.settings import Settings
+from userdp.sim.run_folder.layout import RunFolder
 from userdp.sim.tracking import tensorboard_tracker, tracker, wandb_tracker
+from userdp.sim.tracking.tracker import Tracker
 
 
 def check(settings: Settings) -> None:
@@ -16,21 +18,21 @@ def check(settings: Settings) -> None:
         tensorboard_tracker.check()
 
 
-def of(settings: Settings) -> tracker.Tracker:
+def of(settings: Settings) -> Tracker:
     """The trackers of a run, not started yet."""
-    keep, folder = settings.track.simulation_only, settings.folder
-    lines = tracker.JsonlTracker(folder / "metrics.jsonl", simulation_only=keep)
+    keep, folder = settings.track.simulation_only, RunFolder(settings.folder)
+    lines = tracker.JsonlTracker(folder.metrics, simulation_only=keep)
     if settings.track.sink == "jsonl":
         return lines
     if settings.track.sink == "tensorboard":
-        board = tensorboard_tracker.TensorBoardTracker(folder / "tensorboard", simulation_only=keep)
+        board = tensorboard_tracker.TensorBoardTracker(folder.tensorboard, simulation_only=keep)
         return tracker.Fanout(lines, board)
     wandb = wandb_tracker.WandbTracker(
-        folder,
+        folder.path,
         project=settings.track.project,
         group=settings.track.group or settings.sweep,
         job_type=settings.strategy.name,
-        name=folder.name,
+        name=folder.path.name,
         tags=_tags(settings),
         simulation_only=keep,
     )
@@ -39,7 +41,7 @@ def of(settings: Settings) -> tracker.Tracker:
 
 def _tags(settings: Settings) -> list[str]:
     """What a list of runs is filtered by."""
-    public = settings.strategy.name == "non_private" or settings.privacy.reproducible
-    flags = {"NOT PRIVATE": public, "simulation_only": settings.track.simulation_only}
+    not_private = not settings.strategy.mechanism.private or settings.privacy.reproducible
+    flags = {"NOT PRIVATE": not_private, "simulation_only": settings.track.simulation_only}
     kinds = [settings.strategy.name, settings.selection.rule]
     return [*kinds, *(name for name, raised in flags.items() if raised)]

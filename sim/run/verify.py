@@ -1,60 +1,80 @@
-"""`userdp verify RUN`: the claim of a run, recomputed from its ledger alone."""
+"""`userdp verify RUN`: recomputes the claim of a run from its ledger alone."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from userdp.server.ledger import ledger
-from userdp.server.statement import statement
+from userdp.server.ledger.ledger import Account
+from userdp.server.statement import claim, prose, schema, statement
 from userdp.sim.common.errors import ConfigurationError
-from userdp.sim.run import ledger_header
+from userdp.sim.run_folder.layout import RunFolder
 
-# Not in the ledger: whether metrics were switched on, the sweep, who computed it.
+# Not in the ledger: whether metrics were switched on, the sweep, the version that computed it.
 _ELSEWHERE = ("not_covered", "sweep", "accountant_version")
 
 
-def run(arguments: Sequence[str]) -> None:
-    """Print what the ledger proves; refuse a damaged ledger or a statement that says otherwise.
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """What a run's ledger proves."""
+
+    account: Account
+    statement: Mapping[str, Any]  # rebuilt from the ledger
+    stored: bool  # whether the run's own statement is there; if so, it makes the same claim
+
+    def text(self) -> str:
+        """What the command prints."""
+        rounds, unfinished = self.account.rounds, len(self.account.unfinished)
+        lines = [
+            f"{rounds} rounds intended, {unfinished} of them without a release.",
+            prose.text(self.statement).split("\n\n")[0],
+        ]
+        missing = ["The privacy statement is not there: the run did not end."]
+        return "\n".join([*([] if self.stored else missing), *lines])
+
+
+def verify(folder: Path) -> Verified:
+    """Check the ledger of the run in ``folder``, and its statement against it.
 
     Raises:
-        ConfigurationError: no such run, a broken chain, or a statement of another claim.
+        ConfigurationError: there is no such run, its chain is broken, or its statement makes
+            another claim than the ledger does.
     """
-    if len(arguments) != 1:
-        raise ConfigurationError("verify: name one run folder.")
-    folder = Path(arguments[0])
-    path = folder / "ledger.jsonl"
+    run = RunFolder(folder)
     try:
-        account = ledger.verify(path)
-        claim = ledger_header.claim(account.header, account.spent)
-        told = statement.build(
-            account.header, account.spent, claim, ledger_hash=account.head, codes=account.codes
+        account = ledger.verify(run.ledger)
+        facts = statement.build(
+            account.header,
+            account.spent,
+            claim.from_ledger(account.header, account.spent),
+            ledger_hash=account.head,
+            codes=account.codes,
         )
     except OSError as error:
-        raise ConfigurationError(f"verify: {path}: {error.strerror}.") from None
+        raise ConfigurationError(f"verify: {run.ledger}: {error.strerror}.") from None
     except KeyError as error:
-        raise ConfigurationError(f"verify: {path} lacks {error} in its header.") from None
-    except ValueError as error:  # a LedgerError, or a header of no run of ours
+        raise ConfigurationError(f"verify: {run.ledger} lacks {error} in its header.") from None
+    except ValueError as error:  # a LedgerError, or a header that is no run's
         raise ConfigurationError(f"verify: {error}") from None
-    _compare(folder / "privacy_statement.json", told)
-    print(f"{account.rounds} rounds intended, {len(account.unfinished)} of them without a release.")
-    print(statement.prose(told).split("\n\n")[0])
+    return Verified(account=account, statement=facts, stored=_matches(run.statement, facts))
 
 
-def _compare(path: Path, told: Mapping[str, Any]) -> None:
-    """The stored statement must make the claim that the ledger makes."""
+def _matches(path: Path, facts: Mapping[str, Any]) -> bool:
+    """Whether the stored statement is there; refuses one of another claim than the ledger's."""
     if not path.is_file():
-        print(f"{path} is not there: the run did not end.")
-        return
+        return False
     try:
         stored = json.loads(path.read_text())
-        statement.validate(stored)
+        schema.validate(stored)
     except (ValueError, TypeError, AttributeError) as error:
         raise ConfigurationError(f"verify: {path} is no privacy statement: {error}") from None
-    for name, value in told.items():
+    for name, value in facts.items():
         if name not in _ELSEWHERE and stored[name] != value:
             raise ConfigurationError(
                 f"verify: {path} says {name}={stored[name]}, the ledger says {value}."
             )
+    return True

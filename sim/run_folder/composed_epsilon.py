@@ -1,9 +1,9 @@
-"""What the runs of a folder spent on the private data together, from their ledgers.
+"""Composes the ledgers of a folder: what its runs spent on the private data together.
 
 Every round that any ledger intended counts, whatever became of its run. Choosing among runs looks
 at all of them, so their composition is what holds; repeat-and-select is cheaper, under conditions.
-Epsilons add up only where they say the same: runs of another unit, of another relation between
-neighbours or on other data are told apart, and the whole then has no epsilon.
+Only epsilons with the same meaning add up: runs of another unit, under another adjacency or on
+other data are composed apart, and the whole then has no epsilon.
 """
 
 from __future__ import annotations
@@ -15,30 +15,29 @@ from pathlib import Path
 
 import yaml
 
-from userdp.analysis.aggregates import seed_groups
 from userdp.server import accounting
 from userdp.server.accounting import RoundEvent, hyperparameter_tuning
 from userdp.server.ledger.ledger import Account, verify
 from userdp.server.statement import prose, statement
+from userdp.sim.run_folder import labels, layout
 
 _SHAPE = "geometric"  # of the number of runs that repeat-and-select would draw
 _SEVERAL = (
-    "Data sets are told apart by their paths; who is in several bears what each of them costs."
+    "Data sets are told apart by their paths; a user who is in several bears the cost of each."
 )
 # Why a composition is infinite.
 _FAILING = (
-    "the guarantee of a concentrated round fails with a probability that is set for its own run "
-    "alone; at what all rounds cost together, these failures, which count e^epsilon times, exceed "
-    "delta"
+    "the guarantee of a round may fail, with a probability that is set for its own run alone; at "
+    "the epsilon of all rounds together these failures, which count e^epsilon times, exceed delta"
 )
 _OTHER = "they cost more than the accountant can bound at this delta"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Private runs whose epsilons say the same, composed."""
+    """Private runs whose epsilons have the same meaning, composed."""
 
-    relation: str  # of neighbours, in the words of the statement
+    relation: str  # between neighbouring data sets, in the words of the statement
     data: str  # name of the data set; empty where all runs read one
     runs: int
     rounds: int
@@ -64,15 +63,17 @@ class Spending:
 def of_sweep(folder: Path) -> Spending:
     """Compose the ledgers in a folder, at any depth; a single run is a sweep of one.
 
-    By the PLD accountant, and the mixture bound for Group Privacy, whatever the runs claim by. A
-    library may warn of Renyi orders it leaves out; `userdp.sim.common.third_party.accountants` asks it not to.
+    The accountant is the PLD, with the mixture bound for Group Privacy, whatever the runs claim
+    by. A library may warn of Renyi orders that it leaves out, unless
+    `userdp.sim.common.third_party.accountants` was called.
 
     Raises:
         FileNotFoundError: there is no ledger.
         ValueError: a ledger is damaged; names the line.
     """
-    every = sorted(folder.rglob("ledger.jsonl"))
-    paths = [path for path in every if b"\n" in path.read_bytes()]  # has its header
+    paths = [
+        path for path in layout.ledgers(folder) if b"\n" in path.read_bytes()
+    ]  # has its header
     accounts = [verify(path) for path in paths]
     if not accounts:
         raise FileNotFoundError(f"{folder} holds no run.")
@@ -111,8 +112,8 @@ def events(account: Account) -> list[tuple[RoundEvent, int]]:
 
 
 def _data(run: Path) -> str:
-    """What a run read, by its configuration; empty where that is missing."""
-    path = run / "config.yaml"
+    """The data set of a run, by its configuration; empty where that is missing."""
+    path = layout.RunFolder(run).config
     config = (yaml.safe_load(path.read_text()) if path.is_file() else None) or {}
     data = config.get("data") or {}
     return str(data.get("path") or data.get("format") or "")
@@ -120,13 +121,13 @@ def _data(run: Path) -> str:
 
 def _parts(private: Sequence[tuple[Account, str]], delta: float) -> tuple[Part, ...]:
     """By relation and data set, that of most runs first."""
-    found: dict[tuple[str, str], list[Account]] = {}
+    groups: dict[tuple[str, str], list[Account]] = {}
     for account, data in private:
-        found.setdefault((prose.relation(account.header), data), []).append(account)
-    one = len({data for _, data in found}) == 1
-    largest = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+        groups.setdefault((prose.relation(account.header), data), []).append(account)
+    one = len({data for _, data in groups}) == 1
+    largest = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
     return tuple(
-        _part(relation, "" if one else seed_groups.short(data), accounts, delta)
+        _part(relation, "" if one else labels.short(data), accounts, delta)
         for (relation, data), accounts in largest
     )
 
@@ -181,10 +182,9 @@ def _sentences(parts: Sequence[Part], runs: int, delta: float) -> list[str]:
         several = [_SEVERAL] if len({part.data for part in parts}) > 1 else []
         return [f"{why}." if open_ended else mixed, *map(_capital, alone), *several]
     if open_ended:
-        told = f"{why}; {_cost(f'looking at the other {_runs(parts[0].runs)}', parts[0], delta)}"
-        return [told]
-    told = _capital(_cost(f"looking at {_runs(runs)} on the same users", parts[0], delta))
-    return [told, *_repeated(parts[0])]
+        return [f"{why}; {_cost(f'looking at the other {_runs(parts[0].runs)}', parts[0], delta)}"]
+    whole = _capital(_cost(f"looking at {_runs(runs)} on the same users", parts[0], delta))
+    return [whole, *_repeated(parts[0])]
 
 
 def _cost(looking: str, part: Part, delta: float) -> str:

@@ -1,6 +1,6 @@
-"""Run folders, read from their files: configuration, metrics, statement, tables, and their state.
+"""Reads run folders: configuration, metrics, statement, tables, and whether a run is complete.
 
-Nothing is checked against the ledger here (that is `userdp verify`), and nothing is written.
+Nothing is checked against the ledger here (`userdp verify` does that), and nothing is written.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import csv
 import json
 import math
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,12 +17,11 @@ from typing import Any, Literal
 import yaml
 
 from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.common.flatten import flatten
+from userdp.sim.run_folder.layout import SUMMARY, RunFolder
 
 State = Literal["complete", "incomplete", "failed"]
 Row = Mapping[str, Any]
-_FAILED = "failed.txt"  # a sweep leaves it where a job ended in an error; its first line says which
-_MARKS = ("ledger.jsonl", "privacy_statement.json", "metrics.jsonl", _FAILED)
-_SUMMARY = "summary/"
 SIMULATION_ONLY = "simulation_only/"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a sweep has many files
 NAMED = {  # columns, and the configuration keys they show, that tell most runs of a sweep apart
@@ -34,12 +32,12 @@ NAMED = {  # columns, and the configuration keys they show, that tell most runs 
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # one is itself alone
 class Run:
-    """One run folder."""
+    """The contents of one run folder."""
 
     name: str  # path inside the folder that was read
     folder: Path
     state: State
-    why: str = ""  # it is not complete
+    why: str = ""  # the run is not complete
     config: Row = field(default_factory=dict)  # dotted name -> plain value
     rows: tuple[Row, ...] = ()  # metrics of each round, in order; round 0 is the base model
     summary: Row = field(default_factory=dict)
@@ -60,11 +58,14 @@ class Run:
     @property
     def noised(self) -> bool:
         """Whether the mechanism adds noise; such a run may still be not private."""
-        return self.strategy != "non_private"
+        if self.statement:
+            return bool(self.statement["noise_multiplier"])
+        targets = ("privacy.epsilon", "privacy.noise_multiplier")
+        return any(self.config.get(key) is not None for key in targets)
 
     @property
     def epsilon(self) -> float | None:
-        """What the statement claims; until there is one, what the last round had spent."""
+        """The claim of the statement; until there is one, epsilon after the last round."""
         if self.statement:
             return self.statement["epsilon"] if self.noised else None
         return next((row["epsilon"] for row in reversed(self.rows) if row.get("epsilon")), None)
@@ -79,9 +80,9 @@ class Run:
         return int(self.rows[-1]["round"]) if self.rows else 0
 
     def named(self) -> dict[str, Any]:
-        """What tells it from others, as the first columns of a table; epsilon is its level."""
-        own = {column: self.config.get(key) for column, key in NAMED.items()}
-        return {"run": self.name, **own, "strategy": self.strategy, "epsilon": self.level}
+        """The first columns of a table of runs, which tell most runs apart; epsilon is its level."""
+        columns = {column: self.config.get(key) for column, key in NAMED.items()}
+        return {"run": self.name, **columns, "strategy": self.strategy, "epsilon": self.level}
 
     def table(self, name: str, columns: Sequence[str]) -> list[dict[str, str]]:
         """Rows of one of its csv files as text; none where it has no such file.
@@ -93,22 +94,22 @@ class Run:
         if not path.is_file():
             return []
         with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            missing = [column for column in columns if column not in (reader.fieldnames or ())]
+            rows = csv.DictReader(file)
+            missing = [column for column in columns if column not in (rows.fieldnames or ())]
             if missing:
                 raise ConfigurationError(
                     f"{path}: no column {missing[0]}; delete the file or mend it."
                 )
-            return list(reader)
+            return list(rows)
 
     def series(self, key: str) -> list[tuple[int, float]]:
         """(round, value) wherever the metric is a number; the later where a resume repeats one."""
-        found = {int(row["round"]): row[key] for row in self.rows if row.get(key) is not None}
-        return [(number, float(value)) for number, value in sorted(found.items())]
+        values = {int(row["round"]): row[key] for row in self.rows if row.get(key) is not None}
+        return [(number, float(value)) for number, value in sorted(values.items())]
 
 
 def read(folder: Path) -> list[Run]:
-    """Every run at or below a folder, by name; a folder inside a run is no run of its own."""
+    """Every run at or below a folder, by name; a folder inside a run's folder is no run."""
     return [_run(place, _name(place, folder)) for place in _places(folder)]
 
 
@@ -118,16 +119,16 @@ def complete(folders: Iterable[Path]) -> list[Run]:
 
 
 def level(epsilon: float | None) -> float | None:
-    """To two digits, or None."""
+    """Epsilon to two digits, or None."""
     return None if epsilon is None else float(f"{epsilon:.2g}")
 
 
 def _places(folder: Path) -> Iterator[Path]:
-    for place, inner, files in os.walk(folder):
-        if any(mark in files for mark in _MARKS):
-            inner.clear()
+    for place, folders, _ in os.walk(folder):
+        if RunFolder(Path(place)).begun:
+            folders.clear()
             yield Path(place)
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
 
 
 def _name(place: Path, folder: Path) -> str:
@@ -136,24 +137,25 @@ def _name(place: Path, folder: Path) -> str:
 
 
 def _run(place: Path, name: str) -> Run:
+    folder = RunFolder(place)
     try:
-        config = flat(_yaml(place / "config.yaml"))
-        lines = _lines(place / "metrics.jsonl")
-        statement = _json(place / "privacy_statement.json")
-        failed = (place / _FAILED).read_text() if (place / _FAILED).is_file() else ""
+        config = flatten(_yaml(folder.config))
+        lines = _lines(folder.metrics)
+        statement = _json(folder.statement)
+        failure = folder.failure.read_text() if folder.failure.is_file() else ""
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-        told = " ".join(str(error).split())
-        return Run(name=name, folder=place, state="failed", why=f"a file cannot be read: {told}")
-    rows = [row for row in lines if not any(key.startswith(_SUMMARY) for key in row)]
+        reason = " ".join(str(error).split())
+        return Run(name=name, folder=place, state="failed", why=f"a file cannot be read: {reason}")
+    rows = [row for row in lines if not any(key.startswith(SUMMARY) for key in row)]
     summary = {
-        key.removeprefix(_SUMMARY): value
+        key.removeprefix(SUMMARY): value
         for row in lines
         for key, value in row.items()
-        if key.startswith(_SUMMARY)
+        if key.startswith(SUMMARY)
     }
-    state, why = _state(config, rows, summary, statement)
-    if state == "incomplete" and failed:
-        state, why = "failed", failed.splitlines()[0]
+    state, why = _state(folder, config, rows, summary)
+    if state == "incomplete" and failure:
+        state, why = "failed", failure.splitlines()[0]
     return Run(
         name=name,
         folder=place,
@@ -166,28 +168,18 @@ def _run(place: Path, name: str) -> Run:
     )
 
 
-def _state(config: Row, rows: list[Row], summary: Row, statement: Row) -> tuple[State, str]:
-    if not statement:
+def _state(folder: RunFolder, config: Row, rows: list[Row], summary: Row) -> tuple[State, str]:
+    """The state of a run, and why it is not complete."""
+    if not folder.complete:
+        if folder.statement.is_file():
+            return "incomplete", "config.yaml or the summary in metrics.jsonl is missing"
         planned = config.get("rounds", "?")
         last = max((row["round"] for row in rows), default=0)
         return "incomplete", f"no statement: stopped or still running in round {last} of {planned}"
-    if not config or not summary:
-        return "incomplete", "config.yaml or the summary in metrics.jsonl is missing"
     loss = summary.get("heldout_loss")
     if loss is None or not math.isfinite(loss):
         return "failed", "the held-out loss at the end is not finite"
     return "complete", ""
-
-
-def flat(nested: Row, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings -> one, by dotted name."""
-    found: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
 
 
 def _yaml(path: Path) -> Row:
@@ -212,7 +204,7 @@ def _mapping(path: Path, value: Any) -> Row:
 
 
 def _lines(path: Path) -> list[Row]:
-    """Rows of a file of JSON lines; a last line without its end was torn by a crash."""
+    """Rows of a file of JSON lines, without a last line whose writing was interrupted."""
     if not path.is_file():
         return []
     *lines, _torn = path.read_text().split("\n")
@@ -220,14 +212,3 @@ def _lines(path: Path) -> list[Row]:
     if any(type(row.get("round")) is not int for row in rows):
         raise ValueError(f"{path.name} has a line without a round")
     return rows
-
-
-def print_csv(rows: Sequence[Mapping[str, Any]], missing: str) -> int:
-    """Print a table as csv; returns the exit code, 2 after saying what is ``missing``."""
-    if not rows:
-        print(missing, file=sys.stderr)
-        return 2
-    writer = csv.DictWriter(sys.stdout, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    return 0

@@ -7,6 +7,7 @@ may quote data.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import uuid
 from collections.abc import Iterable, Iterator
@@ -23,6 +24,12 @@ _LOG = logging.getLogger("userdp")
 
 CLIENT_APP_RAISED = 3  # flwr's ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 _SERVER = 1
+
+
+@contextlib.contextmanager
+def start(app: ClientApp, nodes: int) -> Iterator[Grid]:
+    """The runtime ``in_process``: nodes are served by function calls in this process."""
+    yield InProcessGrid(app, nodes)
 
 
 class InProcessGrid(Grid):

@@ -1,6 +1,6 @@
-"""The jobs of a sweep, and what their folders say of them; carries out none.
+"""The jobs of a sweep: their settings, and the state of their folders; runs none of them.
 
-A job's folder is its number, in the order of the choices; ``sweep.json`` says what each number is.
+A job's folder is its number, in the order of the choices; the sweep's index says what each is.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from typing import Any, Literal
 from omegaconf import OmegaConf
 
 from userdp.server.ledger import ledger
+from userdp.sim.common import renamed
 from userdp.sim.common.errors import ConfigurationError, StoppedError, located
 from userdp.sim.config import hydra_compose, validation
 from userdp.sim.config.settings import Settings
+from userdp.sim.run_folder.layout import RunFolder, SweepFolder
 
-INDEX, FAILED, OUTPUT = "sweep.json", "failed.txt", "output.txt"
-_LOCK = "sweep.lock"  # never replaced, as the index is
 _PLACE = ("output", "sweep", "resume")  # where a run is kept, no part of what it is
-_BEFORE_ROUND_1 = (FAILED, "metrics.jsonl", "config.yaml", "ledger.jsonl")  # the ledger last
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,143 +36,139 @@ class Job:
     config: Mapping[str, Any]  # as it is stored
 
     @property
-    def folder(self) -> Path:
-        return self.settings.folder
+    def folder(self) -> RunFolder:
+        """Where the run keeps its files."""
+        return RunFolder(self.settings.folder)
 
     @property
     def name(self) -> str:
-        """What a person calls it."""
+        """The choices, as the terminal and messages name the job."""
         return " ".join(self.choices) or "the only job"
 
 
-def asked(overrides: Sequence[str], folder: Path) -> list[Job]:
+def compose(overrides: Sequence[str], folder: Path) -> list[Job]:
     """Compose and check the configuration of every job of the sweep in ``folder``.
 
     Raises:
         ConfigurationError: for the first wrong job.
     """
-    split = hydra_compose.jobs(overrides)
-    shared = set.intersection(*map(set, split))
+    jobs = hydra_compose.jobs(overrides)
+    shared = set.intersection(*map(set, jobs))
     return [
-        _job(number, own, tuple(item for item in own if item not in shared), folder)
-        for number, own in enumerate(split)
+        _job(number, job, tuple(item for item in job if item not in shared), folder)
+        for number, job in enumerate(jobs)
     ]
 
 
 def _job(number: int, overrides: list[str], choices: tuple[str, ...], folder: Path) -> Job:
     settings, config = hydra_compose.settings(overrides)
-    own, whole = str(folder / str(number)), str(folder)
+    place = {"output": str(SweepFolder(folder).job(number).path), "sweep": str(folder)}
     return Job(
         number=number,
         choices=choices,
-        settings=replace(settings, output=own, sweep=whole),
-        config={**validation.resolved(config), "output": own, "sweep": whole},
+        settings=replace(settings, **place),
+        config={**validation.resolved(config), **place},
     )
 
 
-def check(jobs: Sequence[Job], folder: Path) -> None:
+def check(jobs: Sequence[Job], sweep: SweepFolder) -> None:
     """Refuse a folder that holds anything but a part of this very sweep.
 
     Raises:
         ConfigurationError: naming what is there.
     """
-    index = folder / INDEX
-    if not index.exists():
-        if any(folder.glob("*/ledger.jsonl")):
+    if not sweep.index.exists():
+        if any(RunFolder(place).ledger.exists() for place in sweep.path.glob("*/")):
             raise ConfigurationError(
-                f"output={folder}: it holds runs already; choose a new folder."
+                f"output={sweep.path}: it holds runs already; choose a new folder."
             )
         return
-    there = json.loads(index.read_text())["jobs"]
+    stored = job_choices(sweep)
     for job in jobs:
-        other = there.get(str(job.number))
-        if other != list(job.choices):
-            told = "no such job" if other is None else " ".join(other)
+        choices = stored.get(str(job.number))
+        if choices != list(job.choices):
+            there = "no such job" if choices is None else " ".join(choices)
             raise ConfigurationError(
-                f"output={folder}: it holds another sweep; job {job.number} is {told} there and "
-                f"{job.name} here; choose a new folder."
+                f"output={sweep.path}: it holds another sweep; job {job.number} is {there} there "
+                f"and {job.name} here; choose a new folder."
             )
         if name := differing(job.folder, job.config):
             raise ConfigurationError(
-                f"output={folder}: job {job.number} was run with another {name}; "
+                f"output={sweep.path}: job {job.number} was run with another {name}; "
                 "choose a new folder."
             )
-    if len(there) > len(jobs):
+    if len(stored) > len(jobs):
         raise ConfigurationError(
-            f"output={folder}: it holds another sweep, of {len(there)} jobs; choose a new folder."
+            f"output={sweep.path}: it holds another sweep, of {len(stored)} jobs; choose a new "
+            "folder."
         )
 
 
-def write_index(jobs: Sequence[Job], folder: Path, overrides: Sequence[str]) -> None:
-    """Say in ``sweep.json`` which job each folder is; for whoever holds the folder ``alone``.
+def job_choices(sweep: SweepFolder) -> Mapping[str, list[str]]:
+    """The choices of each job by its folder's name, as the sweep's index holds them."""
+    jobs: Mapping[str, list[str]] = json.loads(sweep.index.read_text())["jobs"]
+    return jobs
+
+
+def write_index(jobs: Sequence[Job], sweep: SweepFolder, overrides: Sequence[str]) -> None:
+    """Write which job each folder is; the caller holds the folder's lock.
 
     Raises:
-        ConfigurationError: it is said there, by a process that was faster.
+        ConfigurationError: another process was faster, and has written it.
     """
-    if (folder / INDEX).exists():
-        raise ConfigurationError(f"output={folder}: another process began this sweep; try again.")
-    told = {
+    if sweep.index.exists():
+        raise ConfigurationError(
+            f"output={sweep.path}: another process began this sweep; try again."
+        )
+    content = {
         "overrides": list(overrides),
         "jobs": {str(job.number): list(job.choices) for job in jobs},
     }
-    temporary = folder / f"{INDEX}.tmp"
-    temporary.write_text(json.dumps(told, indent=2) + "\n")
-    temporary.replace(folder / INDEX)
+    temporary = sweep.index.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(sweep.index)
 
 
-def differing(folder: Path, config: Mapping[str, Any]) -> str | None:
+def differing(folder: RunFolder, config: Mapping[str, Any]) -> str | None:
     """In which part the run stored there has another configuration; None where in none."""
-    path = folder / "config.yaml"
-    if not path.is_file():
+    if not folder.config.is_file():
         return None
-    stored: Any = OmegaConf.to_container(OmegaConf.load(path))
+    stored = renamed.current(OmegaConf.to_container(OmegaConf.load(folder.config)))
     names = [name for name in config if name not in _PLACE and stored.get(name) != config[name]]
     return names[0] if names else None
 
 
-def complete(folder: Path) -> bool:
-    """Whether a run in the folder has ended: a statement, and the summary as its last metrics.
-
-    The summary is written last, after statement and adapter; reports go by the same two.
-    """
-    metrics = folder / "metrics.jsonl"
-    if not (metrics.is_file() and (folder / "privacy_statement.json").is_file()):
-        return False
-    lines = metrics.read_text().splitlines()
-    return bool(lines) and '"summary/' in lines[-1]
-
-
 def clear_or_resume(job: Job) -> Settings:
-    """The settings to carry the job out with: from its first round, or from where it stopped.
+    """The settings to run the job with: from its first round, or from where it stopped.
 
-    What a start left that did not reach its first round is removed; nothing was spent there. The
-    ledger is locked before it is read, so nobody spends a round between the look and the removal.
+    Files of a start that did not reach its first round are removed; nothing was spent there. The
+    ledger is locked before it is read, so no process can spend a round between reading and removal.
 
     Raises:
         ConfigurationError: another process is at work in its folder.
     """
-    path = job.folder / "ledger.jsonl"
-    if not path.exists():
+    folder = job.folder
+    if not folder.ledger.exists():
         return job.settings
-    with _locked(path, "r+b"):
-        if _spent(path):
-            if not complete(job.folder):  # it was cut off after
-                (job.folder / "privacy_statement.json").unlink(missing_ok=True)
-            return replace(job.settings, resume=str(job.folder))
-        for name in _BEFORE_ROUND_1:
-            (job.folder / name).unlink(missing_ok=True)
+    with _locked(folder.ledger, "r+b"):
+        if _has_spent(folder):
+            if not folder.complete:  # it was cut off after its statement
+                folder.statement.unlink(missing_ok=True)
+            return replace(job.settings, resume=str(folder.path))
+        for file in (folder.failure, folder.metrics, folder.config, folder.ledger):
+            file.unlink(missing_ok=True)  # the ledger last
     return job.settings
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def exclusive(sweep: SweepFolder) -> Iterator[None]:
     """Hold a sweep's folder, which is made if it is not there, for this process alone.
 
     Raises:
         ConfigurationError: another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / _LOCK, "ab"):
+    sweep.path.mkdir(parents=True, exist_ok=True)
+    with _locked(sweep.lock, "ab"):
         yield
 
 
@@ -189,34 +184,35 @@ def _locked(path: Path, mode: Literal["ab", "r+b"]) -> Iterator[None]:
         yield
 
 
-def _spent(path: Path) -> bool:
-    """Whether a round may have been intended; a damaged ledger is for `ledger.resume` to refuse."""
-    if not path.exists() or b"\n" not in path.read_bytes():  # the header itself is torn
+def _has_spent(folder: RunFolder) -> bool:
+    """Whether a round may have been intended; `Ledger.resume` refuses a damaged ledger."""
+    if b"\n" not in folder.ledger.read_bytes():  # the header itself is torn
         return False
     try:
-        return ledger.verify(path).rounds > 0
+        return ledger.verify(folder.ledger).rounds > 0
     except ledger.LedgerError:
         return True
 
 
-def fail(folder: Path, error: Exception, *, simulation_only: bool = False) -> str:
-    """Record why a job failed, the reason as the first line.
+def record_failure(folder: RunFolder, error: Exception, *, simulation_only: bool = False) -> str:
+    """Write why a job failed, the reason as the first line; returns the reason.
 
-    Of an error that is none of ours, the kind and where; its text, which may quote a record, and
-    the traceback only with ``simulation_only``.
+    Of an unexpected error, its kind and where it arose. Its text, which may quote a record, and the
+    traceback are written only with ``simulation_only``.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    ours, trace = isinstance(error, ConfigurationError | StoppedError), ""
-    text = str(error) if ours else located(error)
-    if simulation_only and not ours:
+    folder.path.mkdir(parents=True, exist_ok=True)
+    expected, trace = isinstance(error, ConfigurationError | StoppedError), ""
+    text = str(error) if expected else located(error)
+    if simulation_only and not expected:
         text = f"{type(error).__name__}: {error}"
         trace = "".join(traceback.format_exception(error))
     reason = " ".join(text.split())
-    (folder / FAILED).write_text(f"{reason}\n{trace}")
+    folder.failure.write_text(f"{reason}\n{trace}")
     return reason
 
 
-def reason(folder: Path) -> str | None:
-    """Why the job failed the last time it was tried; None where it did not."""
-    path = folder / FAILED
-    return (path.read_text().splitlines() or [""])[0] if path.is_file() else None
+def failure_reason(folder: RunFolder) -> str | None:
+    """Why the job failed when it was last tried; None where it did not."""
+    if not folder.failure.is_file():
+        return None
+    return (folder.failure.read_text().splitlines() or [""])[0]

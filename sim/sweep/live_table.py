@@ -1,6 +1,6 @@
-"""A sweep in the terminal: one line a job, read from what the jobs write, whoever carries them out.
+"""Shows a sweep in the terminal, a line for each job, read from the files that the jobs write.
 
-On a terminal a live table; in a file a line whenever a job starts or ends.
+On a terminal it is a live table; in a file or a pipe it is a line whenever a job starts or ends.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from userdp.sim.console import progress
 from userdp.sim.sweep import jobs
 from userdp.sim.sweep.jobs import Job
 
-_SECONDS = 1.0  # between two looks at the folders
+_SECONDS = 1.0  # between two readings of the folders
 _MARGIN = 6  # lines of the terminal that are not for jobs
 _SCORES = ("perplexity", "accuracy")
 _COLOURS = {"running": "bold", "failed": "red", "waiting": "dim"}
@@ -29,7 +29,7 @@ _COLOURS = {"running": "bold", "failed": "red", "waiting": "dim"}
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A job as it stands."""
+    """The state of a job."""
 
     state: str  # waiting, running, complete, failed
     round: int = 0
@@ -38,22 +38,23 @@ class Row:
 
     @property
     def figures(self) -> str:
-        told = [] if self.epsilon is None else [f"epsilon {progress.up(self.epsilon)}"]
-        return ", ".join([*told, *([self.score] if self.score else [])])
+        """Epsilon and score as text."""
+        epsilon = [] if self.epsilon is None else [f"epsilon {progress.up(self.epsilon)}"]
+        return ", ".join([*epsilon, *([self.score] if self.score else [])])
 
 
 @dataclass
-class Watch:
-    """Shows the jobs while its ``with`` block carries them out."""
+class LiveTable:
+    """Shows the jobs while its ``with`` block runs them."""
 
     jobs: Sequence[Job]
     stream: TextIO
     _rows: dict[int, Row] = field(default_factory=dict)
-    _before: dict[int, int] = field(default_factory=dict)  # size of what a job had printed
-    _over: threading.Event = field(default_factory=threading.Event)
+    _sizes: dict[int, int] = field(default_factory=dict)  # of each job's output at the start
+    _stop: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Self:
-        self._before = {job.number: _size(job.folder / jobs.OUTPUT) for job in self.jobs}
+        self._sizes = {job.number: _size(job.folder.output) for job in self.jobs}
         self._rows = {job.number: self._row(job) for job in self.jobs}
         self._live = self._table_of(self.stream) if self.stream.isatty() else None
         if self._live is not None:
@@ -68,39 +69,35 @@ class Watch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._over.set()
+        self._stop.set()
         self._thread.join()
-        self._look()
+        self._update()
         if self._live is not None:
             self._live.stop()
 
     def _follow(self) -> None:
-        while not self._over.wait(_SECONDS):
-            self._look()
+        while not self._stop.wait(_SECONDS):
+            self._update()
 
-    def _look(self) -> None:
+    def _update(self) -> None:
         for job in self.jobs:
             before = self._rows[job.number]
             if before.state == "complete":
                 continue
             now = self._rows[job.number] = self._row(job)
             if now.state != before.state and self._live is None:
-                told = ", ".join(part for part in (now.state, now.figures) if part)
-                print(
-                    f"job {job.number} ({job.name}): {told}",
-                    file=self.stream,
-                    flush=True,
-                )
+                text = ", ".join(part for part in (now.state, now.figures) if part)
+                print(f"job {job.number} ({job.name}): {text}", file=self.stream, flush=True)
         if self._live is not None:
             self._live.update(self._table())
 
     def _row(self, job: Job) -> Row:
-        written = _written(job.folder / "metrics.jsonl")
-        if jobs.complete(job.folder):
+        written = _last_written(job.folder.metrics)
+        if job.folder.complete:
             return replace(written, state="complete")
-        if jobs.reason(job.folder) is not None:
+        if jobs.failure_reason(job.folder) is not None:
             return replace(written, state="failed")
-        begun = _size(job.folder / jobs.OUTPUT) != self._before[job.number]
+        begun = _size(job.folder.output) != self._sizes[job.number]
         return replace(written, state="running" if begun else "waiting")
 
     def _table_of(self, stream: TextIO) -> rich.live.Live:
@@ -131,7 +128,7 @@ class Watch:
         return table
 
     def _in_view(self) -> list[Job]:
-        """As many as the terminal has lines for, around the first that is at work."""
+        """As many jobs as the terminal has lines for, around the first that is running."""
         height = max(3, rich.console.Console(file=self.stream).height - _MARGIN)
         states = [self._rows[job.number].state for job in self.jobs]
         first = next((i for i, state in enumerate(states) if state in ("running", "waiting")), 0)
@@ -139,8 +136,8 @@ class Watch:
         return list(self.jobs[start : start + height])
 
 
-def _written(path: Path) -> Row:
-    """Round, epsilon and held-out score that a run last wrote."""
+def _last_written(path: Path) -> Row:
+    """The round, epsilon and held-out score that a run wrote last."""
     row = Row(state="waiting")
     for line in _lines(path):
         try:
@@ -156,11 +153,13 @@ def _written(path: Path) -> Row:
 
 
 def _lines(path: Path) -> list[str]:
+    """The lines of a file; none where there is none."""
     try:
         return path.read_text().splitlines()
-    except FileNotFoundError:  # not begun, or removed by a new start since we looked
+    except FileNotFoundError:  # not begun, or removed by a new start
         return []
 
 
 def _size(path: Path) -> int:
+    """Bytes of a file; -1 where there is none."""
     return path.stat().st_size if path.exists() else -1

@@ -1,7 +1,7 @@
-"""A sweep: its jobs one after the other, or side by side, whatever becomes of each.
+"""Runs a sweep's jobs, serially or in parallel; one failure does not stop the others.
 
-The same command into the same folder goes on: what is complete is skipped, what was interrupted is
-resumed, and what never reached its first round starts anew.
+The same command into the same folder goes on: complete jobs are skipped, interrupted ones are
+resumed, and those that never reached their first round start anew.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,13 +23,19 @@ from omegaconf import DictConfig, OmegaConf
 from userdp.sim.common import third_party
 from userdp.sim.common.errors import ConfigurationError, StoppedError
 from userdp.sim.config import hydra_compose
+from userdp.sim.config.settings import Track
 from userdp.sim.console import run_summary
 from userdp.sim.run import prepare, runner
 from userdp.sim.run_folder import composed_epsilon
-from userdp.sim.sweep import jobs, live_table, shared_inputs, wandb_summary
+from userdp.sim.run_folder.layout import SweepFolder
+from userdp.sim.sweep import jobs, launcher, live_table
 from userdp.sim.sweep.jobs import Job
+from userdp.sim.sweep.shared_inputs import SharedInputs
 
 _LOG = logging.getLogger("userdp")
+
+# Called with the sweep's folder and its tracking settings once the jobs have run.
+Afterwards = Callable[[Path, Track], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,117 +45,129 @@ class Outcome:
     folder: Path
     jobs: tuple[Job, ...]
     failures: Mapping[int, str]  # reason by job number
-    skipped: int  # were complete before
+    skipped: int  # complete before this command
     seconds: float  # from the start of the command
     training_seconds: float | None  # None where other processes trained
 
 
-def main(overrides: Sequence[str], began: float) -> None:
-    """Carry out a sweep and tell how it went; ``began`` is when, by `time.perf_counter`.
+def main(overrides: Sequence[str], started: float, afterwards: Afterwards) -> None:
+    """Run a sweep and print how it went.
+
+    Args:
+        started: when the command started, by `time.perf_counter`.
+        afterwards: as `run` takes it.
 
     Raises:
         ConfigurationError: before the first job starts, whichever job is wrong.
         StoppedError: some jobs failed; the others are complete.
     """
-    done = carry_out(overrides, began)
-    _tell(done)
-    if done.failures:
+    outcome = run(overrides, started, afterwards)
+    _print_outcome(outcome)
+    if outcome.failures:
         raise StoppedError(
-            f"{len(done.failures)} of {len(done.jobs)} jobs failed; to try them again: "
-            f"{_way_on(overrides, done.folder)}"
+            f"{len(outcome.failures)} of {len(outcome.jobs)} jobs failed; to try them again: "
+            f"{_resume_command(overrides, outcome.folder)}"
         )
 
 
-def carry_out(overrides: Sequence[str], began: float | None = None) -> Outcome:
-    """Every job of the sweep that is not complete; ``output=FOLDER`` holds them.
+def run(
+    overrides: Sequence[str],
+    started: float | None = None,
+    afterwards: Afterwards = lambda *_: None,
+) -> Outcome:
+    """Run every job of the sweep that is not complete; ``output=FOLDER`` holds them.
+
+    Args:
+        afterwards: called once the jobs have run, unless all were complete before.
 
     Raises:
         ConfigurationError: before the first job starts, whichever job is wrong.
     """
-    began = time.perf_counter() if began is None else began
+    started = time.perf_counter() if started is None else started
     if hydra_compose.value(overrides, "resume") is not None:
         raise ConfigurationError("resume: one run at a time; leave out -m.")
-    folder, plain = _folder(overrides), _without_place(overrides)
-    every = jobs.asked(plain, folder)
-    jobs.check(every, folder)
+    folder, rest = _folder(overrides), _without_place(overrides)
+    sweep, all_jobs = SweepFolder(folder), jobs.compose(rest, folder)
+    jobs.check(all_jobs, sweep)
     with contextlib.ExitStack() as stack:
-        stack.callback(_forget, folder)
-        if known := (folder / jobs.INDEX).exists():
-            stack.enter_context(jobs.alone(folder))
-        todo = [job for job in every if not jobs.complete(job.folder)]
-        asked = [jobs.clear_or_resume(job) for job in todo]
-        fresh = [settings for settings in asked if settings.resume is None]
-        prepare.check(fresh, _worlds(folder))  # what began was checked then, and fails alone
-        if not known:  # a refused sweep leaves no folder
-            stack.enter_context(jobs.alone(folder))
-            jobs.write_index(every, folder, plain)
-        if not hydra_compose.launches_here(overrides):
-            _forget(folder)  # the memory is for the processes that need it
-        trained = _launched(every, todo, folder, overrides)
+        stack.callback(_free, folder)
+        if begun_before := sweep.index.exists():
+            stack.enter_context(jobs.exclusive(sweep))
+        todo = [job for job in all_jobs if not job.folder.complete]
+        settings = [jobs.clear_or_resume(job) for job in todo]
+        new = [one for one in settings if one.resume is None]  # the others were checked before
+        prepare.check(new, _inputs(folder).load)
+        if not begun_before:  # a refused sweep leaves no folder
+            stack.enter_context(jobs.exclusive(sweep))
+            jobs.write_index(all_jobs, sweep, rest)
+        if not launcher.runs_here(overrides):
+            _free(folder)  # the memory is for the processes that run the jobs
+        training_seconds = _launch(all_jobs, todo, folder, overrides)
     if todo:
-        wandb_summary.log(folder, todo[0].settings)
+        afterwards(folder, todo[0].settings.track)
     return Outcome(
         folder=folder,
-        jobs=tuple(every),
-        failures={job.number: _failure(job) for job in todo if not jobs.complete(job.folder)},
-        skipped=len(every) - len(todo),
-        seconds=time.perf_counter() - began,
-        training_seconds=trained,
+        jobs=tuple(all_jobs),
+        failures={job.number: _failure(job) for job in todo if not job.folder.complete},
+        skipped=len(all_jobs) - len(todo),
+        seconds=time.perf_counter() - started,
+        training_seconds=training_seconds,
     )
 
 
-def _launched(
-    every: Sequence[Job], todo: Sequence[Job], folder: Path, overrides: Sequence[str]
+def _launch(
+    all_jobs: Sequence[Job], todo: Sequence[Job], folder: Path, overrides: Sequence[str]
 ) -> float | None:
-    """Seconds of training in this process; None where other processes carried jobs out."""
+    """Run the jobs; seconds of training in this process, or None where other processes trained."""
     for job in todo:
-        (job.folder / jobs.FAILED).unlink(missing_ok=True)
+        job.folder.failure.unlink(missing_ok=True)
     if not todo:
         return 0.0
     task = functools.partial(_task, {job.number: job for job in todo}, folder)
     try:
-        with live_table.Watch(every, sys.stderr):
-            told = hydra_compose.launch(task, [job.number for job in todo], folder, overrides)
+        with live_table.LiveTable(all_jobs, sys.stderr):
+            results = launcher.launch(task, [job.number for job in todo], folder, overrides)
     except KeyboardInterrupt:
-        stop = KeyboardInterrupt()
-        stop.add_note(f"to go on: {_way_on(overrides, folder)}")
-        raise stop from None
+        interrupt = KeyboardInterrupt()
+        interrupt.add_note(f"to go on: {_resume_command(overrides, folder)}")
+        raise interrupt from None
     except Exception as error:  # of a launcher: one of its processes died, for example
         _LOG.warning("The launcher stopped: %s: %s", type(error).__name__, error)
         return None
-    here = [seconds for process, seconds in told if process == os.getpid()]
-    return sum(here) if len(here) == len(told) else None
+    here = [seconds for process, seconds in results if process == os.getpid()]
+    return sum(here) if len(here) == len(results) else None
 
 
 @functools.lru_cache(maxsize=1)
-def _worlds(folder: Path) -> shared_inputs.Worlds:
-    """Those of one sweep, in this process."""
-    return shared_inputs.Worlds()
+def _inputs(folder: Path) -> SharedInputs:
+    """What the jobs of one sweep share in this process."""
+    return SharedInputs()
 
 
-def _forget(folder: Path) -> None:
-    """A later sweep, or run, of this process loads what it needs."""
-    _worlds(folder).free()
-    _worlds.cache_clear()
+def _free(folder: Path) -> None:
+    """Free the memory; a later sweep, or run, of this process loads what it needs."""
+    _inputs(folder).free()
+    _inputs.cache_clear()
 
 
 def _task(todo: Mapping[int, Job], folder: Path, config: DictConfig) -> tuple[int, float]:
-    """One job, wherever Hydra's launcher calls it; the process, and its seconds of training."""
+    """Run one job, in whichever process the launcher calls this; process id, training seconds."""
     job = todo[config.job]
-    if jobs.complete(job.folder):  # a launcher may start again what it lost sight of
+    if job.folder.complete:  # a launcher may start again a job it lost sight of
         return os.getpid(), 0.0
     try:
-        with _told_in(job.folder / jobs.OUTPUT):
-            done = runner.run(jobs.clear_or_resume(job), job.config, _worlds(folder))
+        with _output_to(job.folder.output):
+            result = runner.run(jobs.clear_or_resume(job), job.config, _inputs(folder).load)
     except Exception as error:  # whatever it is: the other jobs go on
-        jobs.fail(job.folder, error, simulation_only=job.settings.track.simulation_only)
+        simulation_only = job.settings.track.simulation_only
+        jobs.record_failure(job.folder, error, simulation_only=simulation_only)
         return os.getpid(), 0.0
-    return os.getpid(), done.training_seconds
+    return os.getpid(), result.training_seconds
 
 
 @contextlib.contextmanager
-def _told_in(path: Path) -> Iterator[None]:
-    """What a job prints and warns of goes to a file: the terminal shows the sweep."""
+def _output_to(path: Path) -> Iterator[None]:
+    """Send what a job prints and warns of to a file: the terminal shows the sweep."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", buffering=1) as file:
         handler = logging.StreamHandler(file)
@@ -163,51 +181,50 @@ def _told_in(path: Path) -> Iterator[None]:
 
 
 def _failure(job: Job) -> str:
-    return jobs.reason(job.folder) or "its process ended without a word"
+    return jobs.failure_reason(job.folder) or "its process ended without a message"
 
 
 def _folder(overrides: Sequence[str]) -> Path:
-    asked = hydra_compose.value(overrides, "output") or hydra_compose.value(
-        overrides, "hydra.sweep.dir"
-    )
-    if asked is None:
+    given = hydra_compose.value(overrides, "output")
+    given = given or hydra_compose.value(overrides, "hydra.sweep.dir")
+    if given is None:
         return Path(datetime.now().strftime("multirun/%Y-%m-%d/%H-%M-%S-%f"))
-    return Path(OmegaConf.create({"folder": asked.strip("'\"")}).folder)  # it may say ${now:...}
+    return Path(OmegaConf.create({"folder": given.strip("'\"")}).folder)  # may hold ${now:...}
 
 
 def _without_place(overrides: Sequence[str]) -> list[str]:
     return [item for item in overrides if not item.startswith(("output=", "hydra.sweep.dir="))]
 
 
-def _way_on(overrides: Sequence[str], folder: Path) -> str:
+def _resume_command(overrides: Sequence[str], folder: Path) -> str:
     return shlex.join(["userdp", "run", "-m", *_without_place(overrides), f"output={folder}"])
 
 
-def _tell(done: Outcome) -> None:
+def _print_outcome(outcome: Outcome) -> None:
     """Failures on standard error; the sweep as a whole, and what it spent, on standard output."""
-    for number, reason in done.failures.items():
-        print(f"userdp: job {number} ({done.jobs[number].name}): {reason}", file=sys.stderr)
-    complete = len(done.jobs) - len(done.failures)
-    simulated = all(job.settings.track.simulation_only for job in done.jobs)
+    for number, reason in outcome.failures.items():
+        print(f"userdp: job {number} ({outcome.jobs[number].name}): {reason}", file=sys.stderr)
+    total, complete = len(outcome.jobs), len(outcome.jobs) - len(outcome.failures)
+    simulated = all(job.settings.track.simulation_only for job in outcome.jobs)
     run_summary.print_rows(
         "sweep",
         {
-            "jobs": f"{complete} of {len(done.jobs)} complete, {done.skipped} of them from before",
-            **({"simulation_only: wall time": _wall_time(done)} if simulated else {}),
-            "folder": f"{done.folder}",
+            "jobs": f"{complete} of {total} complete, {outcome.skipped} of them from before",
+            **({"simulation_only: wall time": _wall_time(outcome)} if simulated else {}),
+            "folder": f"{outcome.folder}",
         },
     )
     third_party.accountants()
     try:
-        print("\n".join(composed_epsilon.of_sweep(done.folder).sentences), flush=True)
+        print("\n".join(composed_epsilon.of_sweep(outcome.folder).sentences), flush=True)
     except (FileNotFoundError, ValueError) as error:  # no run began, or a ledger is damaged
         _LOG.warning("What the sweep spent is not known: %s", error)
 
 
-def _wall_time(done: Outcome) -> str:
-    """It depends on private records: how many there are, how long they are."""
-    minutes = f"{done.seconds / 60:.1f} minutes"
-    if done.training_seconds is None or not done.training_seconds:
+def _wall_time(outcome: Outcome) -> str:
+    """Depends on private records, by their number and lengths: for simulations alone."""
+    minutes = f"{outcome.seconds / 60:.1f} minutes"
+    if not outcome.training_seconds:
         return minutes
-    outside = 1 - done.training_seconds / done.seconds
+    outside = 1 - outcome.training_seconds / outcome.seconds
     return f"{minutes}, {outside:.1%} of them outside training (rounds and held-out scores)"

@@ -1,81 +1,126 @@
-"""What kind of number every metric is: the one table from key to type.
+"""The one table of metrics: what kind of number each is, and how clients' sums become it.
 
 - public: configuration, what follows from it, and scores on users declared public for evaluation;
 - released: computed from what an event in the ledger covers;
 - simulation_only: computed from private data without noise. Off by default, and under a prefix.
+
+A new metric is a line here and the place that computes it. A package outside userdp declares its
+own with `declare`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import Enum
 
 Value = float | int | str | bool | None
 
 
 class Kind(Enum):
+    """Who may see a metric."""
+
     PUBLIC = "public"
     RELEASED = "released"
     SIMULATION_ONLY = "simulation_only"
 
 
-KINDS: Mapping[str, Kind] = {
-    "round": Kind.PUBLIC,
-    "epsilon": Kind.PUBLIC,  # certified upper value after the rounds so far
-    "epsilon_lower": Kind.PUBLIC,
-    "epsilon_budget": Kind.PUBLIC,
-    "delta": Kind.PUBLIC,
-    "noise_multiplier": Kind.PUBLIC,
-    "noise_std": Kind.PUBLIC,  # on the sum
-    "noise_std_on_mean": Kind.PUBLIC,
-    "clip_norm": Kind.RELEASED,  # constant, or what earlier unclipped fractions made of it
-    "unclipped_fraction": Kind.RELEASED,  # noised, where the clip norm adapts
-    "learning_rate": Kind.PUBLIC,
-    "heldout_loss": Kind.PUBLIC,  # mean negative log likelihood of a token or a class, nats
-    "heldout_perplexity": Kind.PUBLIC,
-    "heldout_accuracy": Kind.PUBLIC,  # share of held-out records whose class was found
-    "heldout_majority": Kind.PUBLIC,  # the same, of answering their commonest class
-    "heldout_loss_before": Kind.PUBLIC,
-    "heldout_perplexity_before": Kind.PUBLIC,
-    "heldout_accuracy_before": Kind.PUBLIC,
-    "test_statistic": Kind.RELEASED,  # noised, of the concentration test
-    "test_passed": Kind.RELEASED,
-    "test_pass_rate": Kind.RELEASED,  # share of the rounds that passed
-    "release_norm": Kind.RELEASED,  # L2 norm of the noised mean
-    "signal_norm": Kind.RELEASED,  # sqrt(max(0, release_norm^2 - D noise_std_on_mean^2))
-    "signal_to_noise": Kind.RELEASED,
-    "seconds_round": Kind.SIMULATION_ONLY,  # depends on who was in the cohort
-    "seconds_run": Kind.SIMULATION_ONLY,
-    "tokens_per_second": Kind.SIMULATION_ONLY,
-    "clipped_fraction": Kind.SIMULATION_ONLY,
-    "train_loss": Kind.SIMULATION_ONLY,
-    "mean_update_norm": Kind.SIMULATION_ONLY,
-    "cohort_size": Kind.SIMULATION_ONLY,
-    "failed_units": Kind.SIMULATION_ONLY,
-    "records_used": Kind.SIMULATION_ONLY,
-    "tokens_used": Kind.SIMULATION_ONLY,
-    "true_test_statistic": Kind.SIMULATION_ONLY,  # of the concentration test, without its noise
-    "true_test_passed": Kind.SIMULATION_ONLY,  # whether that reaches min_weight
-    "concentrated_weight": Kind.SIMULATION_ONLY,  # W
-    "kept_fraction": Kind.SIMULATION_ONLY,  # share of the cohort that has weight
-    "canary_exposure": Kind.SIMULATION_ONLY,  # bits, mean over the canaries
-    "canary_exposure_before": Kind.SIMULATION_ONLY,
-    "users_real": Kind.SIMULATION_ONLY,
-    "records_real": Kind.SIMULATION_ONLY,
-    "records_dropped": Kind.SIMULATION_ONLY,
+@dataclass(frozen=True)
+class Metric:
+    """What kind of number a metric is, and how the sums that clients report become it."""
+
+    kind: Kind
+    per_unit: bool = False  # clients' sum over ``cohort_size``; else the sum itself
+
+
+_PUBLIC, _RELEASED, _SIMULATED = map(Metric, Kind)
+_SIMULATED_MEAN = Metric(Kind.SIMULATION_ONLY, per_unit=True)
+
+METRICS: dict[str, Metric] = {
+    "round": _PUBLIC,
+    "epsilon": _PUBLIC,  # certified upper value after the rounds so far
+    "epsilon_lower": _PUBLIC,
+    "epsilon_budget": _PUBLIC,
+    "delta": _PUBLIC,
+    "noise_multiplier": _PUBLIC,
+    "noise_std": _PUBLIC,  # on the sum
+    "noise_std_on_mean": _PUBLIC,
+    "clip_norm": _RELEASED,  # constant, or computed from earlier unclipped fractions
+    "unclipped_fraction": _RELEASED,  # noised, where the clip norm adapts
+    "learning_rate": _PUBLIC,
+    "heldout_loss": _PUBLIC,  # mean negative log likelihood of a token or a class, nats
+    "heldout_perplexity": _PUBLIC,
+    "heldout_accuracy": _PUBLIC,  # share of held-out records whose class was predicted
+    "heldout_majority": _PUBLIC,  # accuracy of always answering their commonest class
+    "heldout_loss_before": _PUBLIC,
+    "heldout_perplexity_before": _PUBLIC,
+    "heldout_accuracy_before": _PUBLIC,
+    "test_statistic": _RELEASED,  # noised, of the concentration test
+    "test_passed": _RELEASED,
+    "test_pass_rate": _RELEASED,  # share of the rounds that passed
+    "release_norm": _RELEASED,  # L2 norm of the noised mean
+    "signal_norm": _RELEASED,  # sqrt(max(0, release_norm^2 - D noise_std_on_mean^2))
+    "signal_to_noise": _RELEASED,
+    "seconds_round": _SIMULATED,  # depends on who was in the cohort
+    "seconds_run": _SIMULATED,
+    "tokens_per_second": _SIMULATED,
+    "cohort_size": _SIMULATED,  # units with records
+    "failed_units": _SIMULATED,
+    "records_used": _SIMULATED,
+    "tokens_used": _SIMULATED,
+    "clipped_fraction": _SIMULATED_MEAN,  # of the units: norm beyond C
+    "mean_update_norm": _SIMULATED_MEAN,  # before the clip, of finite updates
+    "train_loss": _SIMULATED_MEAN,  # mean over units of the mean loss of their records
+    "true_test_statistic": _SIMULATED,  # of the concentration test, without its noise
+    "true_test_passed": _SIMULATED,  # whether that reaches min_weight
+    "concentrated_weight": _SIMULATED,  # W
+    "kept_fraction": _SIMULATED,  # share of the cohort that has weight
+    "canary_exposure": _SIMULATED,  # bits, mean over the canaries
+    "canary_exposure_before": _SIMULATED,
+    "users_real": _SIMULATED,
+    "records_real": _SIMULATED,
+    "records_dropped": _SIMULATED,
 }
 
 
-def kind(key: str) -> Kind:
-    """The type of a metric.
+def declare(key: str, metric: Metric) -> None:
+    """Add a metric of a package outside userdp.
 
     Raises:
-        ValueError: the table does not know the key.
+        ValueError: the table has another metric under this key.
     """
-    if key not in KINDS:
+    if METRICS.setdefault(key, metric) != metric:
+        raise ValueError(f"Metric {key!r} is declared already, as {METRICS[key].kind.value}.")
+
+
+def metric(key: str) -> Metric:
+    """The entry of a metric.
+
+    Raises:
+        ValueError: the table does not have the key.
+    """
+    if key not in METRICS:
         raise ValueError(f"Metric {key!r} has no declared type; add it to the table of metrics.")
-    return KINDS[key]
+    return METRICS[key]
+
+
+def kind(key: str) -> Kind:
+    """The kind of a metric; raises as `metric` does."""
+    return metric(key).kind
+
+
+def from_sums(sums: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of a round from its clients' sums: means over the units where the table says so.
+
+    Args:
+        sums: over all units of the round, by metric; ``cohort_size`` is the number of units.
+
+    Raises:
+        ValueError: the table does not have a key.
+    """
+    units = max(1, sums.get("cohort_size", 0))
+    return {key: value / units if metric(key).per_unit else value for key, value in sums.items()}
 
 
 def typed(
@@ -83,8 +128,8 @@ def typed(
 ) -> dict[str, Value]:
     """What a tracker may write: ``values``, and with ``keep`` the rest under its prefix.
 
-    Both are checked either way, so that a wrong type shows in every run. Infinity and NaN, which
-    JSON has not, become None.
+    Both are checked either way, so that a wrong kind shows in every run. Infinity and NaN, which
+    JSON does not have, become None.
 
     Raises:
         ValueError: a key is unknown, or is passed as what it is not.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from userdp.sim.common.errors import ConfigurationError
-from userdp.sim.run_folder import reader
+from userdp.sim.common.flatten import flatten
 from userdp.sim.tracking import metric_kinds, tracker
 
 
@@ -51,7 +51,7 @@ class TensorBoardTracker:
         # What is no number, text or truth value is told as text.
         self._config = {
             name: value if isinstance(value, str | bool | int | float) else str(value)
-            for name, value in reader.flat(config).items()
+            for name, value in flatten(config).items()
         }
 
     def log(

@@ -55,7 +55,7 @@ class WandbTracker:
         self._run = opened(config, **self._options)
         self._run.define_metric("round", hidden=True)
         self._run.define_metric("*", step_metric="round")
-        for key in filter(_is_score, metric_kinds.KINDS):
+        for key in filter(_is_score, metric_kinds.METRICS):
             self._run.define_metric(BY_EPSILON + key, step_metric="epsilon", summary="none")
         if not self._keep:
             self._stop_clocks()

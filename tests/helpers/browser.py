@@ -1,8 +1,7 @@
-"""A headless Chromium, spoken to over a pipe in its own protocol; no library is needed for it."""
+"""Drives a headless Chromium through its DevTools protocol over a pipe."""
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
@@ -17,40 +16,45 @@ _BAD = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
 
 
 def path() -> str | None:
-    """The browser of this machine; ``CHROMIUM`` names another."""
+    """The Chromium that the environment variable ``CHROMIUM`` names, else an installed one."""
     return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 
 
 class Browser:
-    """One tab. ``told`` collects what its console says, ``asked`` every address it fetches."""
+    """One tab.
+
+    Attributes:
+        messages: errors and console output of the page.
+        requests: every address that the page fetched.
+    """
 
     def __init__(self, profile: Path) -> None:
-        theirs, self._ours = os.pipe()
-        mine, answers = os.pipe()
-        # Commands come in by descriptor 3 and answers go out by 4.
-        script = f'exec "$@" 3<&{theirs} 4>&{answers}'
+        command_end, self._commands = os.pipe()
+        answer_end, answers = os.pipe()
+        # Chromium reads commands from descriptor 3 and writes answers to descriptor 4.
+        script = f'exec "$@" 3<&{command_end} 4>&{answers}'
         command = [str(path()), *_FLAGS, f"--user-data-dir={profile}", "--remote-debugging-pipe"]
         self._process = subprocess.Popen(
             ["bash", "-c", script, "bash", *command, "about:blank"],
-            pass_fds=(theirs, answers),
+            pass_fds=(command_end, answers),
             stderr=subprocess.DEVNULL,
         )
-        os.close(theirs)
+        os.close(command_end)
         os.close(answers)
-        self._answers = os.fdopen(mine, "rb")
+        self._answers = os.fdopen(answer_end, "rb")
         self._number, self._session = 0, ""
-        self.told: list[str] = []
-        self.asked: list[str] = []
+        self.messages: list[str] = []
+        self.requests: list[str] = []
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
-        joined = self._call("Target.attachToTarget", targetId=target, flatten=True)
-        self._session = joined["sessionId"]
+        session = self._call("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = session["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._call(f"{domain}.enable")
 
     def open(self, page: Path, *, width: int, height: int = 800, dark: bool = False) -> None:
-        """Show a page; returns when it is loaded."""
-        self.told.clear()
-        self.asked.clear()
+        """Load a page; returns when it is loaded."""
+        self.messages.clear()
+        self.requests.clear()
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._call("Emulation.setEmulatedMedia", features=[scheme])
         screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
@@ -67,19 +71,15 @@ class Browser:
         return answer["result"].get("value")
 
     def press(self, key: str, code: int) -> None:
-        """A key goes down and up where the focus is."""
+        """Press and release a key at the focused element."""
         for kind in ("keyDown", "keyUp"):
             text = {"text": "\r"} if key == "Enter" and kind == "keyDown" else {}
             self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key,
                        windowsVirtualKeyCode=code, **text)  # fmt: skip
 
-    def picture(self, place: Path) -> None:
-        """The whole page as PNG."""
-        image = self._call("Page.captureScreenshot", captureBeyondViewport=True)
-        place.write_bytes(base64.b64decode(image["data"]))
-
     def close(self) -> None:
-        os.close(self._ours)
+        """End the browser."""
+        os.close(self._commands)
         self._answers.close()
         self._process.terminate()
         self._process.wait(timeout=20)
@@ -89,7 +89,7 @@ class Browser:
         message = {"id": self._number, "method": method, "params": parameters}
         if self._session:
             message["sessionId"] = self._session
-        os.write(self._ours, json.dumps(message).encode() + b"\0")
+        os.write(self._commands, json.dumps(message).encode() + b"\0")
         while (answer := self._next()).get("id") != self._number:
             pass
         if "error" in answer:
@@ -97,7 +97,7 @@ class Browser:
         return answer["result"]
 
     def _next(self) -> dict[str, Any]:
-        """The next message; what matters of the events is kept."""
+        """The next message; errors and requests of the page are collected."""
         content = bytearray()
         while (byte := self._answers.read(1)) != b"\0":
             if not byte:
@@ -105,7 +105,7 @@ class Browser:
             content += byte
         message = json.loads(content)
         if message.get("method") in _BAD:
-            self.told.append(json.dumps(message["params"])[:500])
+            self.messages.append(json.dumps(message["params"])[:500])
         if message.get("method") == "Network.requestWillBeSent":
-            self.asked.append(message["params"]["request"]["url"])
+            self.requests.append(message["params"]["request"]["url"])
         return message

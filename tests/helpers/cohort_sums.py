@@ -1,7 +1,8 @@
-"""Clipped sums of a tiny model over made-up units."""
+"""Clipped cohort sums of a tiny model, and the relative error of one against another."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from helpers import tiny
@@ -12,6 +13,7 @@ from userdp.clients.training.memory import EngineSettings
 
 
 def setting(family="gpt2", dtype=torch.float32):
+    """A tiny model of the family, and an adapter (D,) away from its initial one."""
     base = tiny.base_model(family).to(dtype)
     model = LanguageModel(base, LoraSettings(r=3, alpha=6))
     noise = torch.randn(model.layout.size, generator=torch.Generator().manual_seed(1))
@@ -19,12 +21,15 @@ def setting(family="gpt2", dtype=torch.float32):
 
 
 def clipped(model, adapter, units, clip_norm=0.5, steps=1, **sizes):
+    """The cohort sum of the units under engine settings of these sizes."""
     local = cohort_update.LocalTraining(steps=steps, lr=0.3)
-    asked = EngineSettings(**sizes)
+    engine = EngineSettings(**sizes)
     return cohort_update.cohort_sum(
-        model, adapter, units, clip_norm=clip_norm, local=local, engine=asked
+        model, adapter, units, clip_norm=clip_norm, local=local, engine=engine
     )
 
 
 def relative_error(got, wanted):
-    return float((got - wanted).norm() / wanted.norm())
+    """``|got - wanted| / |wanted|`` of two vectors, in float64."""
+    got, wanted = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
+    return float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))

@@ -1,4 +1,4 @@
-"""Units of one block through the engine, before the clip."""
+"""Updates of the units of one block before the clip."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from userdp.clients.training.memory import EngineSettings
 
 
 def block_updates(model, adapter, units, local, max_tokens):
-    """Updates of units that make one block, and their summed loss."""
+    """Updates (units, D) float32 of units that form one block, and their summed loss."""
     block = cohort_update.load_block(model, units, max_tokens)
     return cohort_update.block_updates(model, adapter, block, local, EngineSettings())

@@ -1,4 +1,4 @@
-"""Run folders with the files that a run leaves, written by hand, for what reads files only."""
+"""Writes small run folders with the files of a run, for tests of code that only reads them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 
 from userdp.server import accounting
+from userdp.server.statement import claim as claims
 from userdp.server.statement import statement
 
 USERS, DELTA, D = 1000, 1e-5, 4096
-Noise = Mapping[str, Any]
 
 
 def write(
@@ -32,16 +32,17 @@ def write(
     tables: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     **config: Any,
 ) -> Path:
-    """A run at ``folder``.
+    """Write the files of a run; returns the folder.
 
     Args:
+        complete: whether it has ended, so that summary and statement are there.
         summary: further figures of the whole run.
-        tables: rows of csv files, by name.
-        config: adds or replaces keys, dots spelled as two underscores.
+        tables: name of a CSV file -> its rows.
+        config: configuration values by dotted name, with two underscores for a dot.
     """
     folder.mkdir(parents=True)
     private = strategy != "non_private"
-    settings = {
+    settings: dict[str, Any] = {
         "data": {"format": "synthetic"},
         "selection": {"rule": selection},
         "strategy": {
@@ -57,16 +58,16 @@ def write(
     }
     for key, value in config.items():
         *path, last = key.split("__")
-        place = settings
+        level: dict[str, Any] = settings
         for name in path:
-            place = place.setdefault(name, {})
-        place[last] = value
+            level = level.setdefault(name, {})
+        level[last] = value
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     lines = [*_rows(rounds, perplexity, private)]
     if complete:
         lines.append(_summary(rounds, perplexity, summary or {}))
-        told = told_by(strategy=strategy, epsilon=epsilon, k=k, rounds=rounds)
-        (folder / "privacy_statement.json").write_text(json.dumps(told))
+        stated = privacy_statement(strategy=strategy, epsilon=epsilon, k=k, rounds=rounds)
+        (folder / "privacy_statement.json").write_text(json.dumps(stated))
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / "metrics.jsonl").write_text(text)
     for name, rows in (tables or {}).items():
@@ -74,12 +75,14 @@ def write(
     return folder
 
 
-def told_by(*, strategy: str, epsilon: float | None, k: int, rounds: int) -> dict[str, Any]:
-    """A privacy statement, by the code that a run makes it with."""
+def privacy_statement(
+    *, strategy: str, epsilon: float | None, k: int, rounds: int
+) -> dict[str, Any]:
+    """A privacy statement, built by the code that builds a run's."""
     private = strategy != "non_private"
     event = {"sampling_rate": 0.1, "noise_multiplier": 1.0 if private else 0.0, "group_size": 1}
     figure = (epsilon or 1.0) * 0.999 if private else float("inf")
-    claim = statement.Claim(
+    claim = claims.Claim(
         epsilon=figure,
         epsilon_lower=figure,
         accountant="pld",
@@ -114,14 +117,14 @@ def told_by(*, strategy: str, epsilon: float | None, k: int, rounds: int) -> dic
     return statement.build(header, [(event, rounds)], claim, ledger_hash="0", codes=["0"])
 
 
-def truly(rounds: int) -> float:
-    """Certified upper epsilon of the event that the statements above name."""
+def certified_epsilon(rounds: int) -> float:
+    """Certified upper epsilon of the event in every `privacy_statement`."""
     event = accounting.RoundEvent(sampling_rate=0.1, noise_multiplier=1.0)
     return accounting.epsilon([(event, rounds)], DELTA).upper
 
 
 def _rows(rounds: int, perplexity: float, private: bool) -> Iterator[dict[str, Any]]:
-    """Held-out scores at every round, from 400 down; releases with signal 0.3 and noise 0.64."""
+    """Metrics: held-out scores from 400 down; releases with a signal of 0.3 and noise of 0.64."""
     yield {"round": 0, "heldout_perplexity": 400.0, "heldout_loss": 6.0}
     noise = {"noise_std_on_mean": 0.01, "release_norm": (0.09 + 0.01**2 * D) ** 0.5}
     for number in range(1, rounds + 1):
@@ -153,13 +156,13 @@ def _table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def sweep(folder: Path) -> Path:
-    """Two strategies at two epsilons with three seeds, k once more, a base line; one unfinished."""
+    """Write 2 strategies x 2 epsilons x 3 seeds, another k, a baseline and an unfinished run."""
     for strategy, worse in (("user_wise", 0.0), ("group_privacy", 10.0)):
-        for epsilon, best in ((1.0, 120.0), (8.0, 80.0)):
-            for seed, off in ((1, -4.0), (2, 1.0), (3, 9.0)):
+        for epsilon, base in ((1.0, 120.0), (8.0, 80.0)):
+            for seed, offset in ((1, -4.0), (2, 1.0), (3, 9.0)):
                 name = f"{strategy}-{epsilon:g}-{seed}"
-                own = {"strategy": strategy, "epsilon": epsilon, "seed": seed}
-                write(folder / "main" / name, perplexity=best + worse + off, **own)
+                settings = {"strategy": strategy, "epsilon": epsilon, "seed": seed}
+                write(folder / "main" / name, perplexity=base + worse + offset, **settings)
     write(folder / "k" / "10", perplexity=70.0, epsilon=8.0, k=10, seed=1)
     write(folder / "plain", perplexity=60.0, strategy="non_private")
     write(folder / "stopped", perplexity=50.0, epsilon=8.0, seed=9, complete=False)

@@ -21,14 +21,17 @@ from userdp.clients.models.language_model import LanguageModel
 from userdp.clients.models.peft_adapter import LoraSettings
 from userdp.clients.training.memory import EngineSettings
 from userdp.server.app import server_app
+from userdp.server.budget import Budget
 from userdp.server.checkpoint import Checkpoint
 from userdp.server.ledger.ledger import Ledger, verify
-from userdp.server.mechanisms.base import CohortSum, Mechanism, Release
-from userdp.server.optimizers.server_optimizer import ServerOptimizer, learning_rate_factor
-from userdp.server.strategy import Budget, PrivateStrategy
+from userdp.server.mechanisms.base import Mechanism, Release
+from userdp.server.optimizers.schedules import learning_rate_factor
+from userdp.server.optimizers.server_optimizer import ServerOptimizer
+from userdp.server.strategy import PrivateStrategy
 from userdp.sim.common import rng
 from userdp.sim.data.population import Population
-from userdp.sim.protocol import messages as wire
+from userdp.sim.protocol.cohort_sum import CohortSum
+from userdp.sim.protocol.contract import Assignment, Contract, LocalWork
 from userdp.sim.runtime.in_process import InProcessGrid
 from userdp.sim.tracking import tracker
 
@@ -102,22 +105,20 @@ def masked_units(count: int, seed: int = 0) -> list[list[np.ndarray]]:
     return units
 
 
-def contract(mechanism: Mechanism, **changes: Any) -> wire.Contract:
+WORK = LocalWork(
+    selection="random",
+    redraw=True,
+    resample=True,
+    max_tokens=16,
+    local_steps=1,
+    local_lr=1.0,
+    seed=0,
+)
+
+
+def contract(mechanism: Mechanism, **changes: Any) -> Contract:
     """What a run of the mechanism asks of its nodes."""
-    usual = wire.Contract(
-        round=0,
-        unit=mechanism.unit,
-        clip_norm=mechanism.clip_norm,
-        records_per_user=mechanism.records_per_user,
-        selection="random",
-        redraw=mechanism.unit == "user",
-        resample=True,
-        max_tokens=16,
-        local_steps=1,
-        local_lr=1.0,
-        seed=0,
-    )
-    return dataclasses.replace(usual, **changes)
+    return dataclasses.replace(mechanism.contract(0, WORK), **changes)
 
 
 class WatchedGrid(InProcessGrid):
@@ -140,7 +141,7 @@ class WatchedGrid(InProcessGrid):
 class WatchedMechanism:
     """A mechanism that keeps every sum it releases; ``cohort`` takes the place of its coins."""
 
-    def __init__(self, mechanism: Mechanism, cohort: wire.Assignment | None) -> None:
+    def __init__(self, mechanism: Mechanism, cohort: Assignment | None) -> None:
         self._mechanism, self._cohort = mechanism, cohort
         self.sums: list[np.ndarray] = []  # each (D,), before noise
         self.means: list[np.ndarray] = []  # each (D,), as released
@@ -151,7 +152,7 @@ class WatchedMechanism:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._mechanism, name)
 
-    def draw(self, stream: rng.SecretStream, number: int) -> wire.Assignment:
+    def draw(self, stream: rng.SecretStream, number: int) -> Assignment:
         return self._mechanism.draw(stream, number) if self._cohort is None else self._cohort
 
     def release(self, cohort: CohortSum, stream: rng.SecretStream, number: int) -> Release:
@@ -201,7 +202,7 @@ def federation(
     *,
     nodes: int = 1,
     model: LanguageModel | None = None,
-    cohort: wire.Assignment | None = None,
+    cohort: Assignment | None = None,
     replay_seed: int | None = 0,
     budget: int = 1000,
     optimizer: Callable[[list[torch.Tensor]], torch.optim.Optimizer] | None = None,
@@ -209,7 +210,7 @@ def federation(
     before: Callable[[Message], None] = lambda _: None,
     drop_failed_nodes: bool = False,
     resume: bool = False,
-    **contract_changes: Any,
+    **work_changes: Any,
 ) -> Federation:
     """A strategy and its grid over a population; with ``resume``, from the folder's checkpoint.
 
@@ -240,7 +241,7 @@ def federation(
     watched = WatchedMechanism(mechanism, cohort)
     strategy = PrivateStrategy(
         mechanism=watched,  # type: ignore[arg-type]
-        contract=contract(mechanism, **contract_changes),
+        work=dataclasses.replace(WORK, **work_changes),
         layout=layout,
         ledger=ledger,
         budget=Budget(rounds=budget, epsilon_after=float),
@@ -253,8 +254,8 @@ def federation(
     return Federation(host, WatchedGrid(app, nodes, before), watched, strategy, ledger, path)
 
 
-def everyone(count: int, k: int | None = None) -> wire.Assignment:
+def everyone(count: int, k: int | None = None) -> Assignment:
     """The cohort of all users, or of all k slots of all users."""
     if k is None:
-        return wire.Assignment(np.arange(count), np.empty(0, np.int64))
-    return wire.Assignment(*divmod(np.arange(count * k), k))
+        return Assignment(np.arange(count), np.empty(0, np.int64))
+    return Assignment(*divmod(np.arange(count * k), k))

@@ -1,4 +1,4 @@
-"""Tiny random classifiers and labelled users, shared by the tests of classification."""
+"""Tiny random classifiers and users with labelled texts, for the tests of classification."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from userdp.sim.data.population import Population
 CLASSES = 3
 DECODERS = ["gpt2", "llama", "opt", "gpt_neox", "qwen2", "gemma2"]
 ENCODERS = ["roberta", "bert"]
-FAMILIES = ["roberta", "gpt2", "llama"]  # those that every test takes
+FAMILIES = ["roberta", "gpt2", "llama"]  # for tests of behaviour that all families share
 
 
 def config(family: str):
+    """The configuration of a tiny classifier of the family."""
     tokens = {"vocab_size": tiny.VOCABULARY, "bos_token_id": 0, "eos_token_id": 2}
     shared = {**tokens, "pad_token_id": 1, "num_labels": CLASSES}
     layers = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -52,23 +53,23 @@ def config(family: str):
 
 
 def base_model(family: str, seed: int = 0) -> torch.nn.Module:
-    """A classifier of the family, a few thousand random weights."""
+    """A classifier of the family with a few thousand random weights."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = transformers.AutoModelForSequenceClassification.from_config(config(family))
-        for parameter in model.parameters():  # larger than an initialisation: every part matters
+        for parameter in model.parameters():  # larger: each part matters
             parameter.data += 0.1 * torch.randn_like(parameter)
     return model.eval()
 
 
 @functools.cache
 def classifier(family: str = "gpt2") -> LanguageModel:
-    """The family's, rank 2 on every linear layer but the head's; shared, and never changed."""
+    """A classifier with LoRA of rank 2; cached, so tests must not change it."""
     return LanguageModel(base_model(family), LoraSettings(r=2, alpha=4), classes=CLASSES)
 
 
 def moved(model: LanguageModel, seed: int = 1) -> torch.Tensor:
-    """An adapter (D,) away from the initial one."""
+    """A random adapter (D,) near the initial one."""
     generator = torch.Generator().manual_seed(seed)
     return model.initial + 0.1 * torch.randn(model.layout.size, generator=generator)
 
@@ -89,14 +90,14 @@ def units(count: int, seed: int = 0, longest: int = 20) -> list[list[np.ndarray]
 
 
 def people(count: int, seed: int = 0) -> Population:
-    """Users of one to four labelled texts, named user0, user1, ..."""
+    """Users user0, user1, ... with one to four labelled texts each."""
     return Population.of(
         {f"user{i}": [r.tolist() for r in unit] for i, unit in enumerate(units(count, seed))}
     )
 
 
 def plain(model: LanguageModel, family: str, adapter: torch.Tensor) -> torch.nn.Module:
-    """The same adapter in stock peft."""
+    """The same adapter in plain peft."""
     adapted = peft.get_peft_model(copy.deepcopy(base_model(family)), model.peft_config)
     named = model.layout.named(adapter.numpy())
     state = {name: torch.from_numpy(tensor.copy()) for name, tensor in named.items()}

@@ -16,13 +16,13 @@ from scipy import stats
 
 from helpers import tiny
 from userdp.server.ledger.ledger import verify
-from userdp.server.mechanisms.base import CohortSum
 from userdp.server.mechanisms.group_privacy import GroupPrivacy
 from userdp.server.mechanisms.non_private import NonPrivate
 from userdp.server.mechanisms.user_wise import UserWise
 from userdp.server.strategy import BudgetSpentError, NodeFailedError
 from userdp.sim.common import rng
 from userdp.sim.data.population import Population
+from userdp.sim.protocol.cohort_sum import CohortSum
 
 PUBLIC = {"users": 6, "cohort": 3, "records_per_user": 2, "clip_norm": 0.05}
 USER = UserWise(noise_multiplier=1.2, **PUBLIC)

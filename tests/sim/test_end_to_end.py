@@ -22,7 +22,7 @@ from helpers import small_world
 from helpers.whole_runs import adapter, logged, ran, stated
 from userdp.server import strategy as server_strategy
 from userdp.server.ledger import ledger
-from userdp.server.statement import statement
+from userdp.server.statement import prose, schema
 from userdp.sim import cli
 from userdp.sim.tracking import metric_kinds
 
@@ -47,7 +47,7 @@ def test_a_run_leaves_a_verified_claim(capsys, strategy):
     folder = ran("run", f"strategy={strategy}", "strategy.records_per_user=2")
     out, err = capsys.readouterr()
     told = stated(folder)
-    statement.validate(told)
+    schema.validate(told)
     account = ledger.verify(folder / "ledger.jsonl")
     assert (account.rounds, account.unfinished, account.head) == (2, (), told["ledger_hash"])
     assert told["private"] == (strategy != "non_private")
@@ -63,7 +63,7 @@ def _check_screen(out: str, err: str, folder: Path, told: dict) -> None:
     """Run folder and statement come last; errors hold the progress and nothing of third parties."""
     *_, folder_line, claim = out.splitlines()
     assert folder_line.split() == ["run", "folder", str(folder)]
-    assert claim == statement.prose(told).split("\n\n")[0]
+    assert claim == prose.text(told).split("\n\n")[0]
     assert all(line.startswith("round ") for line in err.splitlines()), err
 
 
@@ -86,7 +86,7 @@ def test_optimisers_for_noisy_gradients_leave_a_verified_claim_that_names_them(o
     assert ("scale_eps" in asked) == rescaled
     told = json.loads((folder / "privacy_statement.json").read_text())
     assert told["rescaled"] == rescaled
-    assert ("made of earlier releases alone" in statement.prose(told)) == rescaled
+    assert ("made of earlier releases alone" in prose.text(told)) == rescaled
     assert np.isfinite(adapter(folder)).all()
 
 

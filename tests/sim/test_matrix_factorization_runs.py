@@ -15,7 +15,7 @@ from helpers import small_world
 from helpers.whole_runs import adapter, ran, stated
 from userdp.server import strategy as server_strategy
 from userdp.server.ledger import ledger
-from userdp.server.statement import statement
+from userdp.server.statement import prose, schema
 from userdp.sim import cli
 from userdp.sim.run import runner as sim_run
 
@@ -52,7 +52,7 @@ def told_lines(capsys) -> str:
 def test_the_claim_is_that_of_the_participations_and_is_verified(capsys, bands):
     folder = ran("run", *SIX, f"strategy.bands={bands}", "cohort=5")
     told = stated(folder)
-    statement.validate(told)
+    schema.validate(told)
     account = ledger.verify(folder / "ledger.jsonl")
     users, groups = told["declared_users"], told["rounds_per_event"]
     assert groups == (round(users / 5) if bands == "null" else 2)
@@ -67,8 +67,8 @@ def test_the_claim_is_that_of_the_participations_and_is_verified(capsys, bands):
     assert told["sampling"]["scheme"] == f"public groups{coins}"
     capsys.readouterr()
     assert cli.main(["verify", "run"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == statement.prose(told).split("\n\n")[0]
-    text = statement.prose(told)
+    assert capsys.readouterr().out.splitlines()[-1] == prose.text(told).split("\n\n")[0]
+    text = prose.text(told)
     assert "correlated over the rounds" in text
     assert f"at most once in {groups} rounds" in text
 

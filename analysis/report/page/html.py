@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from userdp.analysis.aggregates import seed_groups
 from userdp.analysis.report.figures.figure import Plot, Section
 from userdp.analysis.report.page import inline_svg, run_table
-from userdp.sim.run_folder import config_diff
+from userdp.sim.run_folder import config_diff, labels
 from userdp.sim.run_folder.reader import Run
 
 _FOLDER = Path(__file__).parent
@@ -95,4 +94,4 @@ def facts(runs: Sequence[Run], scores: Mapping[str, Any]) -> list[tuple[str, str
 def _first_set(run: Run, keys: Sequence[str]) -> str:
     """The value of the first key that the run has set; of a path, its short name."""
     values = [str(run.config[key]) for key in keys if run.config.get(key) is not None]
-    return seed_groups.short(values[0]) if values else "unknown"
+    return labels.short(values[0]) if values else "unknown"

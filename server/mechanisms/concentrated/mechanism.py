@@ -1,4 +1,4 @@
-"""Concentration: where most of a cohort agrees, noise is scaled to how closely, not to the clip.
+"""The concentration mechanism: where most of a cohort agrees, noise is scaled to how closely.
 
 In the manner of Asi and Liu, arXiv 2311.03797; variant and proof in docs/concentration.md.
 
@@ -19,26 +19,27 @@ the cohort with and without the user: probability at most ``1 - Phi(h)``, the ro
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
 
-from userdp.server.ledger.ledger import Query
-from userdp.server.mechanisms.base import CohortSum, Release
+from userdp.server.ledger.query import Query
+from userdp.server.mechanisms.base import SET_BY_RUN, Release
 from userdp.server.mechanisms.concentrated import statistic as concentration
 from userdp.server.mechanisms.concentrated.parameters import ConcentrationRule
 from userdp.server.mechanisms.concentrated.statistic import Concentration
 from userdp.sim.common import rng
+from userdp.sim.protocol.cohort_sum import CohortSum
 
 
 @dataclass(frozen=True, kw_only=True)
 class Concentrated(ConcentrationRule):
     """A noised test decides in every round which mean is released."""
 
-    rounds_tested: int = 0
-    rounds_passed: int = 0
-    has_halted: bool = False
+    rounds_tested: int = field(default=0, metadata=SET_BY_RUN)
+    rounds_passed: int = field(default=0, metadata=SET_BY_RUN)
+    has_halted: bool = field(default=False, metadata=SET_BY_RUN)
 
     @property
     def halted(self) -> bool:
@@ -102,3 +103,38 @@ class Concentrated(ConcentrationRule):
     def state(self) -> dict[str, Any]:
         names = ("rounds_tested", "rounds_passed", "has_halted")
         return {**super().state(), **{name: getattr(self, name) for name in names}}
+
+    def console(self) -> str:
+        return (
+            f"{super().console()}, tested for {self.threshold:.4g} who agree within "
+            f"{self.radius:g}; else {self.on_failure}"
+        )
+
+    @classmethod
+    def release_sentence(cls, facts: Mapping[str, Any], noised: str) -> str:
+        """What either outcome of the test releases."""
+        details = facts["mechanism_details"]
+        mean_std = details["update_noise_multiplier"] * details["mean_sensitivity_if_passed"]
+        failed = "nothing, and the run ends"
+        if details["on_failure"] == "fallback":
+            failed = f"the sum {noised}"
+        return (
+            f"a noised test decides what is released. Where its statistic reaches "
+            f"{details['test_threshold']}, it is the mean of the users who agree within "
+            f"{details['tau']}, with Gaussian noise of standard deviation {mean_std} added to it; "
+            f"else it is {failed}. Test and update together cost one Gaussian of noise multiplier "
+            f"{facts['noise_multiplier']}, but for a probability of "
+            f"{details['failure_probability']} in a round, which epsilon and delta account for"
+        )
+
+    @classmethod
+    def assumptions(cls, facts: Mapping[str, Any]) -> Sequence[str]:
+        return [
+            "a user's clipped update depends on the user and the adapter alone; its last bits in "
+            "float32 also depend on who shares its stack (not so with engine.max_lanes=1)"
+        ]
+
+    @classmethod
+    def also_released(cls, facts: Mapping[str, Any]) -> Sequence[str]:
+        tested = "the noised test statistic of every round, and whether the round's test passed"
+        return [*super().also_released(facts), tested]

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 from scipy import special
 
 from userdp.server import accounting
 from userdp.server.accounting import RoundEvent
+from userdp.server.mechanisms.base import SET_BY_RUN
 from userdp.server.mechanisms.concentrated import statistic
 from userdp.server.mechanisms.user_wise import UserWise
 from userdp.sim.common.errors import ConfigurationError
@@ -33,13 +34,14 @@ class ConcentrationRule(UserWise):
     """User-wise cohorts and clip, and a noised test for how closely the updates agree."""
 
     keeps_rows: ClassVar[bool] = True
+    compared: ClassVar[bool] = False
 
     tau: float | None = None  # radius; None: a fiftieth of the clip norm
     min_weight: float | None = None  # W_min; None: half of the expected cohort
     test_share: float = 0.05  # of 1/z^2, for the test
     test_statistic: str = "weight"  # W, or "pairs", t
     on_failure: str = "fallback"  # or "halt"
-    failure_probability: float = 0.0  # of one round; `for_run` sets it
+    failure_probability: float = field(default=0.0, metadata=SET_BY_RUN)  # of one round
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -151,6 +153,9 @@ class ConcentrationRule(UserWise):
             f"strategy.tau={self.radius:g}: a passed test adds {passed / failed:.3g} times the "
             f"noise of a failed one; below tau={self.radius * failed / passed:.3g} it adds less."
         ]
+
+    def depends_on_users(self) -> Sequence[str]:
+        return ["test_share"]
 
     def event(self) -> RoundEvent:
         return replace(super().event(), failure_probability=self.failure_probability)

@@ -43,13 +43,14 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from userdp.server.ledger.ledger import Query
+from userdp.server.ledger.query import Query
 from userdp.server.mechanisms import sampling
-from userdp.server.mechanisms.base import CohortSum, Mechanism, Release
+from userdp.server.mechanisms.base import SET_BY_RUN, USER, Mechanism, Release
 from userdp.server.mechanisms.matrix_factorization import factor as banded
 from userdp.server.mechanisms.matrix_factorization.noise_state import NoiseWindow
 from userdp.sim.common import rng
 from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.protocol.cohort_sum import CohortSum
 from userdp.sim.protocol.contract import Assignment
 
 _INDEPENDENT = "independent"  # M = I, for comparison: the same groups under plain noise
@@ -65,13 +66,15 @@ class MatrixFactorization(Mechanism):
     rounds, since the noise of a single round is not the same in each.
     """
 
-    unit: ClassVar[str] = "user"
+    unit: ClassVar[str] = USER
     rescalable: ClassVar[bool] = False  # the noise of a round takes back that of earlier ones
 
-    rounds: int = 1  # T, the horizon; `for_run` sets it
+    rounds: int = field(default=1, metadata=SET_BY_RUN)  # T, the horizon
     bands: int | None = None  # b, with coins inside the groups; None: whole groups of about cohort
     objective: str = "mean"  # whose error the factor minimises: "mean", "last"; or "independent"
-    window: NoiseWindow = field(default_factory=NoiseWindow, repr=False, compare=False)
+    window: NoiseWindow = field(
+        default_factory=NoiseWindow, repr=False, compare=False, metadata=SET_BY_RUN
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -190,3 +193,39 @@ class MatrixFactorization(Mechanism):
 
     def delete_secrets(self, folder: Path) -> None:
         self.window.delete(folder)
+
+    def console(self) -> str:
+        k = self.records_per_user or "all"
+        return f"user-wise: the mean over a user's {k} records, clipped"
+
+    def console_rows(self) -> Mapping[str, str]:
+        """Bands, groups and participations."""
+        count, run_noise = self.participations, self.noise_multiplier
+        times = "once" if count == 1 else f"{count} times"
+        row = (
+            f"over {self.factor.width} rounds; {self.groups} public groups, a user takes part "
+            f"{times} at most"
+        )
+        if self.sampling_rate == 1:
+            row += f": together one Gaussian of {run_noise / math.sqrt(count):.4g}"
+        return {"correlated": row}
+
+    @classmethod
+    def noise_sentence(cls, facts: Mapping[str, Any]) -> str:
+        """As for independent noise, unless the factor has more than one band."""
+        if facts["mechanism_details"]["bands"] == 1:
+            return super().noise_sentence(facts)
+        return (
+            "with Gaussian noise added to it that is correlated over the rounds, and covers one "
+            f"round of a user as independent noise of standard deviation "
+            f"{facts['noise_multiplier']} times the clip norm would"
+        )
+
+    @classmethod
+    def assumptions(cls, facts: Mapping[str, Any]) -> Sequence[str]:
+        return [
+            "a user's place in the list of users, and so their group and rounds, is public and "
+            "stays when another user comes or goes",
+            "the last rows of correlated noise stayed secret while the run lasted; they were kept "
+            "in a file of mode 0600 and deleted at its end",
+        ]

@@ -32,8 +32,8 @@ an object of a class derived from `Source`, and a YAML file. Rows of an SQLite d
 
 and ``data/sqlite.yaml``, in a folder on Hydra's search path:
 
+    defaults: [jsonl]  # for the keys that are not named below
     format: my_package.sqlite.SOURCE
-    path: ???
     options: {table: mail}
     user: sender
     text: body

@@ -18,7 +18,7 @@ from userdp.sim import cli
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config import hydra_compose
 from userdp.sim.data import holdout
-from userdp.sim.run import inputs
+from userdp.sim.inputs import run_inputs
 
 SMALL = ["compare.selections=[random,longest]", "compare.seeds=[1,2]", "compare.epsilons=[3,8]"]
 
@@ -175,7 +175,7 @@ def test_real_gradients_are_counted_records(elsewhere, strategy, resample, selec
     )
     users, capped = real_records(k=3)
     settings, _ = setup.settings(job)
-    told = command.gradients_a_round(settings, inputs.build(settings))
+    told = command.gradients_a_round(settings, run_inputs.build(settings))
     assert told == pytest.approx(6 / users * (3 * users if resample else capped))
 
 
@@ -245,8 +245,8 @@ def test_the_clip_norm_can_differ_by_strategy(elsewhere):
 
 
 def test_a_seed_changes_the_adapter_and_not_who_is_held_out(elsewhere):
-    def built(*overrides: str) -> inputs.World:
-        return inputs.build(hydra_compose.settings(small_world.overrides(*overrides))[0])
+    def built(*overrides: str) -> run_inputs.RunInputs:
+        return run_inputs.build(hydra_compose.settings(small_world.overrides(*overrides))[0])
 
     one, two, other = built("seed=1"), built("seed=2"), built("data.seed=1")
     keys = [set(here.corpus.heldout.user_keys.tolist()) for here in (one, two, other)]

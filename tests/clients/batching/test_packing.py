@@ -1,4 +1,4 @@
-"""Packing: every record of every unit is in exactly one stack, with the weight of its unit."""
+"""Packing puts every record of every unit into exactly one stack, with the weight of its unit."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers import tiny
 from userdp.clients.batching import packing
 
 RECORD = st.integers(2, 12).flatmap(
@@ -102,8 +103,42 @@ def test_given_tokens_are_read_and_not_predicted_and_a_rows_weight_stays(block, 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.lists(RECORD, max_size=3), max_size=9), st.integers(1, 4))
 def test_blocks_hold_each_filled_unit_once_and_no_empty_one(units, max_lanes):
-    found = list(packing.blocks(units, max_lanes))
-    assert all(1 <= len(block) <= max_lanes for block in found)
-    assert sorted(id(unit) for block in found for unit in block) == sorted(
+    blocks = list(packing.blocks(units, max_lanes))
+    assert all(1 <= len(block) <= max_lanes for block in blocks)
+    assert sorted(id(unit) for block in blocks for unit in block) == sorted(
         id(unit) for unit in units if unit
     )
+
+
+def test_blocks_read_units_as_they_are_needed():
+    requested, most_ahead = 0, 0
+
+    def units():
+        nonlocal requested
+        for unit in tiny.ragged_units(2) * 40:
+            requested += 1
+            yield unit
+
+    for number, block in enumerate(packing.blocks(units(), 1), start=1):
+        assert len(block) == 1
+        most_ahead = max(most_ahead, requested - number)
+    assert most_ahead <= 16
+    assert requested == 80
+
+
+def test_halves_hold_every_row_once_with_its_lane_and_weight():
+    block = tiny.ragged_units(5)
+    for stack in packing.stacks(block, 60):
+        if len(stack.records) < 2:
+            continue
+        parts = packing.halves(stack)
+        assert sum(len(part.records) for part in parts) == len(stack.records)
+        records = [(lane, record.tobytes()) for part in parts for lane, record in part.records]
+        assert records == [(lane, record.tobytes()) for lane, record in stack.records]
+        weights = np.concatenate([part.row_weights for part in parts])
+        np.testing.assert_array_equal(weights, stack.row_weights)
+
+
+@pytest.mark.parametrize(("token", "fits"), [(9, True), (10, False), (~9, True), (~10, False)])
+def test_a_record_is_in_the_vocabulary_if_all_its_ids_are_learned_or_not(token, fits):
+    assert packing.in_vocabulary(np.array([1, token, 2]), 10) == fits

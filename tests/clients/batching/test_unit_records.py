@@ -1,4 +1,4 @@
-"""What a node fetches: a unit depends on its own user, the contract and nothing else."""
+"""The sequences of a unit depend on its own user and the contract, and on nothing else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from userdp.server.mechanisms.group_privacy import GroupPrivacy
 from userdp.server.mechanisms.user_wise import UserWise
 from userdp.sim.data import selection
 from userdp.sim.data.population import Population
-from userdp.sim.protocol.messages import Assignment
+from userdp.sim.protocol.contract import Assignment
 
 PUBLIC = {"users": 8, "cohort": 4, "clip_norm": 0.1, "noise_multiplier": 1.0}
 BY_USER = tiny.contract(UserWise(records_per_user=3, **PUBLIC))
@@ -43,13 +43,13 @@ def test_every_other_users_units_stay_the_same_without_a_user(rule, usual):
 @pytest.mark.parametrize("usual", [BY_USER, BY_SLOT], ids=["user", "slot"])
 def test_a_users_units_stay_the_same_when_all_others_are_swapped(rule, usual):
     """Scores included: those of the second population are computed anew."""
-    own = [record.tolist() for unit in tiny.ragged_units(9, seed=5) for record in unit][:7]
+    records = [record.tolist() for unit in tiny.ragged_units(9, seed=5) for record in unit][:7]
     contract = dataclasses.replace(usual, selection=rule, round=4)
     seen = []
     for seed in (1, 2):
         others = tiny.ragged_units(3, seed)
         lists = {f"{seed}-{i}": [r.tolist() for r in unit] for i, unit in enumerate(others)}
-        seen.append(fetched(tiny.scored(Population.of({"ada": own, **lists})), contract))
+        seen.append(fetched(tiny.scored(Population.of({"ada": records, **lists})), contract))
     per_user = len(seen[0]) // 4
     assert seen[0][:per_user] == seen[1][:per_user]
     assert seen[0][per_user:] != seen[1][per_user:]
@@ -69,7 +69,7 @@ def population_lists(number):
 
 
 @pytest.mark.parametrize("usual", [BY_USER, BY_SLOT], ids=["user", "slot"])
-def test_units_do_not_depend_on_who_else_is_asked_for(usual):
+def test_units_do_not_depend_on_the_other_assigned_users(usual):
     population = tiny.people(6)
     k = None if usual.unit == "user" else 3
     together = fetched(population, usual)
@@ -111,9 +111,9 @@ def test_a_slot_is_one_record_or_none_and_the_first_slots_are_distinct_records()
     empty = fetched(population, dataclasses.replace(BY_SLOT, resample=False))
     counts = np.minimum(population.record_counts(), 3)
     for user, count in enumerate(counts):
-        mine, sparse = (got[3 * user : 3 * user + 3] for got in (refilled, empty))
-        assert [len(unit) for unit in mine] == [1, 1, 1]
-        assert sparse == [*mine[:count], *[[]] * (3 - count)]
+        full, sparse = (units[3 * user : 3 * user + 3] for units in (refilled, empty))
+        assert [len(unit) for unit in full] == [1, 1, 1]
+        assert sparse == [*full[:count], *[[]] * (3 - count)]
 
 
 def test_a_selection_is_drawn_anew_each_round_only_where_the_contract_says_so():
@@ -132,7 +132,7 @@ def test_sequences_that_predict_nothing_are_left_out():
     assert fetched(population, BY_SLOT) == [[(1, 2)]] * 3 + [[]] * 3
 
 
-def test_declared_positions_that_nobody_takes_are_empty_units():
+def test_declared_positions_that_no_user_occupies_are_empty_units():
     population = tiny.people(2)
     assert fetched(population, BY_USER, tiny.everyone(5))[2:] == [[]] * 3
     assert fetched(population, BY_SLOT, tiny.everyone(5, 3))[6:] == [[]] * 9

@@ -1,4 +1,4 @@
-"""Held-out loss: sum of the predicted tokens' NLL over their number, as plain peft computes it."""
+"""The held-out loss is the mean NLL of all predicted tokens, as plain peft computes it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_loss_is_the_mean_over_all_predicted_tokens(family):
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_prompts_are_read_and_not_scored(family):
+def test_tokens_of_a_prompt_are_read_but_not_scored(family):
     units = tiny.masked_units(5)
     population = Population.of({f"u{i}": [r.tolist() for r in u] for i, u in enumerate(units)})
     model = tiny.language_model(family)
@@ -87,7 +87,7 @@ def test_the_loss_does_not_depend_on_the_size_of_a_stack(max_tokens):
     assert got.loss == pytest.approx(wanted.loss, rel=1e-5)
 
 
-def test_only_the_first_records_are_scored_where_that_was_asked():
+def test_max_records_scores_the_first_records_only():
     model, population = tiny.language_model(), tiny.people(5)
     losses = plain_losses("gpt2", model.initial, cut_records(population, 20)[:3])
     got = evaluate(model, model.initial, population, seq_len=20, max_tokens=100, max_records=3)
@@ -104,7 +104,7 @@ def test_a_population_without_a_token_to_predict_is_refused(users):
         evaluate(model, model.initial, Population.of(users), seq_len=8, max_tokens=8)
 
 
-def test_scoring_leaves_the_adapter_and_the_base_model_as_they_were():
+def test_evaluation_changes_neither_the_adapter_nor_the_base_model():
     model, population = tiny.language_model(), tiny.people(3)
     adapter = adapter_of(model)
     before = adapter.clone()

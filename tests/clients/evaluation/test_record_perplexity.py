@@ -1,4 +1,4 @@
-"""Scores of records: the public base model's, whatever was trained, computed once."""
+"""Record perplexities are those of the public base model alone, and are computed once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def masked_people():
 
 
 def slow_score(family, record):
-    """Oracle: the plain model, one record, labels left out where a token is given."""
+    """Oracle: the plain model on one record, without labels for tokens that are not learned."""
     signed = torch.tensor(record[:12].astype(np.int64))[None]
     if not (signed[:, 1:] >= 0).any():
         return np.nan
@@ -46,7 +46,7 @@ def test_scores_equal_the_plain_models_one_record_at_a_time(family, population):
     assert got.dtype == np.float32
 
 
-def test_scores_stand_at_the_stored_record_whoever_owns_it():
+def test_scores_are_in_the_order_of_the_stored_records_whoever_owns_them():
     population = Population(
         tokens=np.array([1, 2, 3, 4, 5, 6, 7], np.int32),
         record_offsets=np.array([0, 2, 5, 7]),
@@ -62,15 +62,15 @@ def test_scores_stand_at_the_stored_record_whoever_owns_it():
     assert scored.perplexities(1).tolist() == [got[0], got[1]]
 
 
-def test_scores_are_the_same_to_the_last_bit_whoever_else_there_is():
-    model, mine = tiny.language_model(), [r.tolist() for r in tiny.ragged_units(1, 7, 30)[0]]
-    alone = record_perplexity.scores(model, Population.of({"ada": mine}), **SHAPE)
+def test_scores_do_not_depend_on_other_users_to_the_last_bit():
+    model, records = tiny.language_model(), [r.tolist() for r in tiny.ragged_units(1, 7, 30)[0]]
+    alone = record_perplexity.scores(model, Population.of({"ada": records}), **SHAPE)
     others = {f"u{i}": [r.tolist() for r in u] for i, u in enumerate(tiny.ragged_units(9))}
-    together = record_perplexity.scores(model, Population.of({"ada": mine, **others}), **SHAPE)
-    assert together[: len(mine)].tolist() == alone.tolist()
+    together = record_perplexity.scores(model, Population.of({"ada": records, **others}), **SHAPE)
+    assert together[: len(records)].tolist() == alone.tolist()
 
 
-def test_records_that_cannot_be_scored_have_none():
+def test_records_that_cannot_be_scored_have_the_score_nan():
     records = [[5], [1, 2], [1, tiny.VOCABULARY], [~tiny.VOCABULARY, 1], [1, ~2], [*[~1] * 12, 3]]
     got = record_perplexity.scores(tiny.language_model(), Population.of({"a": records}), **SHAPE)
     assert np.isnan(got).tolist() == [True, False, True, True, True, True]
@@ -104,7 +104,7 @@ def test_a_second_run_reads_the_scores_from_disk(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("change", ["record", "owner", "weights", "seq_len", "device"])
-def test_whatever_changes_the_scores_changes_the_key(tmp_path, monkeypatch, change):
+def test_a_change_of_what_the_scores_depend_on_recomputes_them(tmp_path, monkeypatch, change):
     lists = {"a": [[1, 2, 3], [4, 5, 6]], "b": [[7, 8]]}
     scored(tmp_path, Population.of(lists))
     if change == "record":
@@ -127,13 +127,13 @@ def test_whatever_changes_the_scores_changes_the_key(tmp_path, monkeypatch, chan
         scored(tmp_path, Population.of(lists), model, **shape)
 
 
-def test_runs_by_perplexity_score_once_and_others_never(tmp_path, monkeypatch, capsys):
+def test_only_runs_that_select_by_perplexity_compute_scores_once(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("USERDP_CACHE", str(tmp_path / "cache"))
-    told = []
+    scorings = []
     for rule in ("longest", "high_perplexity", "low_perplexity"):
         options = [f"selection={rule}", f"output={rule}", "strategy=group_privacy", "rounds=1"]
         assert cli.main(["run", *small_world.overrides(*options)]) == 0
-        told.append(capsys.readouterr().err.count("Scoring records"))
+        scorings.append(capsys.readouterr().err.count("Scoring records"))
         assert not list((tmp_path / rule).rglob("*.npy"))
-    assert told == [0, 1, 0]
+    assert scorings == [0, 1, 0]

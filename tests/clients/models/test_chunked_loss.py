@@ -1,4 +1,4 @@
-"""The head's loss: value and gradient are those of torch's cross entropy over all the logits."""
+"""Value and gradient of the chunked loss are those of torch's cross entropy over all logits."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_row_of_weight_zero_has_a_loss_and_no_gradient():
     assert gradient[1::2].abs().sum(1).min() > 0
 
 
-def test_the_gradient_follows_what_the_total_is_multiplied_with():
+def test_the_gradient_scales_with_the_factor_of_the_total():
     inputs = case()
     torch.testing.assert_close(by_head_loss(*inputs, scale=-3.0)[2], -3 * by_head_loss(*inputs)[2])
 

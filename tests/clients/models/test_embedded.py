@@ -1,3 +1,7 @@
+"""The embedded model is pre-trained once per recipe, reproducibly, and learns the public text."""
+
+from __future__ import annotations
+
 import math
 
 import pytest
@@ -25,7 +29,7 @@ def weights(folder):
     return transformers.AutoModelForCausalLM.from_pretrained(folder).state_dict()
 
 
-def test_the_same_recipe_gives_the_same_files_and_leaves_the_global_generator_alone(
+def test_the_same_recipe_gives_the_same_files_and_leaves_the_global_generator_unchanged(
     folder, tmp_path
 ):
     torch.manual_seed(5)
@@ -48,7 +52,7 @@ def test_a_second_call_does_not_train_and_another_recipe_has_another_folder(
     assert list((tmp_path / "models").iterdir()) == []
 
 
-def test_pretraining_learns(folder, tokenizer):
+def test_pretraining_lowers_the_loss(folder, tokenizer):
     """30 steps on public text bring held-out public text well below the uniform distribution."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
     ids = torch.tensor(TokenizerEncode(tokenizer)(users.public_text(0)[-9:])[0][:32])[None]
@@ -57,32 +61,7 @@ def test_pretraining_learns(folder, tokenizer):
     assert loss < math.log(len(tokenizer)) - 0.5
 
 
-@pytest.mark.parametrize(
-    "text", ["pls call Zoper :)", "ünï ☃ \x00 \t 漢字", "“The tide,” said Ada."]
-)
-def test_every_text_survives_the_tokenizer(tokenizer, text):
-    ids = TokenizerEncode(tokenizer)([text])[0]
-    assert ids[-1] == tokenizer.eos_token_id
-    assert tokenizer.decode(ids[:-1], clean_up_tokenization_spaces=False) == text
-
-
-def test_nobody_can_write_the_end_of_text(tokenizer):
-    ids = TokenizerEncode(tokenizer)([f"a{embedded.END}b", "", "c"])
-    assert [record.count(tokenizer.eos_token_id) for record in ids] == [1, 1, 1]
-    assert TokenizerEncode(tokenizer)([]) == []
-
-
-def test_the_name_is_the_tokenizers_fingerprint(folder, tokenizer, tmp_path):
-    reloaded = transformers.AutoTokenizer.from_pretrained(folder)
-    assert TokenizerEncode(reloaded).name == TokenizerEncode(tokenizer).name
-    texts = users.public_text(0)[:30]
-    other = embedded.train_tokenizer(texts, TINY)
-    assert TokenizerEncode(other).name != TokenizerEncode(tokenizer).name
-    in_memory = embedded.train_tokenizer(users.public_text(0)[: TINY.tales], TINY)
-    assert TokenizerEncode(in_memory)(texts) == TokenizerEncode(tokenizer)(texts)
-
-
-def test_the_model_is_the_shape_of_its_recipe_and_shares_its_end_token(folder, tokenizer):
+def test_the_model_has_the_shape_of_its_recipe_and_the_tokenizers_end_token(folder, tokenizer):
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
     config = model.config
     assert (config.n_layer, config.n_embd, config.n_positions) == (1, 32, 32)

@@ -1,4 +1,4 @@
-"""The exported folder is an ordinary peft adapter that behaves as the trained one."""
+"""The exported folder is an ordinary peft adapter with the token losses of the trained one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def trained(family, targets="all-linear"):
 
 
 def plain_losses(folder, family, record):
-    """Oracle: nothing of ours but the folder."""
+    """Oracle: token losses of plain peft, from the exported folder alone."""
     loaded = peft.PeftModel.from_pretrained(tiny.base_model(family), str(folder)).eval()
     ids = torch.tensor(record)
     with torch.no_grad():

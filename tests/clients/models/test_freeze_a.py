@@ -1,4 +1,4 @@
-"""FFA-LoRA: A stays where it was initialised, B alone is trained, and averaging is then exact."""
+"""FFA-LoRA trains B alone: A keeps its initial values, and averaging of adapters is exact."""
 
 from __future__ import annotations
 
@@ -119,9 +119,10 @@ def test_the_mean_adapter_is_the_mean_change_of_the_weights_only_with_a_frozen(f
     units = tiny.ragged_units(6)
     local = cohort_update.LocalTraining(steps=2, lr=0.5)
     updates, _ = lanes.block_updates(model, adapter, units, local, max_tokens=64)
-    own = np.mean([products(model, adapter + row) for row in updates], axis=0)
-    averaged = products(model, adapter + updates.mean(0))
-    gap = np.linalg.norm(own - averaged) / np.linalg.norm(own - products(model, adapter))
+    mean_product = np.mean([products(model, adapter + row) for row in updates], axis=0)
+    product_of_mean = products(model, adapter + updates.mean(0))
+    change = np.linalg.norm(mean_product - products(model, adapter))
+    gap = np.linalg.norm(mean_product - product_of_mean) / change
     assert gap < 1e-5 if freeze_a else gap > 1e-3
 
 
@@ -138,6 +139,6 @@ def test_a_run_by_the_command_trains_b_alone(tmp_path, monkeypatch):
 
 
 def compose_model(arguments):
-    from userdp.sim.run import inputs
+    from userdp.sim.inputs import run_inputs
 
-    return inputs.build(hydra_compose.settings(arguments)[0]).model
+    return run_inputs.build(hydra_compose.settings(arguments)[0]).model

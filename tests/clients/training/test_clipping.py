@@ -1,8 +1,10 @@
-"""The clip: whatever a unit computed, it moves the sum by at most C, exactly."""
+"""Every clip rule bounds each row by C exactly, whatever its values; the joint rule's details."""
 
 from __future__ import annotations
 
 import math
+import sys
+import types
 from fractions import Fraction
 
 import numpy as np
@@ -12,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from userdp.clients.training import clipping
+from userdp.sim.common.errors import ConfigurationError
 
 ANY = st.floats(width=32) | st.sampled_from([0.0, 1e-45, -1e-40, 1e30, -3e38, math.inf, math.nan])
 ROWS = st.lists(st.lists(ANY, min_size=4, max_size=4), min_size=1, max_size=5)
 CLIP = st.sampled_from([1e-30, 1e-3, 0.5, 1.0, 37.0, 1e30])
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+every_rule = pytest.mark.parametrize("name", list(clipping.CLIP_RULES))
 
 
 def rows_of(values, dtype=torch.float32):
@@ -37,14 +41,77 @@ def slow_clip(row, clip_norm):
     return [factor * x for x in values]
 
 
+@every_rule
 @settings(max_examples=300, deadline=None)
-@given(ROWS, CLIP, st.sampled_from(DTYPES))
-def test_a_rows_contribution_is_finite_and_its_norm_at_most_c_exactly(values, clip_norm, dtype):
+@given(values=ROWS, clip_norm=CLIP, dtype=st.sampled_from(DTYPES))
+def test_a_rows_contribution_is_finite_and_its_norm_at_most_c_exactly(
+    name, values, clip_norm, dtype
+):
+    rule = clipping.CLIP_RULES.find(name)
     for row in rows_of(values, dtype):
-        total = clipping.clipped_sum(row[None], clip_norm).total
+        total = rule(row[None], clip_norm).total
         assert total.dtype == torch.float64
         assert torch.isfinite(total).all()
         assert exact_square(total) <= Fraction(clip_norm) ** 2
+        if not torch.isfinite(row).all():
+            assert not total.any()
+
+
+@every_rule
+@settings(max_examples=100, deadline=None)
+@given(values=ROWS, clip_norm=CLIP)
+def test_clipped_rows_have_norms_of_at_most_c_and_do_not_depend_on_other_rows(
+    name, values, clip_norm
+):
+    rule, rows = clipping.CLIP_RULES.find(name), rows_of(values)
+    together = rule(rows, clip_norm).rows()
+    alone = [rule(row[None], clip_norm).rows() for row in rows]
+    assert torch.equal(together, torch.cat(alone))
+    for row in together:
+        assert exact_square(row) <= Fraction(clip_norm) ** 2
+
+
+@every_rule
+def test_the_sum_is_that_of_the_clipped_rows_without_the_not_finite_ones(name):
+    rows = torch.tensor([[3.0, 4.0], [math.nan, 1.0], [0.0, 0.1], [math.inf, 0.0], [0.0, 0.0]])
+    clipped = clipping.CLIP_RULES.find(name)(rows, 1.0)
+    assert clipped.rows().dtype == torch.float64
+    assert clipped.rows().shape == (3, 2)
+    np.testing.assert_allclose(clipped.rows().sum(0), clipped.total, rtol=1e-15)
+
+
+@every_rule
+def test_a_rule_leaves_its_rows_unchanged(name):
+    rows = torch.tensor([[3.0, 4.0], [math.nan, 1.0]])
+    before = rows.clone()
+    clipping.CLIP_RULES.find(name)(rows, 0.1)
+    assert torch.equal(rows[0], before[0])
+    assert torch.isnan(rows[1, 0])
+
+
+@every_rule
+@pytest.mark.parametrize("clip_norm", [0.0, -1.0, math.nan])
+def test_a_clip_norm_that_is_not_positive_is_refused(name, clip_norm):
+    with pytest.raises(ValueError, match="clip_norm="):
+        clipping.CLIP_RULES.find(name)(torch.ones(1, 2), clip_norm)
+
+
+def half_as_long(rows, clip_norm):
+    """A clip rule of another package: each row is scaled to at most half of ``clip_norm``."""
+    return clipping.clipped_sum(rows, clip_norm / 2)
+
+
+def test_a_dotted_name_finds_the_rule_of_another_package(monkeypatch):
+    package = types.ModuleType("some_package")
+    package.half_as_long = half_as_long
+    monkeypatch.setitem(sys.modules, "some_package", package)
+    rule = clipping.CLIP_RULES.find("some_package.half_as_long")
+    assert rule(torch.tensor([[3.0, 4.0]]), 1.0).total.tolist() == pytest.approx([0.3, 0.4])
+
+
+def test_an_unknown_rule_is_refused_with_the_known_names():
+    with pytest.raises(ConfigurationError, match=r"contract.clipping=joimt: choose one of joint\."):
+        clipping.CLIP_RULES.find("joimt")
 
 
 @settings(max_examples=300, deadline=None)
@@ -59,7 +126,7 @@ def test_the_sum_is_the_sum_of_the_definition_row_by_row(values, clip_norm, dtyp
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.floats(-1, 1, width=32), min_size=3, max_size=3), st.floats(1.0, 1e6))
-def test_a_long_row_keeps_its_direction_and_a_short_one_every_bit(values, stretch):
+def test_a_long_row_keeps_its_direction_and_a_short_row_every_bit(values, stretch):
     row = rows_of([values])
     norm = math.hypot(*row[0].tolist())
     if norm < 1e-30:
@@ -73,7 +140,7 @@ def test_a_long_row_keeps_its_direction_and_a_short_one_every_bit(values, stretc
 
 @pytest.mark.parametrize("value", [0.1, 1 / 3, 0.7])
 @pytest.mark.parametrize("size", [100_003, 1_000_000])
-def test_rounding_in_the_norm_of_a_wide_row_never_lets_it_over_c(value, size):
+def test_rounding_in_the_norm_of_a_wide_row_never_lets_it_exceed_c(value, size):
     """Equal entries: the squares' rounding errors all point the same way."""
     total = clipping.clipped_sum(torch.full((1, size), value), 1.0).total
     assert total.min() == total.max()
@@ -95,22 +162,20 @@ def test_rows_are_clipped_before_they_are_added():
     )
 
 
-def test_norms_are_those_before_the_clip_and_infinite_for_a_failed_row():
+def test_norms_are_those_before_the_clip_and_infinite_for_a_not_finite_row():
     rows = torch.tensor([[3.0, 4.0], [math.nan, 1.0], [math.inf, 0.0], [0.0, 0.0]])
     assert clipping.clipped_sum(rows, 1.0).norms.tolist() == [5.0, math.inf, math.inf, 0.0]
 
 
-def test_without_a_bound_only_what_is_not_finite_is_taken_out():
+def test_an_infinite_clip_norm_removes_not_finite_rows_only():
     rows = torch.tensor([[3.0, 4.0], [math.nan, 1.0], [0.0, 0.0]])
     assert clipping.clipped_sum(rows, math.inf).total.tolist() == [3.0, 4.0]
 
 
-def test_the_sum_is_that_of_the_clipped_rows_and_a_failed_row_is_none():
+def test_the_clipped_rows_are_those_of_the_definition():
     rows = torch.tensor([[3.0, 4.0], [math.nan, 1.0], [0.0, 0.1], [math.inf, 0.0], [0.0, 0.0]])
-    clipped = clipping.clipped_sum(rows, 1.0)
-    assert clipped.rows().dtype == torch.float64
-    np.testing.assert_allclose(clipped.rows(), [[0.6, 0.8], [0.0, 0.1], [0.0, 0.0]], rtol=1e-7)
-    np.testing.assert_allclose(clipped.rows().sum(0), clipped.total, rtol=1e-15)
+    clipped = clipping.clipped_sum(rows, 1.0).rows()
+    np.testing.assert_allclose(clipped, [[0.6, 0.8], [0.0, 0.1], [0.0, 0.0]], rtol=1e-7)
 
 
 @pytest.mark.parametrize("at_a_time", [1, 7, 64])
@@ -121,24 +186,3 @@ def test_columns_taken_a_few_at_a_time_give_the_norm_of_the_whole_row(at_a_time,
     np.testing.assert_allclose(
         clipping.clipped_sum(rows, 2.0).total, wanted, rtol=1e-12, atol=1e-14
     )
-
-
-@settings(max_examples=100, deadline=None)
-@given(ROWS, CLIP)
-def test_every_clipped_row_has_a_norm_of_at_most_c_exactly(values, clip_norm):
-    for row in clipping.clipped_sum(rows_of(values), clip_norm).rows():
-        assert exact_square(row) <= Fraction(clip_norm) ** 2
-
-
-def test_the_rows_themselves_are_left_alone():
-    rows = torch.tensor([[3.0, 4.0], [math.nan, 1.0]], dtype=torch.float64)
-    before = rows.clone()
-    clipping.clipped_sum(rows, 0.1)
-    assert torch.equal(rows[0], before[0])
-    assert torch.isnan(rows[1, 0])
-
-
-@pytest.mark.parametrize("clip_norm", [0.0, -1.0, math.nan])
-def test_a_bound_that_bounds_nothing_is_refused(clip_norm):
-    with pytest.raises(ValueError, match="clip_norm="):
-        clipping.clipped_sum(torch.ones(1, 2), clip_norm)

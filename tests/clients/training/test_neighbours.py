@@ -26,7 +26,7 @@ from helpers.neighbours import (
 from userdp.clients.models.language_model import LanguageModel
 from userdp.clients.models.peft_adapter import LoraSettings
 from userdp.sim.data.population import Population
-from userdp.sim.protocol.messages import Assignment
+from userdp.sim.protocol.contract import Assignment
 
 
 @pytest.fixture(autouse=True)

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from userdp.server.ledger import ledger
+from userdp.server.ledger.query import Query
 from userdp.sim.common import errors
 
 EVENT = {"sampling_rate": 0.1, "noise_multiplier": 2.0, "group_size": 1}
-UPDATE = ledger.Query(name="update", sensitivity=0.5, noise_std=1.0)
+UPDATE = Query(name="update", sensitivity=0.5, noise_std=1.0)
 HEADER = {
     "strategy": "user_wise",
     "unit": "user",
@@ -98,7 +99,7 @@ def test_queries_combine_like_one_gaussian(tmp_path_factory, multipliers, clip):
     z = 1 / math.hypot(*(1 / each for each in multipliers))
     event = {**EVENT, "noise_multiplier": z}
     queries = [
-        ledger.Query(name=f"q{i}", sensitivity=clip * 2**i, noise_std=each * clip * 2**i)
+        Query(name=f"q{i}", sensitivity=clip * 2**i, noise_std=each * clip * 2**i)
         for i, each in enumerate(multipliers)
     ]
     path = tmp_path_factory.mktemp("ledger") / "ledger.jsonl"
@@ -111,10 +112,10 @@ def test_queries_combine_like_one_gaussian(tmp_path_factory, multipliers, clip):
 
 def test_a_joint_release_with_clip_bits_has_the_known_multiplier(path):
     """Andrew et al.: m=64, sigma_b=3.2 and z=1 leave z_D=1.012435 for the update."""
-    bits = ledger.Query(name="clip_bits", sensitivity=0.5, noise_std=3.2)
+    bits = Query(name="clip_bits", sensitivity=0.5, noise_std=3.2)
     z_update = (1 - (2 * 3.2) ** -2) ** -0.5
     assert z_update == pytest.approx(1.012435, abs=1e-6)
-    update = ledger.Query(name="update", sensitivity=0.3, noise_std=0.3 * z_update)
+    update = Query(name="update", sensitivity=0.3, noise_std=0.3 * z_update)
     with ledger.Ledger.create(path, {}) as book:
         book.intend(1, {"noise_multiplier": 1.0}, [update, bits])
         with pytest.raises(ValueError, match="update"):
@@ -122,7 +123,7 @@ def test_a_joint_release_with_clip_bits_has_the_known_multiplier(path):
 
 
 def test_a_run_without_noise_is_recorded_as_such(path):
-    unclipped = ledger.Query(name="update", sensitivity=math.inf, noise_std=0.0)
+    unclipped = Query(name="update", sensitivity=math.inf, noise_std=0.0)
     with ledger.Ledger.create(path, {}) as book:
         book.intend(1, {**EVENT, "noise_multiplier": 0.0}, [unclipped])
         with pytest.raises(ValueError, match="combine"):
@@ -136,7 +137,7 @@ def test_a_run_without_noise_is_recorded_as_such(path):
 )
 def test_impossible_queries_are_refused(sensitivity, noise_std):
     with pytest.raises(ValueError, match="update"):
-        ledger.Query(name="update", sensitivity=sensitivity, noise_std=noise_std)
+        Query(name="update", sensitivity=sensitivity, noise_std=noise_std)
 
 
 def test_rounds_are_intended_once_in_order_and_refusals_write_nothing(path):
@@ -329,9 +330,10 @@ def test_intent_is_synced_before_it_returns(path, monkeypatch):
 
 CRASHING = """
 import os, pathlib, sys
-from server import ledger
+from userdp.server.ledger import ledger
+from userdp.server.ledger.query import Query
 event, header, folder, point = {event!r}, {header!r}, pathlib.Path(sys.argv[1]), sys.argv[2]
-update = ledger.Query(name="update", sensitivity=0.5, noise_std=1.0)
+update = Query(name="update", sensitivity=0.5, noise_std=1.0)
 book = ledger.Ledger.create(folder / "ledger.jsonl", header)
 for number in (1, 2):
     book.intend(number, event, [update])

@@ -20,7 +20,6 @@ from helpers import tiny
 from userdp.clients.training import clipping, cohort_update
 from userdp.clients.training.memory import EngineSettings
 from userdp.server.mechanisms.adaptive_clip import AdaptiveClip
-from userdp.server.mechanisms.base import CohortSum
 from userdp.server.mechanisms.group_privacy import GroupPrivacy
 from userdp.server.mechanisms.non_private import NonPrivate
 from userdp.server.mechanisms.user_wise import UserWise
@@ -30,6 +29,7 @@ from userdp.sim.config import hydra_compose
 from userdp.sim.data.population import Population
 from userdp.sim.planning import planner
 from userdp.sim.protocol import messages
+from userdp.sim.protocol.cohort_sum import CohortSum
 from userdp.sim.run import ledger_header
 from userdp.sim.runtime.in_process import InProcessGrid
 from userdp.sim.tracking import metric_kinds
@@ -75,7 +75,7 @@ def clip_norms(quantile, start, rounds=200):
         bits = bits_of(clipped.norms, mechanism.clip_norm)
         noise = secrets.stream("noise", number)
         mechanism = mechanism.after(
-            mechanism.release(CohortSum(clipped.total.numpy(), bits), noise, number)
+            mechanism.release(CohortSum(clipped.total.numpy(), unclipped_bits=bits), noise, number)
         )
         seen.append(mechanism.clip_norm)
     return np.array(seen)
@@ -194,7 +194,7 @@ def test_units_without_records_and_failed_units_add_nothing_to_the_bits():
     options = {"local": cohort_update.LocalTraining(), "engine": EngineSettings()}
     for clip_norm, wanted in ((1e9, 1.5), (1e-9, -1.5)):
         result = cohort_update.cohort_sum(
-            model, model.initial, units, clip_norm=clip_norm, **options
+            model, model.initial, units, clip_norm=clip_norm, count_unclipped=True, **options
         )
         assert result.unclipped_bits == wanted
 
@@ -212,7 +212,7 @@ def test_the_bits_of_the_nodes_add_up_and_are_sent_only_when_asked_for(tmp_path,
     run.run()
     sums = [reply.content["unclipped_bits"]["sum"] for reply in replies]
     assert sum(sums) == run.mechanism.bits[0]
-    assert "unclipped_bits" not in metric_kinds.KINDS
+    assert "unclipped_bits" not in metric_kinds.METRICS
     fixed = dataclasses.replace(mechanism, adaptive=None)
     (tmp_path / "fixed").mkdir()
     tiny.federation(tmp_path / "fixed", fixed, tiny.people(6), **options).run()
@@ -245,7 +245,8 @@ def test_noise_on_update_and_bits_is_what_the_queries_record_and_no_other(mechan
     update_query, bits_query = mechanism.queries()
     m, rounds = mechanism.expected_units, 3000
     releases = [
-        mechanism.release(CohortSum(np.zeros(2), 1.0), rng.OsEntropy(), 1) for _ in range(rounds)
+        mechanism.release(CohortSum(np.zeros(2), unclipped_bits=1.0), rng.OsEntropy(), 1)
+        for _ in range(rounds)
     ]
     means = m * np.concatenate([release.mean for release in releases])
     bits = m * (np.array([release.unclipped_fraction for release in releases]) - 0.5) - 1.0
@@ -350,7 +351,7 @@ def test_the_figures_of_a_round_are_those_of_the_clip_norm_it_used(tmp_path):
     for figures, release in zip(logged, run.mechanism.releases, strict=True):
         assert figures["noise_std"] == pytest.approx(USER.update_multiplier * figures["clip_norm"])
         assert figures["unclipped_fraction"] == release.unclipped_fraction
-    assert {metric_kinds.KINDS[key] for key in ("clip_norm", "unclipped_fraction")} == {
+    assert {metric_kinds.kind(key) for key in ("clip_norm", "unclipped_fraction")} == {
         metric_kinds.Kind.RELEASED
     }
 

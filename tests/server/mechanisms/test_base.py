@@ -12,12 +12,12 @@ import pytest
 import torch
 from scipy import stats
 
-from userdp.server.mechanisms.base import CohortSum
 from userdp.server.mechanisms.group_privacy import GroupPrivacy
 from userdp.server.mechanisms.non_private import NonPrivate
 from userdp.server.mechanisms.user_wise import UserWise
 from userdp.sim.common import rng
 from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.protocol.cohort_sum import CohortSum
 
 USER = UserWise(users=40, cohort=8, records_per_user=3, clip_norm=0.7, noise_multiplier=1.3)
 SLOT = GroupPrivacy(users=40, cohort=8, records_per_user=3, clip_norm=0.7, noise_multiplier=1.3)

@@ -20,7 +20,7 @@ from userdp.clients.training import cohort_update
 from userdp.clients.training.memory import EngineSettings
 from userdp.server import accounting
 from userdp.server.accounting.pld import truncated_poisson
-from userdp.server.mechanisms import sampling
+from userdp.server.mechanisms import base, sampling
 from userdp.server.mechanisms.group_privacy import GroupPrivacy
 from userdp.server.mechanisms.user_wise import UserWise
 from userdp.server.statement import schema
@@ -369,7 +369,7 @@ def test_a_run_with_cap_and_adaptive_clip_states_both_resumes_and_verifies(tmp_p
     assert told["adjacency"] == "zero-out-one-user"
     assert told["sampling"]["cap"] == 7
     assert told["adaptive_clip"]["quantile"] == 0.5
-    assert schema.ADAPTED in told["released"]
+    assert base.ADAPTED in told["released"]
     assert len(set(logged(folder, "clip_norm").values())) == 2
     assert cli.main(["run", f"resume={folder}", "rounds=2"]) == 2  # all spent
     assert cli.main(["verify", str(folder)]) == 0

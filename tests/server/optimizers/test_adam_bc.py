@@ -13,7 +13,8 @@ from helpers import tiny
 from userdp.server.mechanisms.adaptive_clip import AdaptiveClip
 from userdp.server.mechanisms.user_wise import UserWise
 from userdp.server.optimizers.adam_bc import AdamBC
-from userdp.server.optimizers.server_optimizer import ServerOptimizer, learning_rate_factor
+from userdp.server.optimizers.schedules import learning_rate_factor
+from userdp.server.optimizers.server_optimizer import ServerOptimizer
 from userdp.sim.common.errors import ConfigurationError
 
 SIZE, LR, B1, B2, FLOOR = 6, 0.1, 0.8, 0.95, 0.02

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from userdp.server.optimizers import server_optimizer
+from userdp.server.optimizers import schedules, server_optimizer
 from userdp.sim.common.errors import ConfigurationError
 
 SIZE = 5
@@ -50,9 +50,9 @@ def by_formula(name, factor, means):
 
 
 @pytest.mark.parametrize("name", MAKERS)
-@pytest.mark.parametrize("schedule", server_optimizer.SCHEDULES)
+@pytest.mark.parametrize("schedule", schedules.SCHEDULES)
 def test_steps_follow_the_update_rule_and_the_schedule(name, schedule):
-    factor = server_optimizer.learning_rate_factor(schedule, 2, 8)
+    factor = schedules.learning_rate_factor(schedule, 2, 8)
     server = started(MAKERS[name], factor)
     for mean in releases(6):
         server.step(mean, 0.1)
@@ -68,7 +68,7 @@ def test_a_step_goes_along_the_release():
 
 
 def test_learning_rate_is_that_of_the_next_step():
-    factor = server_optimizer.learning_rate_factor("linear", 1, 5)
+    factor = schedules.learning_rate_factor("linear", 1, 5)
     server = started(MAKERS["sgd"], factor)
     for t, mean in enumerate(releases(5)):
         assert server.learning_rate == pytest.approx(0.3 * factor(t))
@@ -77,7 +77,7 @@ def test_learning_rate_is_that_of_the_next_step():
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_restored_optimiser_goes_on_as_if_it_never_stopped(name):
-    factor = server_optimizer.learning_rate_factor("cosine", 1, 8)
+    factor = schedules.learning_rate_factor("cosine", 1, 8)
     whole, first = started(MAKERS[name], factor, 0.7), started(MAKERS[name], factor, 0.7)
     for mean in releases(6):
         whole.step(mean, 0.1)
@@ -131,7 +131,7 @@ def test_an_average_that_cannot_be_is_refused(average):
 
 def test_schedules_by_closed_form():
     def factors(name, warmup, rounds):
-        factor = server_optimizer.learning_rate_factor(name, warmup, rounds)
+        factor = schedules.learning_rate_factor(name, warmup, rounds)
         return [factor(t) for t in range(rounds)]
 
     assert factors("constant", 0, 3) == [1, 1, 1]
@@ -148,4 +148,4 @@ def test_schedules_by_closed_form():
 )
 def test_a_schedule_that_cannot_be_is_refused(schedule, warmup, told):
     with pytest.raises(ConfigurationError, match=told):
-        server_optimizer.learning_rate_factor(schedule, warmup, 5)
+        schedules.learning_rate_factor(schedule, warmup, 5)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from userdp.server.statement import prose, schema, statement
+from userdp.server.statement import claim as claims
+from userdp.server.statement import model_card, prose, schema, statement
 
 EVENT = {"sampling_rate": 0.01, "noise_multiplier": 1.05, "group_size": 1}
 HEADER = {
@@ -57,7 +58,7 @@ def claim(**changes):
         "certified": True,
         "epsilon_at_deltas": {1e-6: 2.9, 1e-5: 2.12453712345},
     }
-    return statement.Claim(**{**figures, **changes})
+    return claims.Claim(**{**figures, **changes})
 
 
 def built(header=HEADER, rounds=30, figures=None, **options):
@@ -105,7 +106,7 @@ def test_a_statement_without_a_field_is_refused_by_name(name):
     said = built()
     del said[name]
     with pytest.raises(ValueError, match=f"'{name}'"):
-        statement.validate(said)
+        schema.validate(said)
 
 
 @pytest.mark.parametrize("name", statement.HEADER_FIELDS)
@@ -139,7 +140,7 @@ def test_a_header_without_a_field_is_refused_by_name(name):
 )
 def test_a_statement_that_contradicts_itself_is_refused(name, value):
     with pytest.raises(ValueError, match=name):
-        statement.validate({**built(), name: value})
+        schema.validate({**built(), name: value})
 
 
 @pytest.mark.parametrize("sentence", schema.NOT_COVERED)
@@ -147,7 +148,7 @@ def test_what_is_not_covered_cannot_be_left_out(sentence):
     said = built()
     said["not_covered"].remove(sentence)
     with pytest.raises(ValueError, match="not_covered"):
-        statement.validate(said)
+        schema.validate(said)
 
 
 def test_an_estimate_is_no_claim():
@@ -174,14 +175,14 @@ def test_figures_are_the_accountants_rounded_outwards():
 
 def test_prose_leads_with_the_claim_and_names_limits():
     said = built(simulation_only=True)
-    text = statement.prose(said)
+    text = prose.text(said)
     first = text.splitlines()[0]
     assert "(epsilon = 2.12454, delta = 1e-05)" in first
     assert "adding or removing one user" in first
     for part in (*schema.NOT_COVERED, schema.SIMULATION_ONLY, schema.TRUST_MODEL, "Mironov"):
         assert part in text
     assert "simulation is not a deployment" in text
-    assert schema.SIMULATION_ONLY not in statement.prose(built())
+    assert schema.SIMULATION_ONLY not in prose.text(built())
 
 
 def test_conditions_of_the_run_become_assumptions():
@@ -203,16 +204,16 @@ def test_conditions_of_the_run_become_assumptions():
 def test_what_is_not_private_says_so_in_its_first_line(header, figures, reason):
     said = built(header, figures=figures)
     assert not said["private"]
-    first = statement.prose(said).splitlines()[0]
+    first = prose.text(said).splitlines()[0]
     assert first.startswith("NOT PRIVATE: ")
     assert reason in first
-    assert "-differentially private" not in statement.prose(said)
-    card = statement.model_card(said, base_model="gpt2")
+    assert "-differentially private" not in prose.text(said)
+    card = model_card.text(said, base_model="gpt2")
     heading = next(line for line in card.splitlines() if line.startswith("#"))
     assert heading.startswith("# NOT PRIVATE")
     assert "differential-privacy" not in card.split("---")[1]
     with pytest.raises(ValueError, match="private"):
-        statement.validate({**said, "private": True})
+        schema.validate({**said, "private": True})
 
 
 def test_a_real_cohort_is_no_simulated_one():
@@ -232,7 +233,7 @@ def test_a_real_cohort_is_no_simulated_one():
 def test_slot_level_is_record_level_only_under_its_three_conditions(changes, record_level):
     said = built({**GROUP, **changes}, figures=claim(slot_epsilon=0.5))
     assert said["record_level"] is record_level
-    text = statement.prose(said)
+    text = prose.text(said)
     assert ("At record level epsilon is 0.5" in text) is record_level
     assert ("not record level" in text) is not record_level
 
@@ -241,7 +242,7 @@ def test_epsilon_is_placed_in_its_tier():
     texts = {}
     for epsilon in (1.0, 1.01, 10.0, 10.01):
         figures = claim(epsilon=epsilon, epsilon_lower=epsilon)
-        texts[epsilon] = statement.prose(built(figures=figures)).splitlines()[0]
+        texts[epsilon] = prose.text(built(figures=figures)).splitlines()[0]
     assert "strong" in texts[1.0]
     assert "reasonable" in texts[1.01]
     assert "reasonable" in texts[10.0]
@@ -251,7 +252,7 @@ def test_epsilon_is_placed_in_its_tier():
 def test_card_has_the_metadata_and_the_statements_own_figures():
     yaml = pytest.importorskip("yaml")
     said = built({**HEADER, "delta": 1 / 24840})
-    card = statement.model_card(
+    card = model_card.text(
         said, base_model="me/base: odd", base_revision="abc", scores={"heldout_perplexity": 121.5}
     )
     front = yaml.safe_load(card.split("---\n")[1])
@@ -263,7 +264,7 @@ def test_card_has_the_metadata_and_the_statements_own_figures():
     assert {name: json.loads(cells[name]) for name in numbers} == numbers
     assert json.loads(cells["heldout_perplexity"]) == 121.5
     assert cells["base_revision"] == "abc"
-    assert statement.prose(said).strip() in card
+    assert prose.text(said).strip() in card
     code = re.search(r"```python\n(.*?)```", card, flags=re.DOTALL)
     calls = [node for node in ast.walk(ast.parse(code[1])) if isinstance(node, ast.Call)]
     assert 'from_pretrained("me/base: odd", revision="abc")' in code[1]
@@ -309,7 +310,7 @@ def test_where_every_record_is_a_user_the_claim_is_at_record_level_and_says_so()
 
 
 def test_the_card_of_a_record_level_claim_does_not_call_it_user_level():
-    text = statement.model_card(built(RECORDS), base_model="some/base")
+    text = model_card.text(built(RECORDS), base_model="some/base")
     assert "- record-level-dp" in text
     assert "user-level" not in text
 
@@ -320,12 +321,12 @@ def test_the_unit_is_a_user_or_a_record():
 
 
 def test_the_card_of_a_classifier_loads_it_as_one_and_names_the_classes_in_order():
-    text = statement.model_card(built(), base_model="some/base", classes=["no", "may be", "yes"])
+    text = model_card.text(built(), base_model="some/base", classes=["no", "may be", "yes"])
     assert "pipeline_tag: text-classification" in text
     assert 'AutoModelForSequenceClassification.from_pretrained("some/base", num_labels=3)' in text
     assert '{"0": "no", "1": "may be", "2": "yes"}' in text
     assert "CausalLM" not in text
-    plain = statement.model_card(built(), base_model="some/base")
+    plain = model_card.text(built(), base_model="some/base")
     assert 'AutoModelForCausalLM.from_pretrained("some/base")' in plain
     assert "pipeline_tag: text-generation" in plain
     assert "Classification" not in plain

@@ -17,7 +17,7 @@ from userdp.sim import cli
 from userdp.sim.config import hydra_compose
 from userdp.sim.data import canaries
 from userdp.sim.data.population import Population
-from userdp.sim.run import inputs
+from userdp.sim.inputs import run_inputs
 from userdp.sim.run.simulation_only import canary_exposure
 
 REFERENCES = 1024
@@ -46,8 +46,8 @@ def after(folder, rounds):
 
 
 def test_canaries_come_behind_the_users_who_stay_as_they_were():
-    plain = inputs.build(settings())
-    some = inputs.build(settings("data.canaries=3", "data.canary_records=2"))
+    plain = run_inputs.build(settings())
+    some = run_inputs.build(settings("data.canaries=3", "data.canary_records=2"))
     count = len(plain.corpus.train)
     assert len(some.corpus.train) == count + 3
     assert some.corpus.name != plain.corpus.name  # scores are kept under it
@@ -80,7 +80,7 @@ def test_joining_keeps_users_whose_slots_are_empty_and_records_that_nobody_holds
 
 def test_another_number_of_canaries_gives_the_first_ones_the_same_secrets():
     few, many = (
-        inputs.build(settings(f"data.canaries={n}", "data.canary_references=20")).canaries
+        run_inputs.build(settings(f"data.canaries={n}", "data.canary_references=20")).canaries
         for n in (2, 5)
     )
     for i in range(2):
@@ -91,7 +91,7 @@ def test_another_number_of_canaries_gives_the_first_ones_the_same_secrets():
 
 
 def test_a_rank_is_the_place_among_references_scored_one_by_one():
-    here = inputs.build(settings("data.canaries=4", "data.canary_references=30"))
+    here = run_inputs.build(settings("data.canaries=4", "data.canary_references=30"))
     source = np.random.default_rng(0)
     adapter = here.model.initial.numpy() + source.normal(0, 0.3, here.model.layout.size)
     alone = []
@@ -115,7 +115,7 @@ def test_ties_and_losses_that_are_no_numbers_count_against_memory():
 def test_without_training_the_mean_exposure_is_that_of_a_uniform_rank():
     """(1/n) sum of log2(n / rank), near 1 / ln 2; nats in the place of bits are refused."""
     count = 400
-    here = inputs.build(settings(f"data.canaries={count}"))
+    here = run_inputs.build(settings(f"data.canaries={count}"))
     ranks = canary_exposure.ranks(
         here.canaries, here.model, here.model.initial.numpy(), max_tokens=4096
     )
@@ -153,7 +153,7 @@ def test_a_run_with_canaries_says_so_and_counts_them():
     told = json.loads(Path("run/privacy_statement.json").read_text())
     [line] = [text for text in told["assumptions"] if "canaries" in text]
     assert line.startswith("3 of the declared users are canaries")
-    assert told["declared_users"] == len(inputs.build(settings()).corpus.train) + 3
+    assert told["declared_users"] == len(run_inputs.build(settings()).corpus.train) + 3
     summary = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[-1])
     mean = np.mean(after(Path("run"), 2))
     assert summary["summary/simulation_only/canary_exposure"] == pytest.approx(mean)

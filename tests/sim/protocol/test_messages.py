@@ -15,7 +15,9 @@ from helpers import tiny
 from userdp.server.mechanisms.group_privacy import GroupPrivacy
 from userdp.server.mechanisms.user_wise import UserWise
 from userdp.sim.protocol import messages
-from userdp.sim.protocol.messages import Assignment, Layout, NodeSum
+from userdp.sim.protocol.cohort_sum import CohortSum
+from userdp.sim.protocol.contract import Assignment
+from userdp.sim.protocol.layout import Layout
 from userdp.sim.runtime.in_process import InProcessGrid
 from userdp.sim.tracking import metric_kinds
 
@@ -119,7 +121,7 @@ def test_a_scale_is_read_as_it_was_written_and_a_message_without_one_says_none(d
 
 def test_a_reply_is_read_as_it_was_written_in_full_precision():
     total = np.random.default_rng(0).standard_normal(LAYOUT.size)
-    reply = messages.train_reply(message(), LAYOUT, NodeSum(total, {"cohort_size": 3.0}))
+    reply = messages.train_reply(message(), LAYOUT, CohortSum(total, {"cohort_size": 3.0}))
     read = messages.read_reply(reply, LAYOUT)
     np.testing.assert_array_equal(read.total, total)
     assert read.total.dtype == np.float64
@@ -129,11 +131,11 @@ def test_a_reply_is_read_as_it_was_written_in_full_precision():
 @pytest.mark.parametrize("units", [0, 1, 3])
 def test_rows_are_read_as_they_were_written_in_full_precision(units):
     rows = np.random.default_rng(0).standard_normal((units, LAYOUT.size))
-    reply = messages.train_reply(message(), LAYOUT, NodeSum(rows.sum(0), {}, rows=rows))
+    reply = messages.train_reply(message(), LAYOUT, CohortSum(rows.sum(0), {}, rows=rows))
     read = messages.read_reply(reply, LAYOUT).rows
     np.testing.assert_array_equal(read, rows)
     assert (read.shape, read.dtype) == (rows.shape, np.float64)
-    plain = messages.train_reply(message(), LAYOUT, NodeSum(rows.sum(0), {}))
+    plain = messages.train_reply(message(), LAYOUT, CohortSum(rows.sum(0), {}))
     assert messages.read_reply(plain, LAYOUT).rows is None
 
 
@@ -143,7 +145,7 @@ def test_rows_are_read_as_they_were_written_in_full_precision(units):
     ids=["flat", "wide", "narrow"],
 )
 def test_rows_that_are_no_updates_are_refused(rows):
-    reply = messages.train_reply(message(), LAYOUT, NodeSum(np.zeros(LAYOUT.size), {}, rows=rows))
+    reply = messages.train_reply(message(), LAYOUT, CohortSum(np.zeros(LAYOUT.size), {}, rows=rows))
     with pytest.raises(ValueError, match="rows"):
         messages.read_reply(reply, LAYOUT)
 
@@ -170,7 +172,7 @@ def test_a_reply_holds_one_sum_and_declared_figures_even_from_a_node_of_one_user
     assert sum(a.numpy().size for a in content["clipped_sum"].values()) == size
     sums = {"clipped_units", "update_norms", "train_losses"}  # of what the server averages
     known = {
-        k for k, kind in metric_kinds.KINDS.items() if kind is metric_kinds.Kind.SIMULATION_ONLY
+        k for k in metric_kinds.METRICS if metric_kinds.kind(k) is metric_kinds.Kind.SIMULATION_ONLY
     }
     assert set(content["simulation_only"]) <= known | sums
     assert all(isinstance(v, int | float) for v in content["simulation_only"].values())

@@ -9,7 +9,8 @@ import pytest
 
 from userdp.server import accounting
 from userdp.server.accounting import RoundEvent, hyperparameter_tuning
-from userdp.server.ledger.ledger import Ledger, LedgerError, Query
+from userdp.server.ledger.ledger import Ledger, LedgerError
+from userdp.server.ledger.query import Query
 from userdp.sim.run_folder import composed_epsilon
 
 DELTA = 1e-5

@@ -18,6 +18,7 @@ from helpers.sweeps import GRID, stamps, sweep
 from userdp.sim import cli
 from userdp.sim.run import runner
 from userdp.sim.run_folder import composed_epsilon
+from userdp.sim.run_folder.layout import RunFolder
 from userdp.sim.sweep import jobs
 
 
@@ -110,7 +111,7 @@ def test_what_cannot_be_resumed_fails_alone(capsys):
     assert "job 1 (cohort=5): resume=mine/1" in err
     assert "checkpoint/ is gone" in err
     assert "What the sweep spent is not known: mine/0/ledger.jsonl, line" in err
-    assert jobs.complete(Path("mine/2"))
+    assert RunFolder(Path("mine/2")).complete
 
 
 def test_a_sweep_killed_half_way_completes_and_repeats_no_finished_run():
@@ -126,7 +127,7 @@ def test_a_sweep_killed_half_way_completes_and_repeats_no_finished_run():
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
     killed = stamps()
-    assert not jobs.complete(Path("mine/2"))
+    assert not RunFolder(Path("mine/2")).complete
     spent = killed["2"][0]
     assert 1 <= spent < 6
     assert sweep(*grid) == 0

@@ -49,7 +49,7 @@ def shown(four: list[Job], stream: io.StringIO) -> str:
     """One is complete before; then one ends, one fails and one is at work."""
     finish(four[0])
     write(four[3], {"round": 1, "epsilon": 3.0}, begun=False)  # interrupted in an earlier start
-    with live_table.Watch(four, stream):
+    with live_table.LiveTable(four, stream):
         finish(four[1])
         write(four[2], {"round": 1, "epsilon": 4.002})
         jobs.fail(four[2].folder, ValueError("no"))
@@ -83,7 +83,7 @@ def test_a_small_terminal_shows_where_the_sweep_is(tmp_path, monkeypatch):
     for job in many[:8]:
         finish(job)
     stream = Terminal()
-    with live_table.Watch(many, stream) as seen:
+    with live_table.LiveTable(many, stream) as seen:
         names = [job.number for job in seen._in_view()]
     assert names == [6, 7, 8, 9, 10, 11]
 
@@ -93,7 +93,7 @@ def test_a_run_has_ended_where_statement_and_summary_are_there(four, lost):
     """A copied folder may lack either: such a job is not complete, for reports as for sweeps."""
     finish(four[0])
     (four[0].folder / "config.yaml").write_text("rounds: 2")
-    path = four[0].folder / "metrics.jsonl"
+    path = four[0].folder.metrics
     path.write_text(path.read_text().replace("summary/epsilon", "summary/heldout_loss"))
     (four[0].folder / "privacy_statement.json").write_text('{"private": true}')
     if lost is not None:
@@ -101,17 +101,17 @@ def test_a_run_has_ended_where_statement_and_summary_are_there(four, lost):
     assert jobs.complete(four[0].folder) == (lost is None)
     [run] = reader.read(four[0].folder)
     assert run.complete == (lost is None)
-    with live_table.Watch(four[:1], io.StringIO()) as seen:
+    with live_table.LiveTable(four[:1], io.StringIO()) as seen:
         assert seen._rows[0].state == ("complete" if lost is None else "waiting")
 
 
 def test_an_epsilon_without_end_is_shown_as_one(four):
     write(four[0], {"round": 1, "epsilon": math.inf})
-    assert live_table._written(four[0].folder / "metrics.jsonl").figures == "epsilon infinite"
+    assert live_table._last_written(four[0].folder.metrics).figures == "epsilon infinite"
 
 
 def test_half_a_line_is_no_figure(four):
     write(four[0], {"round": 1, "epsilon": 1.0})
-    path = four[0].folder / "metrics.jsonl"
+    path = four[0].folder.metrics
     path.write_text(path.read_text() + '{"round": 2, "eps')
-    assert live_table._written(path).round == 1
+    assert live_table._last_written(path).round == 1

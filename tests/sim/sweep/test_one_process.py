@@ -17,6 +17,7 @@ from helpers.sweeps import GRID, stamps, sweep
 from userdp.server.ledger import ledger
 from userdp.sim import cli
 from userdp.sim.run import prepare
+from userdp.sim.run_folder.layout import RunFolder
 from userdp.sim.sweep import jobs
 
 MINE = Path("mine")
@@ -72,4 +73,4 @@ def test_a_ledger_is_locked_before_it_is_read(monkeypatch):
     monkeypatch.setattr(ledger, "verify", verify)
     assert jobs.clear_or_resume(job).resume == "mine/0"
     assert looks == [Path("mine/0/ledger.jsonl")]
-    assert jobs.complete(Path("mine/0"))  # what another start completed keeps its statement
+    assert RunFolder(Path("mine/0")).complete  # what another start completed keeps its statement

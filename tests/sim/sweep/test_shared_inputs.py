@@ -1,4 +1,4 @@
-"""Worlds of one process: what is loaded once, and that nobody changes what another holds."""
+"""Inputs shared by the runs of a process: what is loaded once, and that no run changes another's."""
 
 from __future__ import annotations
 
@@ -15,16 +15,10 @@ from userdp.clients.batching import packing
 from userdp.clients.models.language_model import LanguageModel
 from userdp.clients.models.peft_adapter import LoraSettings
 from userdp.sim.config import hydra_compose
-from userdp.sim.run import (
-    base_score,
-    corpus_loading,
-    finish,
-    inputs,
-    node_setup,
-    prepare,
-    time_estimate,
-)
-from userdp.sim.sweep import jobs, shared_inputs, sweep
+from userdp.sim.inputs import corpus_loading, run_inputs
+from userdp.sim.run import base_score, finish, node_setup, prepare, time_estimate
+from userdp.sim.sweep import jobs, launcher, shared_inputs, sweep
+from userdp.sim.sweep.shared_inputs import SharedInputs
 
 
 @pytest.fixture(autouse=True)
@@ -50,16 +44,16 @@ def counted(monkeypatch, module, name: str) -> list:
 
 
 def test_runs_that_differ_in_the_adapter_share_records_weights_and_scores(monkeypatch):
-    bases = counted(monkeypatch, inputs, "base")
+    bases = counted(monkeypatch, run_inputs, "load_base")
     corpora = counted(monkeypatch, corpus_loading, "load")
     scores = counted(monkeypatch, base_score, "_stored")
-    load = shared_inputs.Worlds()
+    load = SharedInputs().load
     settings = [asked(f"seed={seed}", f"model.lora.r={r}") for seed in (1, 2) for r in (1, 3)]
     ready = [prepare.prepare(one, load) for one in settings]
     assert len({base_score.score(one) for one in ready}) == 1
     assert (len(bases), len(corpora), len(scores)) == (1, 1, 1)
     pointers = {
-        tuple(tensor.data_ptr() for tensor in one.world.model.module.parameters()) for one in ready
+        tuple(tensor.data_ptr() for tensor in one.inputs.model.module.parameters()) for one in ready
     }
     assert len(pointers) == 1
 
@@ -70,7 +64,7 @@ def living(bases: list) -> int:
 
 def followed(monkeypatch, **drawn: bool) -> list[weakref.ref]:
     """The base models that are loaded from now on; none may live when another is loaded."""
-    bases, before = [], inputs.base
+    bases, before = [], run_inputs.load_base
 
     def load(*asked):
         assert living(bases) == 0
@@ -78,7 +72,7 @@ def followed(monkeypatch, **drawn: bool) -> list[weakref.ref]:
         bases.append(weakref.ref(found.module))
         return found
 
-    monkeypatch.setattr(inputs, "base", load)
+    monkeypatch.setattr(run_inputs, "load_base", load)
     return bases
 
 
@@ -86,22 +80,22 @@ def followed(monkeypatch, **drawn: bool) -> list[weakref.ref]:
 def test_one_base_model_is_in_memory_at_a_time(monkeypatch, tmp_path, drawn):
     """Another model, and another seed where weights are drawn from it; none at the end."""
     other = shutil.copytree(small_world.model(), tmp_path / "other")
-    bases, load = followed(monkeypatch, drawn=drawn), shared_inputs.Worlds()
+    bases, shared = followed(monkeypatch, drawn=drawn), SharedInputs()
     for place in (small_world.model(), other):
         for seed in (1, 2):
             for r in (1, 2):
                 own = [f"model.path={place}", f"seed={seed}", f"model.lora.r={r}"]
-                prepare.prepare(asked(*own), load)
+                prepare.prepare(asked(*own), shared.load)
     assert len(bases) == (4 if drawn else 2)
     assert living(bases) == 1
-    load.free()
+    shared.free()
     assert living(bases) == 0
 
 
 def test_a_complete_head_is_loaded_once_for_all_seeds(monkeypatch):
-    bases, load = followed(monkeypatch, drawn=False), shared_inputs.Worlds()
+    bases, shared = followed(monkeypatch, drawn=False), SharedInputs()
     plain = asked().model
-    kept = {id(load._base(plain, "cpu", 2, seed)) for seed in (1, 2, 3)}
+    kept = {id(shared._load_base(plain, "cpu", 2, seed)) for seed in (1, 2, 3)}
     assert (len(bases), len(kept)) == (1, 1)
 
 
@@ -111,36 +105,38 @@ def test_a_sweep_leaves_no_model_in_memory(monkeypatch, crash):
     if crash:
         monkeypatch.setattr(jobs, "write_index", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError) if crash else contextlib.nullcontext():
-        sweep.carry_out(small_world.overrides("seed=1,2", "rounds=1", "output=mine"))
+        sweep.run(small_world.overrides("seed=1,2", "rounds=1", "output=mine"))
     assert len(bases) == 1
     assert living(bases) == 0
 
 
 def test_workers_of_another_launcher_find_the_memory_free(monkeypatch):
     bases, met = followed(monkeypatch), []
-    monkeypatch.setattr(sweep.compose, "launch", lambda *_: met.append(living(bases)) or [])
+    monkeypatch.setattr(launcher, "launch", lambda *_: met.append(living(bases)) or [])
     other = "hydra.launcher._target_=hydra_plugins.elsewhere.OtherLauncher"
     for number, own in enumerate([[], ["hydra/launcher=basic"], [other]]):
-        sweep.carry_out(small_world.overrides("seed=1,2", f"output=grid-{number}", *own))
+        sweep.run(small_world.overrides("seed=1,2", f"output=grid-{number}", *own))
     assert met == [1, 1, 0]
 
 
 def test_perplexities_and_the_probe_are_computed_once(monkeypatch):
-    load = shared_inputs.Worlds()
+    load = SharedInputs().load
     ready = [
         prepare.prepare(asked(f"seed={seed}", "selection=low_perplexity"), load) for seed in (1, 2)
     ]
     digests = counted(monkeypatch, LanguageModel, "base_digest")
     gradients = counted(monkeypatch, LanguageModel, "gradients")
-    minutes = {time_estimate.minutes(one.settings, one.plan, one.world, 64) for one in ready}
-    scored = [node_setup.train_population(one.settings, one.world, one.engine) for one in ready]
+    minutes = {
+        time_estimate.minutes(one.settings, one.plan, one.inputs, one.engine) for one in ready
+    }
+    scored = [node_setup.host(one.settings, one.inputs, one.engine).population for one in ready]
     assert scored[0] is scored[1]
     assert len(minutes) == len(digests) == 1
     assert len(gradients) == 2  # the probe's two
 
 
 def test_other_data_and_another_length_share_no_score():
-    load = shared_inputs.Worlds()
+    load = SharedInputs().load
     ready = [
         prepare.prepare(asked(*own), load)
         for own in ([], ["data.holdout=0.5"], ["model.seq_len=8"], [])
@@ -148,13 +144,15 @@ def test_other_data_and_another_length_share_no_score():
     scores = [base_score.score(one) for one in ready]
     assert scores[0] == scores[3]
     assert len(set(scores)) == 3
-    assert scores[1:3] == [finish.score(one, one.world.model.initial.numpy()) for one in ready[1:3]]
+    assert scores[1:3] == [
+        finish.score(one, one.inputs.model.initial.numpy()) for one in ready[1:3]
+    ]
 
 
 def test_the_losses_of_single_records_are_kept_for_simulations_alone(monkeypatch, tmp_path):
     """A strict run and a simulation beside it, which needs them, share a process and a disk."""
     monkeypatch.setenv("USERDP_CACHE", str(tmp_path / "cache"))
-    load, scores = shared_inputs.Worlds(), []
+    load, scores = SharedInputs().load, []
     for on in (False, True, False):
         settings = asked("data.split=record", f"track.simulation_only={str(on).lower()}")
         scores.append(base_score.score(prepare.prepare(settings, load)))
@@ -170,7 +168,7 @@ def test_an_adapter_built_around_shared_tensors_is_the_one_built_into_its_own(fa
     built = [LoraSettings(r=1, seed=3), LoraSettings(r=2, targets=["down_proj", "c_fc"], seed=4)]
     if family == "gpt2":
         built[1] = LoraSettings(r=2, targets=["c_fc"], seed=4)
-    around = [LanguageModel(shared_inputs.around(base), settings) for settings in built]
+    around = [LanguageModel(shared_inputs.copy_around(base), settings) for settings in built]
     alone = [LanguageModel(tiny.base_model(family), settings) for settings in built]
     [stack] = packing.stacks([tiny.ragged_units(3)[0]], 512)
     for ours, theirs in zip(around, alone, strict=True):

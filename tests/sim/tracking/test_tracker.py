@@ -19,7 +19,7 @@ def rows(path):
 
 def test_the_three_kinds_are_what_the_claim_needs():
     """What sees the cohort before noise is simulation_only; what sees it after is released."""
-    kinds = {key: kind.value for key, kind in metric_kinds.KINDS.items()}
+    kinds = {key: metric.kind.value for key, metric in metric_kinds.METRICS.items()}
     seen_raw = "clipped_fraction train_loss mean_update_norm cohort_size failed_units records_used"
     seen_raw += " tokens_used users_real records_real seconds_round"
     assert {kinds[key] for key in seen_raw.split()} == {"simulation_only"}

@@ -14,12 +14,12 @@ from userdp.server import accounting
 from userdp.server import strategy as server_strategy
 from userdp.server.accounting import RoundEvent
 from userdp.server.ledger import ledger
-from userdp.server.mechanisms.base import CohortSum
 from userdp.server.mechanisms.concentrated import statistic as concentration
 from userdp.server.mechanisms.concentrated.mechanism import Concentrated
 from userdp.server.mechanisms.user_wise import UserWise
 from userdp.sim.common import rng
 from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.protocol.cohort_sum import CohortSum
 from userdp.sim.tracking import metric_kinds
 
 PUBLIC = {"users": 200, "cohort": 100, "records_per_user": 2, "clip_norm": 0.5}
@@ -55,7 +55,7 @@ def scattered(count, size=64):
 
 
 def cohort(rows):
-    return CohortSum(rows.sum(0), 0.0, rows)
+    return CohortSum(rows.sum(0), rows=rows)
 
 
 def released(mechanism, rows, stream=None):

@@ -15,13 +15,13 @@ from scipy import stats
 from helpers import tiny
 from userdp.server import accounting
 from userdp.server.checkpoint import Checkpoint
-from userdp.server.mechanisms.base import CohortSum
 from userdp.server.mechanisms.matrix_factorization.mechanism import MatrixFactorization
 from userdp.server.mechanisms.matrix_factorization.noise_state import NoiseWindow
 from userdp.server.mechanisms.user_wise import UserWise
 from userdp.server.strategy import PrivateStrategy
 from userdp.sim.common import rng
 from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.protocol.cohort_sum import CohortSum
 
 PUBLIC = {"records_per_user": 2, "clip_norm": 0.7, "noise_multiplier": 1.3}
 WHOLE = MatrixFactorization(users=23, cohort=4.6, rounds=12, **PUBLIC)  # 5 groups, K = 3

@@ -1,7 +1,8 @@
-"""One Weights & Biases run about a whole sweep: its table, and what privacy costs at each epsilon.
+"""Logs one Weights & Biases run about a whole sweep: its table, and utility at each epsilon.
 
-The runs of a sweep log themselves (`userdp.sim.tracking.wandb_tracker`); this one is in their group, of job type
-``sweep``, and made from the files that they left. Offline first, as they are.
+The runs of a sweep log themselves (`userdp.sim.tracking.wandb_tracker`). This one is in their
+group, of job type ``sweep``, and is made from the files that they left; offline unless the
+environment's WANDB_MODE says otherwise, as they are.
 """
 
 from __future__ import annotations
@@ -12,30 +13,30 @@ from typing import Any
 
 from userdp.analysis.aggregates import canary_exposure, group_disparity, seed_groups, series
 from userdp.analysis.aggregates.seed_groups import Cell, Task
-from userdp.sim.config.settings import Settings
+from userdp.sim.config.settings import Track
 from userdp.sim.run_folder import config_diff
 from userdp.sim.run_folder import reader as run_folders
 from userdp.sim.run_folder.reader import Run
 from userdp.sim.tracking import metric_kinds, wandb_tracker
 
 
-def log(folder: Path, settings: Settings) -> None:
-    """Log the sweep whose runs are in ``folder``, if ``settings`` track by wandb.
+def log(folder: Path, track: Track) -> None:
+    """Log the sweep whose runs are in ``folder``, if it is tracked by wandb.
 
     Public and released values alone; with ``track.simulation_only=true`` also the tables of groups
     and canaries. Only complete runs take part; a sweep without any logs nothing.
 
     Args:
-        settings: of any of its jobs; project, group and the switch are read.
+        track: tracking settings of any of its jobs.
     """
-    runs, track = run_folders.complete([folder]), settings.track
+    runs = run_folders.complete([folder])
     if track.sink != "wandb" or not runs:
         return
     tasks = seed_groups.tasks(runs)
     board = wandb_tracker.opened(
         {"runs": len(runs), "simulation_only": track.simulation_only},
         project=track.project,
-        group=track.group or settings.sweep or str(folder),
+        group=track.group or str(folder),
         job_type="sweep",
         name=f"sweep {folder.name}",
         dir=folder,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from userdp.server import accounting
+from userdp.server import accounting, budget
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config import hydra_compose
 from userdp.sim.planning import planner
-from userdp.sim.run import budget
 
 MNLI = ("plan.sampling_rate=0.005093", "privacy.delta=1e-5", "rounds=3920", "privacy.epsilon=8")
 
@@ -21,8 +20,8 @@ def steered(*more):
 def test_the_noise_is_that_of_the_paper_and_the_claim_is_above_the_target():
     plan, _ = steered()
     assert plan.mechanism.noise_multiplier == pytest.approx(0.557, rel=0.01)
-    assert plan.steering.epsilon == pytest.approx(8, abs=0.02)
-    assert plan.steering.epsilon <= 8
+    assert plan.noise_estimate.epsilon == pytest.approx(8, abs=0.02)
+    assert plan.noise_estimate.epsilon <= 8
     assert plan.epsilon.lower > 9  # an estimate that were a bound would be above this
 
 
@@ -35,8 +34,17 @@ def test_the_claim_is_what_pld_certifies_of_that_noise():
 
 def test_the_estimate_neither_cuts_the_rounds_nor_is_shown_as_the_claim():
     plan, settings = steered()
-    assert budget.certified(plan).rounds == plan.rounds
-    described = planner.described(plan, settings, accountants=())
+    upper = plan.epsilon.upper
+    spent = budget.certified(
+        plan.mechanism,
+        plan.rounds,
+        plan.delta,
+        epsilon=upper,
+        target=plan.target,
+        options=plan.options,
+    )
+    assert spent.rounds == plan.rounds
+    described = planner.described(plan, settings, names=())
     assert described["epsilon"]["upper"] == plan.epsilon.upper
     assert described["steering"]["order"] == 1
 

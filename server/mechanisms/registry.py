@@ -1,0 +1,32 @@
+"""The table of mechanisms: what `strategy.name` may be."""
+
+from __future__ import annotations
+
+from userdp.server.mechanisms.base import Mechanism
+from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.common.table import Table
+
+_ROOM = "userdp.server.mechanisms"
+
+MECHANISMS: Table[type[Mechanism]] = Table(
+    "strategy.name",
+    {
+        "user_wise": f"{_ROOM}.user_wise.UserWise",
+        "group_privacy": f"{_ROOM}.group_privacy.GroupPrivacy",
+        "concentrated": f"{_ROOM}.concentrated.mechanism.Concentrated",
+        "matrix_factorization": f"{_ROOM}.matrix_factorization.mechanism.MatrixFactorization",
+        "non_private": f"{_ROOM}.non_private.NonPrivate",
+    },
+)
+
+
+def find(name: str) -> type[Mechanism]:
+    """The class of a mechanism, by its name here or its dotted name elsewhere.
+
+    Raises:
+        ConfigurationError: there is none of this name, or it is no mechanism.
+    """
+    mechanism = MECHANISMS.find(name)
+    if not (isinstance(mechanism, type) and issubclass(mechanism, Mechanism)):
+        raise ConfigurationError(f"strategy.name={name}: not a subclass of {Mechanism.__name__}.")
+    return mechanism

@@ -1,0 +1,31 @@
+"""Dotted names that older run folders hold, and what they are called today.
+
+Configurations and ledger headers name classes by their dotted paths. A path that moved is listed
+here, so that `verify`, `report` and `resume` go on working on a folder that older code wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+RENAMED: Mapping[str, str] = {
+    "server.adam_bc.AdamBC": "userdp.server.optimizers.adam_bc.AdamBC",
+    "server.scale_then_privatize.ScaleThenPrivatize": (
+        "userdp.server.optimizers.scale_then_privatize.ScaleThenPrivatize"
+    ),
+    "server.user_wise.UserWise": "user_wise",
+    "server.group_privacy.GroupPrivacy": "group_privacy",
+    "server.concentrated.Concentrated": "concentrated",
+    "server.matrix_factorization.MatrixFactorization": "matrix_factorization",
+    "server.non_private.NonPrivate": "non_private",
+}
+
+
+def current(value: Any) -> Any:
+    """A copy of plain values in which every old name is replaced by today's."""
+    if isinstance(value, Mapping):
+        return {key: current(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [current(item) for item in value]
+    return RENAMED.get(value, value) if isinstance(value, str) else value

@@ -1,0 +1,172 @@
+"""The inputs of a run: its users' records and its base model with the adapter, from the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from userdp.clients.models import acceleration, embedded, language_model
+from userdp.clients.models.language_model import LanguageModel
+from userdp.clients.models.peft_adapter import LoraSettings
+from userdp.clients.tokenization.tokenizer import TokenizerEncode
+from userdp.clients.training import memory
+from userdp.clients.training.memory import EngineSettings
+from userdp.sim.common import cache, third_party
+from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.config.data import Data
+from userdp.sim.config.settings import Model, Settings
+from userdp.sim.data import canaries
+from userdp.sim.data.canaries import Canaries
+from userdp.sim.data.corpus import Corpus
+from userdp.sim.inputs import compatibility, corpus_loading, devices
+
+EMBEDDED = "userdp/embedded"
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Base:
+    """A base model without an adapter, as it was loaded."""
+
+    module: Any
+    tokenizer: Any
+    path: str  # where it was loaded from
+    drawn: bool  # whether weights that the checkpoint lacks were drawn from the seed
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RunInputs:
+    """The records and the model of a run; what the nodes of one process share."""
+
+    corpus: Corpus
+    model: LanguageModel
+    base: str  # where the base model was loaded from
+    base_name: str  # how the model card names it; becomes public
+    revision: str | None
+    drawn: bool  # whether some weights of the base were drawn from the seed
+    canaries: Canaries | None = None  # which of the training users are planted
+    cache: dict[Hashable, Any] = field(default_factory=dict)  # of values of corpus and base alone
+
+    def cached(self, key: Hashable, compute: Callable[[], _Value]) -> _Value:
+        """The value under this key, computed at the first call.
+
+        It must not depend on the adapter's values: inputs with the same base share their cache.
+        """
+        if key not in self.cache:
+            self.cache[key] = compute()
+        value: _Value = self.cache[key]
+        return value
+
+
+def build(settings: Settings) -> RunInputs:
+    """Load or make the model; tokenise the records, or map them from the cache.
+
+    Raises:
+        ConfigurationError: a model or data set that the settings name is missing or does not fit.
+    """
+    return load(settings.data, settings.model, settings.seed, settings.device)
+
+
+def load_base(model: Model, device_name: str, classes: int | None, seed: int) -> Base:
+    """The base model without its adapter.
+
+    Args:
+        classes: number of classes, in a classification.
+        seed: draws a head that the checkpoint lacks.
+
+    Raises:
+        ConfigurationError: as `build`.
+    """
+    path, device = _model_path(model), devices.device(device_name)
+    dtype = devices.dtype(model.dtype, device)
+    try:
+        module, tokenizer, drawn = language_model.load(
+            path, revision=model.revision, dtype=dtype, device=device, classes=classes, seed=seed
+        )
+    except ConfigurationError:
+        raise
+    except Exception as error:  # libraries report damaged model files in many ways
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise ConfigurationError(
+            f"model.path={path}: did not load: {type(error).__name__}: {reason}"
+        ) from None
+    return Base(module=module, tokenizer=tokenizer, path=path, drawn=drawn)
+
+
+def load(
+    data: Data,
+    model: Model,
+    seed: int,
+    device_name: str,
+    *,
+    base_loader: Callable[[Model, str, int | None, int], Base] = load_base,
+    corpus_loader: Callable[[Data, Any, int], Corpus] = corpus_loading.load,
+) -> RunInputs:
+    """The inputs that these parts of the settings describe.
+
+    Args:
+        seed: initialises the adapter, and a head that the base model lacks. Which users are held
+            out is decided by ``data.seed``.
+        base_loader: gives the base model, into which the adapter is then built.
+        corpus_loader: gives the records, tokenised.
+
+    Raises:
+        ConfigurationError: as `build`.
+    """
+    third_party.libraries()
+    devices.device(device_name)
+    corpus_loading.check(data, model.seq_len)  # before a model is loaded
+    classes = None if data.label is None else len(data.class_names)
+    base = base_loader(model, device_name, classes, seed)
+    compatibility.check_length(model, base.module)
+    compatibility.check_pairs(data, base.module.config, base.tokenizer)
+    planted = canaries.drawn(
+        count=data.canaries,
+        references=data.canary_references,
+        seed=data.seed,
+        encode=TokenizerEncode(base.tokenizer),
+        seq_len=model.seq_len,
+    )
+    corpus = corpus_loader(data, base.tokenizer, model.seq_len)
+    names = {"embedded": EMBEDDED, "local": Path(base.path).resolve().name, "hub": base.path}
+    return RunInputs(
+        model=LanguageModel(base.module, _lora(model, seed), classes),
+        corpus=canaries.planted(corpus, planted, data.canary_records),
+        base=base.path,
+        base_name=names[model.kind],
+        revision=getattr(base.module.config, "_commit_hash", None),
+        drawn=base.drawn,
+        canaries=planted,
+    )
+
+
+def fit_engine(settings: Settings, model: LanguageModel) -> EngineSettings:
+    """How much this machine computes at a time; also switches on checkpointing and compilation."""
+    engine = settings.engine
+    acceleration.checkpoint(model.module, engine.checkpointing)
+    acceleration.compile_layers(model.module, engine.compile)
+    return memory.fitted(
+        model,
+        settings.model.seq_len,
+        None if engine.max_tokens == "auto" else engine.max_tokens,
+        None if engine.max_lanes == "auto" else engine.max_lanes,
+    )
+
+
+def _lora(model: Model, seed: int) -> LoraSettings:
+    lora = model.lora
+    return LoraSettings(
+        r=lora.r, alpha=lora.alpha, targets=lora.targets, seed=seed, freeze_a=lora.freeze_a
+    )
+
+
+def _model_path(model: Model) -> str:
+    if model.kind == "embedded":
+        return str(embedded.ensure(cache.cache_root()))
+    if model.path is None:
+        raise ConfigurationError(f"model.path is missing: model={model.kind} needs one.")
+    if model.kind == "local" and not Path(model.path).is_dir():
+        raise ConfigurationError(f"model.path={model.path}: there is no such folder.")
+    return model.path

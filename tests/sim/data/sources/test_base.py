@@ -1,0 +1,137 @@
+"""A source of one's own, outside userdp, by its dotted name and a file on Hydra's search path."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import textwrap
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import transformers
+
+from helpers import small_world
+from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.config import hydra_compose
+from userdp.sim.config.data import Data
+from userdp.sim.data.sources import base
+from userdp.sim.data.sources.base import GeneratedPopulation
+from userdp.sim.data.sources.registry import SOURCES
+from userdp.sim.inputs import corpus_loading
+
+FOLDER = Path(__file__).parent
+ROWS = [(f"user {number % 9}", f"the cat sat on {number} mats") for number in range(60)]
+
+
+@pytest.fixture(autouse=True)
+def outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(FOLDER)  # where `sqlite_source` is found
+    monkeypatch.setenv("USERDP_CACHE", str(tmp_path / "cache"))
+
+
+def database(folder: Path, table: str = "records") -> Path:
+    path = folder / f"{table}.sqlite"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"CREATE TABLE {table} (id INTEGER, sender TEXT, body TEXT)")
+        rows = [(number, *row) for number, row in enumerate(ROWS)]
+        connection.executemany(f"INSERT INTO {table} VALUES (?, ?, ?)", rows)
+        connection.commit()
+    return path
+
+
+def composed(path: Path, *overrides: str) -> Data:
+    search_path = f"hydra.searchpath=[file://{FOLDER / 'conf'}]"
+    named = [search_path, "data=sqlite", f"data.path={path}"]
+    return hydra_compose.settings([*named, *overrides])[0].data
+
+
+def loaded(data: Data):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(small_world.model())
+    corpus_loading.check(data, 16)
+    return corpus_loading.load(data, tokenizer, 16)
+
+
+@pytest.fixture
+def documented(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """The example of the documentation, as a module of its own."""
+    code = (base.__doc__ or "").partition("    import sqlite3\n")[2].partition("and ``data/")[0]
+    (tmp_path / "documented.py").write_text(textwrap.dedent("    import sqlite3\n" + code))
+    monkeypatch.syspath_prepend(tmp_path)
+    return "documented.SOURCE"
+
+
+@pytest.mark.parametrize("source", ["of the test", "documented"])
+def test_it_gives_the_corpus_of_the_same_rows_in_jsonl(tmp_path, source, documented):
+    lines = tmp_path / "mail.jsonl"
+    lines.write_text(
+        "".join(json.dumps({"sender": user, "body": text}) + "\n" for user, text in ROWS)
+    )
+    data = composed(database(tmp_path), "data.split=record", "data.holdout=0.3")
+    if source == "documented":
+        data = replace(data, format=documented)
+    first = loaded(data)
+    second = loaded(replace(data, format="jsonl", path=str(lines), options={}))
+    assert first.train.record_counts().sum() > 30
+    for one, other in ((first.train, second.train), (first.heldout, second.heldout)):
+        for name in ("tokens", "record_offsets", "user_records", "user_offsets", "user_keys"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_its_options_are_part_of_the_cache_key_and_others_are_refused(tmp_path):
+    path = database(tmp_path)
+    data = composed(path, "data.holdout=0.3")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE copy AS SELECT * FROM records")
+        connection.commit()
+    names = {loaded(replace(data, options={"table": table})).name for table in ("records", "copy")}
+    assert len(names) == 2
+    with pytest.raises(ConfigurationError, match=r"data\.options\.tabel=copy: .*one of table"):
+        composed(path, "+data.options.tabel=copy")
+
+
+def test_a_column_that_it_lacks_is_named_with_those_it_has(tmp_path):
+    data = composed(database(tmp_path), "data.text=subject")
+    with pytest.raises(ConfigurationError, match=r"data\.text='subject'.*id, sender, body"):
+        loaded(data)
+
+
+@pytest.mark.parametrize(
+    ("format_name", "told"),
+    [
+        ("sqlite_source.SAUCE", r"data\.format=sqlite_source\.SAUCE: .*SAUCE"),
+        ("no_such_module.SOURCE", r"data\.format=no_such_module\.SOURCE: .*no_such_module"),
+        ("sqlite", r"data\.format=sqlite: choose one of synthetic, .*hub"),
+    ],
+)
+def test_a_format_that_is_not_there_is_refused_in_one_line(format_name, told):
+    with pytest.raises(ConfigurationError, match=told) as caught:
+        Data(format=format_name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", list(SOURCES))
+def test_the_formats_of_userdp_have_no_options(name):
+    with pytest.raises(ConfigurationError, match=r"data\.options\.table=x: .*leave it out"):
+        Data(format=name, options={"table": "x"})
+
+
+@pytest.mark.parametrize("name", list(SOURCES))
+def test_labels_are_refused_where_the_users_are_generated(name):
+    if isinstance(SOURCES.find(name), GeneratedPopulation):
+        with pytest.raises(ConfigurationError, match=r"data\.label=mood: .*no classes"):
+            Data(format=name, label="mood", classes=2)
+    else:
+        assert Data(format=name, label="mood", classes=2).class_names == ("0", "1")
+
+
+def test_a_path_is_needed_where_files_or_a_data_set_are_read():
+    for name in SOURCES:
+        data = Data(format=name)
+        if isinstance(SOURCES.find(name), GeneratedPopulation):
+            corpus_loading.check(data, 16)
+        else:
+            with pytest.raises(ConfigurationError, match=r"data\.path is missing"):
+                corpus_loading.check(data, 16)
