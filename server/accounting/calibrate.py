@@ -13,7 +13,7 @@ from dataclasses import replace
 from userdp.server.accounting import accountants, certify
 from userdp.server.accounting.edgeworth import estimate as edgeworth_estimate
 from userdp.server.accounting.events import RoundEvent
-from userdp.sim.common.root_finding import private_root
+from userdp.sim.common.root_finding import falling_root
 
 ESTIMATE_ORDER = 1  # of the Edgeworth expansion: higher ones are far off where rounds are few
 
@@ -55,8 +55,9 @@ def calibrate(
         parts = [(replace(event, noise_multiplier=noise_multiplier), rounds)]
         return certify.epsilon(parts, delta, accountant=accountant, group_bound=group_bound).upper
 
-    guess = private_root(coarse_upper, epsilon, _first_guess(event, rounds, epsilon, delta))
-    return private_root(certified_upper, epsilon, guess)
+    first_guess = _first_guess(event, rounds, epsilon, delta)
+    guess = falling_root(coarse_upper, epsilon, first_guess, argument="noise multiplier")
+    return falling_root(certified_upper, epsilon, guess, argument="noise multiplier")
 
 
 def _first_guess(event: RoundEvent, rounds: int, epsilon: float, delta: float) -> float:

@@ -1,8 +1,8 @@
-"""What choosing among several runs on the same users costs, beside the cost of one run.
+"""Privacy cost of choosing among several runs on the same users.
 
-Two answers. If anything of every run may be seen, the runs compose. If the number of runs is itself
-drawn at random, and nothing but the best run leaves, repeat-and-select is cheaper (Papernot and
-Steinke, "Hyperparameter Tuning with Renyi Differential Privacy", arXiv 2110.03620).
+If results of all runs may become known, the runs compose. If the number of runs is drawn at random
+and only the best run is released, repeat-and-select is cheaper (Papernot and Steinke,
+"Hyperparameter Tuning with Renyi Differential Privacy", arXiv 2110.03620).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from userdp.server.accounting.certify import Epsilon
 from userdp.server.accounting.events import RoundEvent
 from userdp.server.accounting.rdp import ORDERS
 
-# Distribution of the number of runs -> parameter of the truncated negative binomial.
+# Distribution of the number of runs -> shape parameter of the truncated negative binomial.
 SHAPES: Mapping[str, float] = {"logarithmic": 0.0, "geometric": 1.0}
 
 
@@ -28,7 +28,14 @@ def composed(
     accountant: str = accountants.DEFAULT,
     group_bound: str = "mixture",
 ) -> Epsilon:
-    """Certified epsilon of ``runs`` runs of ``rounds`` such events; options as `certify.epsilon`.
+    """Certified epsilon of ``runs`` runs of ``rounds`` such events, all of whose results are known.
+
+    Args:
+        event: of each round.
+        rounds: of one run.
+        runs: with the same event and number of rounds.
+        delta: in [1e-11, 1).
+        accountant, group_bound: as `certify.epsilon` takes them.
 
     Raises:
         ValueError: an argument is out of range, or the accountant refuses the event.
@@ -38,32 +45,35 @@ def composed(
 
 
 def unavailable(event: RoundEvent, group_bound: str) -> str | None:
-    """Why repeat-and-select has no figure for the event, or None if it has one."""
+    """Why :func:`repeat_and_select` does not analyse the event, or None if it does."""
     if event.group_size > 1 and group_bound == "mixture":
         return (
-            "repeat-and-select is proved over Renyi divergences, which the mixture bound of Group "
+            "repeat-and-select is proved for Renyi divergences, which the mixture bound of Group "
             "Privacy does not have; take privacy.group_bound=lemma."
         )
     if event.cohort_cap is not None:
         return (
-            "repeat-and-select is computed over Renyi divergences, which capped cohorts lack here."
+            "repeat-and-select is proved for Renyi divergences, which are not computed for capped "
+            "cohorts."
         )
     if event.failure_probability:
-        return "repeat-and-select is computed for guarantees that hold with certainty."
+        return "repeat-and-select is proved for guarantees that hold with certainty."
     return None
 
 
 def repeat_and_select(
     event: RoundEvent, rounds: int, mean_runs: float, delta: float, *, shape: float
 ) -> float:
-    """Upper epsilon of drawing how many runs to make, making them, and releasing the best alone.
+    """Upper epsilon of a random number of runs of which only the best one is released.
 
     Valid only if the number of runs is drawn before the first, from the truncated negative binomial
-    distribution of this shape and mean, and the best is told by a score that is public or part of
-    what the run releases. With several slots a user, by the group lemma over one slot's figure.
+    distribution of this shape and mean, and the best is chosen by a score that is public or part of
+    what the run releases. With several slots a user, by the group privacy lemma over the epsilon of
+    one slot.
 
     Args:
-        event, rounds: one run.
+        event: of each round of a run.
+        rounds: of a run.
         mean_runs: expected number of runs, at least 1.
         delta: in (0, 1).
         shape: 0 for the logarithmic distribution, 1 for the geometric.
@@ -73,7 +83,7 @@ def repeat_and_select(
     """
     if not 1 <= mean_runs < math.inf:
         raise ValueError(f"Expected a finite mean_runs >= 1, got {mean_runs!r}.")
-    from dp_accounting import dp_event, rdp  # slow to import, and needed here only
+    from dp_accounting import dp_event, rdp  # slow to import
 
     run = dp_event.SelfComposedDpEvent(event.single_slot().dp_event(), rounds)
     accountant = rdp.RdpAccountant(ORDERS)

@@ -1,1 +1,1 @@
-"""Epsilon by an Edgeworth expansion: an estimate, never a claim."""
+"""Estimates of epsilon by an Edgeworth expansion; no claim rests on them."""

@@ -1,4 +1,11 @@
-"""What one round releases, as the accountant sees it: coins, perhaps a cap, and one Gaussian."""
+"""The event of one round: Poisson sampling, perhaps a capped cohort, and one Gaussian sum.
+
+>>> event = RoundEvent(sampling_rate=0.1, noise_multiplier=2.0, group_size=2)
+>>> event.hits().round(2).tolist()
+[0.81, 0.18, 0.01]
+>>> merged([(event, 3), (event, 4)]) == [(event, 7)]
+True
+"""
 
 from __future__ import annotations
 
@@ -8,9 +15,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from dp_accounting import dp_event
+
+FloatArray: TypeAlias = NDArray[np.float64]
 
 _PLAIN = ("sampling_rate", "noise_multiplier", "group_size")
 _CAP = ("population", "cohort_cap")  # both or neither
@@ -19,29 +29,30 @@ _FAILURE = "failure_probability"  # left out of the ledger where it is 0
 
 @dataclass(frozen=True, kw_only=True)
 class RoundEvent:
-    """One noised sum over units that entered by independent coins.
+    """One noised sum over units, each sampled independently with the same probability.
 
-    A user owns ``group_size`` slots; each slot has its own coin and its own clip. With the user,
-    the output along the worst direction is ``sum_i Binomial(k, q)(i) N(i, z^2)`` in units of the
-    clip norm, without the user ``N(0, z^2)`` (Ganesh, arXiv 2401.10294); ``k = 1`` is the Poisson
+    A user owns ``group_size`` slots; each slot is sampled and clipped by itself. With the user, the
+    output along the worst direction is ``sum_i Binomial(k, q)(i) N(i, z^2)`` in units of the clip
+    norm, without the user ``N(0, z^2)`` (Ganesh, arXiv 2401.10294); ``k = 1`` is the Poisson
     subsampled Gaussian mechanism. Adjacency: add or remove one user.
 
-    With a ``cohort_cap``, a uniformly random subset of so many of ``population`` users stays where
-    more coins came up (truncated Poisson sampling, arXiv 2508.15089). Adjacency is then zero-out:
-    one user's records are emptied, and the place still draws.
+    With a ``cohort_cap``, a uniformly random subset of that size takes part where more of the
+    ``population`` users were sampled (truncated Poisson sampling, arXiv 2508.15089). Adjacency is
+    then zero-out: one user's records are emptied, and the user is still sampled.
 
-    With a ``failure_probability`` b, the round is within total variation b of one that costs so
-    much, with the user and without (the concentration test, docs/concentration.md).
+    With a ``failure_probability`` b, the round is within total variation b, with the user and
+    without, of one whose privacy cost is that of the other fields (the concentration test,
+    docs/concentration.md).
 
     Raises:
         ValueError: a field is outside its range or not finite.
     """
 
-    sampling_rate: float  # q: probability of a slot's coin
+    sampling_rate: float  # q: probability that a slot is sampled
     noise_multiplier: float  # z: noise standard deviation on the sum, over the clip norm
     group_size: int = 1  # k: slots of one user
-    population: int | None = None  # N, where a cap makes it part of the event
-    cohort_cap: int | None = None  # users in a round, at most
+    population: int | None = None  # N: users, given with a cohort_cap only
+    cohort_cap: int | None = None  # largest number of users in a round
     failure_probability: float = 0.0  # of a round's guarantee, with the user or without
 
     def __post_init__(self) -> None:
@@ -69,7 +80,7 @@ class RoundEvent:
             raise ValueError(f"A capped cohort has one slot a user, got {self.group_size=}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for the ledger; without the fields of a cap or a failure where none is."""
+        """Fields as JSON values, for the ledger; a cap and a failure only where there is one."""
         values = {k: v for k, v in asdict(self).items() if v is not None}
         if not self.failure_probability:
             del values[_FAILURE]
@@ -77,7 +88,7 @@ class RoundEvent:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RoundEvent:
-        """Inverse of :meth:`to_dict`; no other field may be present.
+        """The event that :meth:`to_dict` described.
 
         Raises:
             ValueError: a field is missing, unknown or out of range.
@@ -89,7 +100,7 @@ class RoundEvent:
         return cls(**values)
 
     def single_slot(self) -> RoundEvent:
-        """The same round as one slot sees it."""
+        """The same round with one slot a user."""
         return replace(self, group_size=1)
 
     def uncapped(self) -> RoundEvent:
@@ -100,20 +111,23 @@ class RoundEvent:
         """The same round as if its guarantee always held."""
         return replace(self, failure_probability=0.0)
 
-    def hits(self) -> np.ndarray:
-        """(group_size + 1,) probability that so many of the user's coins come up.
+    def hits(self) -> FloatArray:
+        """(group_size + 1,) probability that 0, 1, ... of the user's slots are sampled.
 
         Raises:
-            ValueError: the cohort is capped, so that coins alone do not say who takes part, or the
-                guarantee may fail, which no mixture says.
+            ValueError: the cohort is capped, so that sampling alone does not decide who takes part,
+                or the guarantee may fail, which no mixture describes.
         """
         if self.cohort_cap is not None:
             raise ValueError(f"cohort_cap={self.cohort_cap}: a capped round is no plain mixture.")
         if self.failure_probability:
-            raise ValueError(f"{_FAILURE}={self.failure_probability}: analysed apart.")
+            raise ValueError(
+                f"{_FAILURE}={self.failure_probability}: a failing round is no mixture."
+            )
         k, q = self.group_size, self.sampling_rate
         if q == 1:
-            return np.eye(k + 1)[k]
+            always_all: FloatArray = np.eye(k + 1)[k]
+            return always_all
         logs = [
             math.log(math.comb(k, i)) + i * math.log(q) + (k - i) * math.log1p(-q)
             for i in range(k + 1)
@@ -121,10 +135,10 @@ class RoundEvent:
         return np.exp(logs)
 
     def dp_event(self) -> dp_event.DpEvent:
-        """The round in dp_accounting's vocabulary.
+        """The round as an event of dp_accounting.
 
         Raises:
-            ValueError: its guarantee may fail, for which there is no word.
+            ValueError: its guarantee may fail, which no event of dp_accounting describes.
         """
         from dp_accounting import dp_event
 
@@ -146,13 +160,13 @@ class RoundEvent:
         )
 
 
-Composition: TypeAlias = Sequence[tuple[RoundEvent, int]]  # events, and how often each happened
+Composition: TypeAlias = Sequence[tuple[RoundEvent, int]]  # events, and how often each occurred
 
 
 def merged(composition: Composition) -> list[tuple[RoundEvent, int]]:
-    """Each event once, with its total count, in one order whatever the order given.
+    """Each event once with its total count, in an order that does not depend on the order given.
 
-    Events that never happened are left out.
+    Events that never occurred are left out.
 
     Raises:
         ValueError: a count is negative or not whole.

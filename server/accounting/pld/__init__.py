@@ -1,1 +1,1 @@
-"""Certified epsilon from both sides, by discretised privacy loss distributions (PLD)."""
+"""Certified lower and upper epsilon, by discretised privacy loss distributions (PLD)."""

@@ -1,8 +1,8 @@
-"""Many rounds on the grid: epsilon of the summed losses at a delta, with bounded numerical error.
+"""Epsilon of many rounds: sums their losses by Fourier transforms, with bounded numerical error.
 
 The masses are tilted by ``exp(theta * loss)`` before the Fourier transform (Esscher), with a
-``theta`` at which the sum's typical value is near the epsilon asked for. What wraps around the
-transform's window and what round-off adds is then small in proportion to delta, however small delta
+``theta`` at which the typical value of the sum is near the wanted epsilon. Mass that wraps around
+the transform's window, and round-off, are then small in proportion to delta, however small delta
 is: an error ``e`` of the tilted sum moves ``delta(eps)`` by at most
 ``e * exp(log_moment(theta) - theta * eps)``.
 """
@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import fft
 
+from userdp.server.accounting.events import FloatArray
 from userdp.server.accounting.pld import exponential_tilt
 from userdp.server.accounting.pld.exponential_tilt import Losses, Tilt
 from userdp.server.accounting.pld.loss_grid import LossGrid
@@ -25,7 +27,7 @@ Side = Literal["lower", "upper"]
 NEGLIGIBLE_SHARE = 1e-6  # of delta: what cropping the losses' ends may move it
 SLACK_SHARE = 1e-4  # of delta: numerical error that is not worth a second transform
 OUTSIDE = 1e-10  # tilted mass allowed on either side of the window
-ROUND_OFF = 2.0**-43  # a round: transforms, and the relative error of the masses put in
+ROUND_OFF = 2.0**-43  # a round: of the transforms, and relative error of the masses
 VANISHING = 1e-30  # modulus of a Fourier coefficient that is left out
 LARGEST_EXPONENT = 600.0
 WORK_LIMIT = 2**22  # points of one transform
@@ -36,17 +38,17 @@ class TooFineError(ArithmeticError):
 
 
 def window(losses: Losses, at: Tilt) -> tuple[float, float]:
-    """Ends around 0; beyond each lies tilted mass of at most ``OUTSIDE`` (Chernoff)."""
+    """Summed losses around 0 beyond which lies tilted mass of at most ``OUTSIDE`` (Chernoff)."""
     deviation = math.sqrt(at.variance) + losses[0][0].step
-    needed = -math.log(OUTSIDE)
+    log_outside = -math.log(OUTSIDE)
     low, high = -math.inf, math.inf
-    for steps in (1, 2, 4, 6, 8, 12):
-        more = steps / deviation
-        rise = exponential_tilt.log_moment(losses, at.theta + more) - at.log_moment
-        fall = exponential_tilt.log_moment(losses, at.theta - more) - at.log_moment
-        high = min(high, (rise + needed) / more)
-        low = max(low, -(fall + needed) / more)
-    return min(low, 0.0), max(high, 0.0)  # no loss: the smallest epsilon there is
+    for deviations in (1, 2, 4, 6, 8, 12):
+        change = deviations / deviation
+        rise = exponential_tilt.log_moment(losses, at.theta + change) - at.log_moment
+        fall = exponential_tilt.log_moment(losses, at.theta - change) - at.log_moment
+        high = min(high, (rise + log_outside) / change)
+        low = max(low, -(fall + log_outside) / change)
+    return min(low, 0.0), max(high, 0.0)  # 0 is the smallest epsilon
 
 
 def epsilon(losses: Losses, delta: float, side: Side) -> float:
@@ -56,24 +58,27 @@ def epsilon(losses: Losses, delta: float, side: Side) -> float:
         losses: grids that share one step; below the truth for "lower", above for "upper".
         delta: in (0, 1).
         side: the certified side. A lower bound may be 0, an upper one infinite.
+
+    Raises:
+        TooFineError: the summed loss has too many grid points for one transform.
     """
-    spare = NEGLIGIBLE_SHARE * delta / sum(count for _, count in losses)
-    losses = [(cropped(grid, spare, side), count) for grid, count in losses]
+    negligible = NEGLIGIBLE_SHARE * delta / sum(count for _, count in losses)
+    losses = [(cropped(grid, negligible, side), count) for grid, count in losses]
     infinite = -math.expm1(sum(n * math.log1p(-grid.infinite) for grid, n in losses))
     delta = delta - infinite if side == "upper" else delta
     if delta <= 0:
         return math.inf
     at = exponential_tilt.saddle(losses, delta)
-    value, slack = bound_at(losses, at, delta, side)
-    if slack > SLACK_SHARE * delta:  # a lopsided sum: tilt towards the epsilon just found
-        retilted = exponential_tilt.with_mean(losses, value, at.theta)
-        again, _ = bound_at(losses, retilted, delta, side)
-        value = max(value, again) if side == "lower" else min(value, again)
-    return value
+    bound, slack = bound_at(losses, at, delta, side)
+    if slack > SLACK_SHARE * delta:  # a skewed sum: tilt towards the epsilon just computed
+        retilted = exponential_tilt.with_mean(losses, bound, at.theta)
+        second_bound, _ = bound_at(losses, retilted, delta, side)
+        bound = max(bound, second_bound) if side == "lower" else min(bound, second_bound)
+    return bound
 
 
 def bound_at(losses: Losses, at: Tilt, delta: float, side: Side) -> tuple[float, float]:
-    """Certified epsilon by one tilt, and how much of delta the numerical error takes there."""
+    """Certified epsilon by one tilt, and the numerical error of delta there."""
     values, masses, error = convolution(losses, at)
     curve = DeltaCurve.of(values, masses, at, error if side == "upper" else -error)
     if side == "lower":
@@ -84,22 +89,33 @@ def bound_at(losses: Losses, at: Tilt, delta: float, side: Side) -> tuple[float,
     return value, error * math.exp(min(at.log_moment - at.theta * value, LARGEST_EXPONENT))
 
 
-def cropped(grid: LossGrid, spare: float, side: Side) -> LossGrid:
-    """The grid without ends of mass at most ``spare`` each: dropped below, rounded up above."""
+def cropped(grid: LossGrid, negligible: float, side: Side) -> LossGrid:
+    """The grid without its two ends, of mass at most ``negligible`` each.
+
+    For a lower bound their masses are dropped, for an upper one they move to larger losses.
+    """
     masses = grid.masses
-    first = int(np.argmax(np.cumsum(masses) > spare))
-    last = len(masses) - int(np.argmax(np.cumsum(masses[::-1]) > spare))
-    kept = masses[first:last].copy()
+    first = int(np.argmax(np.cumsum(masses) > negligible))
+    last = len(masses) - int(np.argmax(np.cumsum(masses[::-1]) > negligible))
+    middle = masses[first:last].copy()
     infinite = 0.0
     if side == "upper":
-        kept[0] += masses[:first].sum()
+        middle[0] += masses[:first].sum()
         infinite = grid.infinite + float(masses[last:].sum())
     origin = grid.origin + first * grid.step
-    return LossGrid(masses=kept, origin=origin, step=grid.step, infinite=infinite)
+    return LossGrid(masses=middle, origin=origin, step=grid.step, infinite=infinite)
 
 
-def convolution(losses: Losses, at: Tilt) -> tuple[np.ndarray, np.ndarray, float]:
-    """Losses of the window, their tilted probabilities, and a bound on the total error of these."""
+def convolution(losses: Losses, at: Tilt) -> tuple[FloatArray, FloatArray, float]:
+    """Distribution of the summed loss within the window.
+
+    Returns:
+        Losses (points,), their tilted probabilities (points,), and a bound on the total error of
+        the probabilities.
+
+    Raises:
+        TooFineError: the window has too many grid points for one transform.
+    """
     step = losses[0][0].step
     origin = sum(grid.origin * count for grid, count in losses)
     low, high = window(losses, at)
@@ -118,76 +134,84 @@ def convolution(losses: Losses, at: Tilt) -> tuple[np.ndarray, np.ndarray, float
     return origin + step * (first + np.arange(size)), masses, round_off + 2 * OUTSIDE
 
 
-def power(spectrum: np.ndarray, count: int) -> np.ndarray:
-    """The coefficients to this power; those that end below ``VANISHING`` are set to 0.
+def power(spectrum: NDArray[np.complex128], count: int) -> NDArray[np.complex128]:
+    """The coefficients (points,) to this power; results below ``VANISHING`` are set to 0.
 
-    The window's masses then move by at most ``VANISHING`` each: nothing beside ``ROUND_OFF``.
+    The window's masses then move by at most ``VANISHING`` each, which ``ROUND_OFF`` far exceeds.
     """
     result = np.zeros_like(spectrum)
-    kept = spectrum.real**2 + spectrum.imag**2 > VANISHING ** (2 / count)
-    result[kept] = spectrum[kept] ** count
+    remaining = spectrum.real**2 + spectrum.imag**2 > VANISHING ** (2 / count)
+    result[remaining] = spectrum[remaining] ** count
     return result
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeltaCurve:
-    """delta at each loss of the window, with the numerical error counted on one side.
+    """delta as a function of epsilon, with the numerical error counted on the certified side.
 
-    Between two neighbouring losses ``delta(eps) = tail - exp(eps - centre) * shrunk``.
+    Between two neighbouring losses ``delta(eps) = tail - exp(eps - centre) * weighted_tail``.
     """
 
-    values: np.ndarray  # (points,) epsilon
-    tail: np.ndarray  # (points,) probability of a larger loss, error counted
-    shrunk: np.ndarray  # (points,) the same weighted by exp(centre - loss)
+    values: FloatArray  # (points,) epsilon: the losses of the window
+    tail: FloatArray  # (points,) probability of a larger loss, error counted
+    weighted_tail: FloatArray  # (points,) the same weighted by exp(centre - loss)
     centre: float
 
     @classmethod
-    def of(cls, values: np.ndarray, masses: np.ndarray, at: Tilt, error: float) -> DeltaCurve:
-        """From the tilted masses of the window, within what exponentials can hold."""
+    def of(cls, values: FloatArray, masses: FloatArray, at: Tilt, error: float) -> DeltaCurve:
+        """From the tilted masses of the window, where the exponentials do not overflow.
+
+        Args:
+            values, masses: (points,) losses of the window and their tilted probabilities.
+            at: the tilt.
+            error: bound of the masses' total error; negative for a lower bound of delta.
+        """
         near = np.abs(values - at.mean) <= LARGEST_EXPONENT / (at.theta + 1)
         first, last = np.flatnonzero(near)[[0, -1]]
         above = values[first:] - at.mean
         scale = math.exp(at.log_moment - at.theta * at.mean)
 
-        def larger(rate: float) -> np.ndarray:
+        def tail_sums(rate: float) -> FloatArray:
             sums = np.cumsum((masses[first:] * scale * np.exp(-rate * above))[::-1])[::-1]
             return np.append(sums[1:], 0.0)[: last - first + 1]
 
         slack = error * scale * np.exp(-at.theta * above[: last - first + 1])
         return cls(
             values=values[near],
-            tail=larger(at.theta) + slack,
-            shrunk=larger(at.theta + 1),
+            tail=tail_sums(at.theta) + slack,
+            weighted_tail=tail_sums(at.theta + 1),
             centre=at.mean,
         )
 
-    def deltas(self) -> np.ndarray:
+    def deltas(self) -> FloatArray:
         """(points,) delta at each epsilon of the window."""
-        return self.tail - np.exp(self.values - self.centre) * self.shrunk
+        values: FloatArray = self.tail - np.exp(self.values - self.centre) * self.weighted_tail
+        return values
 
-    def crossing(self, place: int, delta: float) -> float:
-        """Epsilon between two neighbouring losses where delta is crossed."""
-        tail, shrunk = self.tail[place], self.shrunk[place]
-        between = tail > delta and shrunk > 0
-        return float(self.centre + math.log((tail - delta) / shrunk)) if between else -math.inf
+    def crossing(self, index: int, delta: float) -> float:
+        """Epsilon at which the curve between a loss and the next is ``delta``; -inf if nowhere."""
+        tail, weighted_tail = self.tail[index], self.weighted_tail[index]
+        if not (tail > delta and weighted_tail > 0):
+            return -math.inf
+        return float(self.centre + math.log((tail - delta) / weighted_tail))
 
     def last_at_least(self, delta: float) -> float:
         """Largest epsilon in the window at which delta is certainly reached; 0 if there is none."""
         reached = np.flatnonzero(self.deltas() >= delta)
         if not len(reached):
             return 0.0
-        place = int(reached[-1])
-        following = self.values[min(place + 1, len(self.values) - 1)]
-        within = min(self.crossing(place, delta), float(following))
-        return max(0.0, float(self.values[place]), within)
+        index = int(reached[-1])
+        following = self.values[min(index + 1, len(self.values) - 1)]
+        crossing = min(self.crossing(index, delta), float(following))
+        return max(0.0, float(self.values[index]), crossing)
 
     def first_at_most(self, delta: float) -> float:
-        """Smallest epsilon in the window at which delta is certainly kept; inf if there is none."""
-        kept = np.flatnonzero(self.deltas() <= delta)
-        if not len(kept):
+        """Smallest epsilon in the window at which delta is certainly not exceeded; inf if none."""
+        within = np.flatnonzero(self.deltas() <= delta)
+        if not len(within):
             return math.inf
-        place = int(kept[0])
-        if place == 0:
+        index = int(within[0])
+        if index == 0:
             return float(self.values[0])
-        within = max(self.crossing(place - 1, delta), float(self.values[place - 1]))
-        return min(float(self.values[place]), within)
+        crossing = max(self.crossing(index - 1, delta), float(self.values[index - 1]))
+        return min(float(self.values[index]), crossing)

@@ -1,6 +1,7 @@
-"""Exponential tilts of a summed privacy loss (Esscher), and the tilt that suits an epsilon.
+"""Exponential tilts (Esscher) of a summed privacy loss, and the tilt for a delta or an epsilon.
 
-Any tilt gives a valid bound in `compose`; a fitting one a tight bound. So the search may end early.
+Any tilt gives a valid bound in `convolution`, a well chosen one a tight bound. The search for it
+may therefore end early.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from userdp.server.accounting.events import FloatArray
 from userdp.server.accounting.pld.loss_grid import LossGrid
 
 Losses = Sequence[tuple[LossGrid, int]]  # grids of one step, and how often each is drawn
 
 WEAKEST = 1e-8
-STRONGEST = 8.0  # times one over the step: beyond it the tilt resolves single cells
-PRECISION = 1e-3  # relative, of the tilt: moves the bound's exponent by its square
+STRONGEST = 8.0  # over the step: stronger tilts leave mass in single cells only
+PRECISION = 1e-3  # relative, of the tilt; the bound's exponent moves by its square
 MOST_STEPS = 60
 
 
@@ -32,11 +34,11 @@ class Tilt:
 
     @property
     def divergence(self) -> float:
-        """Kullback-Leibler divergence of the tilted sum from the sum: Chernoff's -log delta."""
+        """Kullback-Leibler divergence of the tilted sum from the sum: -log of Chernoff's bound."""
         return max(0.0, self.theta * self.mean - self.log_moment)
 
 
-def tilted_masses(grid: LossGrid, theta: float) -> tuple[np.ndarray, float]:
+def tilted_masses(grid: LossGrid, theta: float) -> tuple[FloatArray, float]:
     """(cells,) probabilities proportional to ``mass * exp(theta * loss)``, and log of their sum."""
     logs = grid.log_masses + theta * grid.losses
     top = logs.max()
@@ -68,38 +70,40 @@ def tilt(losses: Losses, theta: float) -> Tilt:
 
 
 def saddle(losses: Losses, delta: float) -> Tilt:
-    """The tilt at whose mean Chernoff's bound on delta equals ``delta``.
+    """The tilt at whose mean Chernoff's bound on delta equals ``delta`` (the saddle point).
 
     Newton steps on the root of twice the divergence, which is linear in theta for a normal sum.
     """
-    reach = math.sqrt(-2 * math.log(delta))
+    target = math.sqrt(-2 * math.log(delta))
 
     def step(at: Tilt) -> float:
-        reached = math.sqrt(2 * at.divergence)
-        return (reach - reached) * max(reached, 1e-3) / (at.theta * at.variance)
+        root = math.sqrt(2 * at.divergence)
+        return (target - root) * max(root, 1e-3) / (at.theta * at.variance)
 
-    plain = tilt(losses, 0.0).variance
-    return settled(losses, step, reach / math.sqrt(plain) if plain > 0 else WEAKEST)
+    variance = tilt(losses, 0.0).variance
+    return solved(losses, step, target / math.sqrt(variance) if variance > 0 else WEAKEST)
 
 
 def with_mean(losses: Losses, mean: float, start: float) -> Tilt:
     """The tilt that moves the mean of the sum to ``mean``."""
-    return settled(losses, lambda at: (mean - at.mean) / at.variance, start)
+    return solved(losses, lambda at: (mean - at.mean) / at.variance, start)
 
 
-def settled(losses: Losses, step: Callable[[Tilt], float], start: float) -> Tilt:
-    """Where ``step`` is small beside theta: Newton steps, kept within a bracket, else bisection.
+def solved(losses: Losses, step: Callable[[Tilt], float], start: float) -> Tilt:
+    """The tilt at which ``step`` is small beside theta: Newton steps within a bracket, or halvings.
 
     Args:
-        step: how far theta should move; positive below the solution, negative above.
+        losses: grids of one step, and how often each is drawn.
+        step: change of theta by a Newton step; positive below the solution, negative above.
+        start: theta of the first tilt.
     """
     low, high = WEAKEST, STRONGEST / losses[0][0].step
     at = tilt(losses, min(max(start, low), high))
     for _ in range(MOST_STEPS):
-        move = step(at) if at.variance > 0 else -at.theta
-        if abs(move) <= PRECISION * at.theta or high <= low * (1 + PRECISION):
+        change = step(at) if at.variance > 0 else -at.theta
+        if abs(change) <= PRECISION * at.theta or high <= low * (1 + PRECISION):
             break
-        low, high = (at.theta, high) if move > 0 else (low, at.theta)
-        theta = at.theta + move
+        low, high = (at.theta, high) if change > 0 else (low, at.theta)
+        theta = at.theta + change
         at = tilt(losses, theta if low < theta < high else math.sqrt(low * high))
     return at

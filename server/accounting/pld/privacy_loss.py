@@ -1,4 +1,4 @@
-"""The privacy loss of one round as a function of its output, exactly: no grid, no error bounds.
+"""The privacy loss of one round as a function of its output, without discretisation.
 
 Along the worst direction the output is ``P = sum_i hits(i) N(i, z^2)`` with the user and
 ``Q = N(0, z^2)`` without, in units of the clip norm.
@@ -11,11 +11,11 @@ import math
 import numpy as np
 from scipy import optimize, special
 
-from userdp.server.accounting.events import RoundEvent
+from userdp.server.accounting.events import FloatArray, RoundEvent
 
 
-def privacy_loss(event: RoundEvent, x: np.ndarray) -> np.ndarray:
-    """Loss ``log P(x)/Q(x)`` at outputs ``x`` (points,), in units of the clip norm."""
+def privacy_loss(event: RoundEvent, x: FloatArray) -> FloatArray:
+    """Loss ``log P(x)/Q(x)`` at outputs ``x`` of any shape, in units of the clip norm."""
     variance = event.noise_multiplier**2
     loss = np.full(np.shape(x), -math.inf)
     for i, weight in enumerate(event.hits()):
@@ -25,7 +25,7 @@ def privacy_loss(event: RoundEvent, x: np.ndarray) -> np.ndarray:
 
 
 def least_loss(event: RoundEvent) -> float:
-    """Infimum of the loss: that none of the user's coins comes up."""
+    """Infimum of the loss: the log of the probability that no slot of the user is sampled."""
     if event.sampling_rate == 1:
         return -math.inf
     return event.group_size * math.log1p(-event.sampling_rate)
@@ -45,7 +45,7 @@ def support(event: RoundEvent, tail: float) -> tuple[float, float]:
 
 
 def loss_deviation(event: RoundEvent) -> float:
-    """Standard deviation of the loss with the user in, by quadrature: only guides the grid."""
+    """Standard deviation of the loss with the user, by quadrature; it only guides the grid."""
     low, high = support(event, 1e-25)
     x = np.linspace(low, high, 4001)
     loss, z = privacy_loss(event, x), event.noise_multiplier
@@ -55,6 +55,6 @@ def loss_deviation(event: RoundEvent) -> float:
 
 
 def loss_range(event: RoundEvent, tail: float) -> float:
-    """Difference between the largest and the smallest loss that the grid has to hold."""
+    """Difference between the largest and the smallest loss that a grid has to cover."""
     ends = privacy_loss(event, np.array(support(event, tail)))
     return float(ends[1] - ends[0])

@@ -9,7 +9,7 @@ import pytest
 from userdp.server import accounting
 from userdp.server.accounting import certify
 from userdp.server.accounting.pld import convolution, truncated_poisson
-from userdp.sim.common.root_finding import TOLERANCE, private_root
+from userdp.sim.common.root_finding import TOLERANCE, falling_root
 
 RATE, ROUNDS, DELTA = 0.032, 500, 1e-5  # 64 of 2,000 users a step
 TABLE = {  # (epsilon, group size): noise multiplier by the mixture; group size 1 is user-wise
@@ -114,7 +114,7 @@ def test_the_noise_is_that_of_a_search_by_full_evaluations(
     )
     assert target * (1 - TOLERANCE) <= upper(noise) <= target
     assert upper(noise, gap=1e-4) <= target  # the finest grids agree
-    assert noise == pytest.approx(private_root(upper, target, 1.0), rel=0.004)
+    assert noise == pytest.approx(falling_root(upper, target, 1.0), rel=0.004)
 
 
 @pytest.mark.parametrize(("rate", "group_size", "rounds", "target", "delta", "bound"), CHEAP)

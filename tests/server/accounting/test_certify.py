@@ -139,7 +139,7 @@ def test_two_rounds_hold_the_exact_divergence_on_any_grid(setting, removal, coar
     delta, one, exact = 1e-5, event(*setting), Mixture(*setting)
     step = coarseness * privacy_loss.loss_deviation(one)
     sides = {}
-    for side, discretise in (("lower", loss_grid.below), ("upper", loss_grid.above)):
+    for side, discretise in (("lower", loss_grid.optimistic), ("upper", loss_grid.pessimistic)):
         both = discretise(one, step, 1e-16)
         losses = [(both.removal if removal else both.addition, 2)]
         sides[side] = convolution.epsilon(losses, delta, side)

@@ -93,7 +93,7 @@ def test_a_mechanism_that_does_fail_keeps_the_claim():
 
 @pytest.mark.parametrize("epsilon", [0.0, 1.0, 10.0, 699.0, 1e6, math.inf])
 def test_what_is_left_of_delta_is_rounded_down(epsilon):
-    left = failure_probability.spare(1e-6, 1e-12, epsilon)
+    left = failure_probability.remaining_delta(1e-6, 1e-12, epsilon)
     assert left == -math.inf or left < 1e-6 - 1e-12 * (1 + math.exp(epsilon))
 
 

@@ -311,7 +311,7 @@ def test_errors_at_mnli_and_qqp(place, wanted):
     assert estimate.interval(s.event, s.rounds, s.delta) == (0.0, math.inf)
 
 
-def theorem(shape: finite_sample_error.Shape) -> tuple[float, float]:
+def theorem(shape: finite_sample_error.StandardizedMoments) -> tuple[float, float]:
     """Terms of order 1/sqrt(n) and 1/n of arXiv 2101.05780, theorem A.2, in its closed form.
 
     The closed form drops ``-K3~^2/(4 pi^2 n)`` from the smoothing term; the integral keeps it.
@@ -327,12 +327,12 @@ def test_the_error_tends_to_the_theorems_leading_terms(ev):
     rounds = 10**9
     found = moments.of_round(ev).with_user
     got = finite_sample_error.error(found, rounds)
-    first, second = theorem(finite_sample_error.Shape.of(found, rounds))
+    first, second = theorem(finite_sample_error.StandardizedMoments.of(found, rounds))
     assert got == pytest.approx(first, rel=1e-3)
     assert got - first == pytest.approx(second, rel=0.03)
 
 
-def written_out(shape: finite_sample_error.Shape) -> float:
+def written_out(shape: finite_sample_error.StandardizedMoments) -> float:
     """The whole bound from the paper's symbols, its integrals by Simpson's rule."""
     n, lam, k3, k3t, k4 = (
         shape.rounds, shape.skewness, shape.third, shape.third_plus, shape.fourth,
@@ -383,10 +383,12 @@ def written_out(shape: finite_sample_error.Shape) -> float:
     ],
 )
 def test_the_error_is_the_bound_written_out(rounds, skew, third, fourth, monkeypatch):
-    shape = finite_sample_error.Shape(
+    shape = finite_sample_error.StandardizedMoments(
         rounds=rounds, skewness=skew, third=third, third_plus=third + 0.5, fourth=fourth
     )
-    monkeypatch.setattr(finite_sample_error.Shape, "of", classmethod(lambda cls, moments, n: shape))
+    monkeypatch.setattr(
+        finite_sample_error.StandardizedMoments, "of", classmethod(lambda cls, moments, n: shape)
+    )
     got = finite_sample_error.error(moments.of_round(event(0.5, 1.0)).without, rounds)
     assert got == pytest.approx(written_out(shape), rel=2e-5)
 
