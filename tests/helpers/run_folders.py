@@ -30,6 +30,7 @@ def write(
     complete: bool = True,
     summary: Mapping[str, Any] | None = None,
     tables: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    metrics: Sequence[Mapping[str, Any]] = (),
     **config: Any,
 ) -> Path:
     """Write the files of a run; returns the folder.
@@ -38,6 +39,7 @@ def write(
         complete: whether it has ended, so that summary and statement are there.
         summary: further figures of the whole run.
         tables: name of a CSV file -> its rows.
+        metrics: further rows of the metrics, each with its round.
         config: configuration values by dotted name, with two underscores for a dot.
     """
     folder.mkdir(parents=True)
@@ -63,7 +65,7 @@ def write(
             level = level.setdefault(name, {})
         level[last] = value
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
-    lines = [*_rows(rounds, perplexity, private)]
+    lines = [*_rows(rounds, perplexity, private), *metrics]
     if complete:
         lines.append(_summary(rounds, perplexity, summary or {}))
         stated = privacy_statement(strategy=strategy, epsilon=epsilon, k=k, rounds=rounds)
