@@ -26,11 +26,11 @@ from userdp.clients.batching import unit_records
 from userdp.server.mechanisms.base import RECORD_SLOT
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config.settings import Settings
+from userdp.sim.inputs import run_inputs
+from userdp.sim.inputs.run_inputs import RunInputs
 from userdp.sim.planning.planner import Plan
 from userdp.sim.protocol.contract import Assignment
-from userdp.sim.run import inputs as run_inputs
 from userdp.sim.run import node_setup, prepare, runner, time_estimate
-from userdp.sim.run.inputs import RunInputs
 from userdp.sim.run_folder import composed_epsilon, reader
 from userdp.sim.run_folder.layout import RunFolder
 from userdp.sim.sweep.jobs import differing

@@ -13,7 +13,7 @@ from userdp.server.ledger import ledger
 from userdp.sim import cli
 from userdp.sim.config import hydra_compose
 from userdp.sim.data import holdout
-from userdp.sim.run import inputs as run_inputs
+from userdp.sim.inputs import run_inputs
 
 SMALL = ["compare.selections=[random,longest]", "compare.seeds=[1,2]", "compare.epsilons=[3,8]"]
 
