@@ -90,6 +90,3 @@ def delay_by_one(items: Iterable[_Item]) -> Iterator[_Item]:
         if len(waiting) > 1:
             yield waiting.pop(0)
     yield from waiting
-
-
-ahead = prefetch

@@ -58,9 +58,6 @@ def in_vocabulary(record: np.ndarray, vocabulary: int) -> bool:
     return int(masking.tokens(record).max()) < vocabulary
 
 
-known = in_vocabulary
-
-
 def blocks(units: Iterable[Unit], max_lanes: int) -> Iterator[list[Unit]]:
     """Groups of at most ``max_lanes`` units of similar length; empty units are left out.
 

@@ -1,18 +1,20 @@
-"""From the units of a cohort to one sum of clipped updates: what a node does in a round.
+"""Computes the update of every unit of a cohort, clips each and adds them up: a node's round.
 
-1. `packing.blocks` groups the units, `packing.stacks` cuts a block's records into forward passes.
-   Units are fetched as they are needed.
-2. Each unit has a lane: its gradient is the mean over its records of the record's mean token loss.
-3. A lane takes ``local_steps`` steps of plain gradient descent from the global adapter, and its
-   update is the difference: with one step, ``-local_lr * gradient``. No state of a lane outlives
+1. `packing.blocks` groups the units, `packing.stacks` cuts the records of a block into the inputs
+   of forward passes. Units are fetched as they are needed.
+2. The loss of a unit is the mean over its records of a record's mean token loss.
+3. A unit takes ``local_steps`` steps of plain gradient descent from the global adapter. Its update
+   is the difference to the global adapter: with one step, ``-local_lr * gradient`` (DP-FedSGD),
+   with more, DP-FedAvg (McMahan et al., arXiv 1710.06963, Algorithm 1). No state of a unit outlives
    its block.
-4. `clip.clipped_sum` bounds each lane and adds it to one running sum: memory does not grow with the
-   cohort, unless the clipped lanes themselves are asked for. Where the round has a scale, a lane is
-   multiplied by it, coordinate by coordinate, just before; sum, norms and clip are then those of
-   the scaled updates.
+4. If the round has a scale, each update is multiplied by it, coordinate by coordinate; clip, norms
+   and sum are then those of the scaled updates.
+5. The clip rule of the contract bounds each update, and the clipped updates are added to one
+   running sum. Memory does not grow with the cohort, unless the clipped updates are kept.
 
-A failed unit (tokens the model does not know, an update that is not finite) contributes zero and is
-counted. Nothing in a round waits for the device before its end: what is counted stays there.
+A failed unit (an id outside the model's vocabulary, an update that is not finite) contributes zero
+and is counted. Counts stay on the device, so that the host never waits for it before the end of the
+round.
 """
 
 from __future__ import annotations
@@ -35,15 +37,15 @@ from userdp.sim.protocol.cohort_sum import CohortSum
 
 @dataclass(frozen=True, kw_only=True)
 class LocalTraining:
-    """What a lane does before its clip (DP-FedAvg, McMahan et al., arXiv 1710.06963)."""
+    """Local gradient descent of a unit before its clip."""
 
     steps: int = 1
-    lr: float = 1.0
+    lr: float = 1.0  # learning rate
 
 
 @dataclass(frozen=True)
 class Block:
-    """Units whose gradients are held together, and their stacks on the device."""
+    """Units whose gradients are held together, and the batches of their records."""
 
     units: Sequence[Unit]
     batches: Sequence[Batch]
@@ -62,61 +64,72 @@ def cohort_sum(
     count_unclipped: bool = False,
     keep_rows: bool = False,
 ) -> CohortSum:
-    """Sum over units of their clipped updates, on the CPU.
+    """Sum of the clipped updates of the units, on the CPU.
 
     Args:
-        adapter: (D,) float32 on the model's device, where every lane starts.
+        adapter: (D,) float32 on the model's device, the global adapter.
         units: token sequences of each unit; a unit without sequences contributes zero, and no row.
+        clip_norm: C, may be infinite.
         clipping_rule: name of a rule of `clipping.CLIP_RULES`.
-        scale: (D,) float32 on the model's device, public; None multiplies nothing.
-        count_unclipped: also count the units whose norm is at most ``clip_norm``.
-        keep_rows: keep every clipped update; that of a failed unit is none.
+        scale: (D,) float32 on the model's device, public; None leaves updates unscaled.
+        count_unclipped: also sum the bits of units whose norm is at most ``clip_norm``.
+        keep_rows: also return every clipped update, except those of failed units.
+
+    Raises:
+        ConfigurationError: there is no clip rule of that name.
+        ValueError: ``clip_norm`` is not positive.
+        MemoryError: a single record does not fit into the device's memory.
     """
     total = torch.zeros(len(adapter), dtype=torch.float64, device=adapter.device)
     loss = torch.zeros((), dtype=torch.float64, device=adapter.device)
     tally, rows = clipping.Tally.empty(adapter.device), [total.new_zeros(0, len(total)).cpu()]
-    counted, clip = _Counted(), clipping.CLIP_RULES.find(clipping_rule)
-    for block in _blocks(model, counted.known(units, model.vocabulary), engine):
-        updates, losses = block_updates(model, adapter, block, local, engine)
+    counts, clip = _UnitCounts(), clipping.CLIP_RULES.find(clipping_rule)
+    for block in _blocks(model, counts.in_vocabulary(units, model.vocabulary), engine):
+        updates, block_loss = block_updates(model, adapter, block, local, engine)
         if scale is not None:
             updates *= scale
         clipped = clip(updates, clip_norm)
         total += clipped.total
-        loss += losses
+        loss += block_loss
         tally.add(clipped.norms, clip_norm)
         if keep_rows:
             rows.append(clipped.rows())
-    tallied = tally.figures()
+    clip_counts = tally.figures()
     return CohortSum(
         total=total.cpu().numpy(),
-        figures=_figures(counted, tallied, float(loss)),
-        unclipped_bits=tallied.unclipped_bits if count_unclipped else None,
+        figures=_figures(counts, clip_counts, float(loss)),
+        unclipped_bits=clip_counts.unclipped_bits if count_unclipped else None,
         rows=torch.cat(rows).numpy() if keep_rows else None,
     )
 
 
-def _figures(counted: _Counted, tallied: clipping.Figures, loss: float) -> dict[str, float]:
-    """Sums over the units, by the metric that the server makes of each (simulation_only)."""
+def _figures(counts: _UnitCounts, clip_counts: clipping.Figures, loss: float) -> dict[str, float]:
+    """Sums over the units, by metric (simulation_only).
+
+    `userdp.sim.tracking.metric_kinds` says which of them the server divides by the cohort size.
+    """
     return {
-        "cohort_size": counted.units,
-        "failed_units": counted.unknown + counted.units - tallied.finite,
-        "clipped_fraction": tallied.clipped,
-        "mean_update_norm": tallied.norms,
+        "cohort_size": counts.units,
+        "failed_units": counts.unknown + counts.units - clip_counts.finite,
+        "clipped_fraction": clip_counts.clipped,
+        "mean_update_norm": clip_counts.norms,
         "train_loss": loss,
-        "records_used": counted.records,
-        "tokens_used": counted.tokens,
+        "records_used": counts.records,
+        "tokens_used": counts.tokens,
     }
 
 
 def _blocks(model: LanguageModel, units: Iterable[Unit], engine: EngineSettings) -> Iterator[Block]:
+    """The blocks of a cohort; on a GPU each is loaded while the one before it is computed."""
+
     def loaded(block: Sequence[Unit]) -> Block:
         return load_block(model, block, engine.max_tokens)
 
-    return device_batches.ahead(packing.blocks(units, engine.max_lanes), loaded, model.device)
+    return device_batches.prefetch(packing.blocks(units, engine.max_lanes), loaded, model.device)
 
 
 def load_block(model: LanguageModel, units: Sequence[Unit], max_tokens: int) -> Block:
-    """Pack the records of some units, and start their way to the device."""
+    """Pack the records of some units and copy them to the device."""
     return Block(units, [model.load(stack) for stack in packing.stacks(units, max_tokens)])
 
 
@@ -127,7 +140,18 @@ def block_updates(
     local: LocalTraining,
     engine: EngineSettings,
 ) -> tuple[Tensor, Tensor]:
-    """Updates (units of the block, D) before the clip, and the block's summed loss at the start."""
+    """The updates of a block's units before scale and clip.
+
+    Args:
+        adapter: (D,) float32 on the model's device, the global adapter.
+
+    Returns:
+        (units of the block, D) float32, and the sum of the units' losses under the global adapter
+        (scalar).
+
+    Raises:
+        MemoryError: a single record does not fit into the device's memory.
+    """
     gradient, loss = _block_gradient(model, adapter, block, engine)
     updates = gradient.mul_(-local.lr)
     for _ in range(local.steps - 1):
@@ -139,7 +163,11 @@ def block_updates(
 def _block_gradient(
     model: LanguageModel, adapters: Tensor, block: Block, engine: EngineSettings
 ) -> tuple[Tensor, Tensor]:
-    """Per-unit gradients at adapters (D,), shared, or (units, D), one each."""
+    """Gradients (units of the block, D) float32 of the units' losses, and the sum of these.
+
+    Args:
+        adapters: (D,) shared by all units, or (units of the block, D).
+    """
     gradient = torch.zeros(len(block.units), adapters.shape[-1], device=adapters.device)
     loss = torch.zeros((), device=adapters.device)
     for batch in block.batches:
@@ -152,32 +180,40 @@ def _block_gradient(
 def _gradients(
     model: LanguageModel, adapters: Tensor, batch: Batch, engine: EngineSettings
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Lanes of a stack, their gradients, and the loss; in halves where memory runs out."""
+    """Gradients of a stack, which is split in halves as often as memory runs out.
+
+    Yields:
+        The lanes (lanes of a part,) int64, their gradients (lanes of a part, D) float32, and the
+        loss of the part (scalar).
+    """
     pending = [batch]
     while pending:
         part = pending.pop()
         start = adapters if adapters.dim() == 1 else adapters[part.lanes]
         compute = functools.partial(model.gradients, start, part)
-        found = engine.attempt(compute, part)
-        if found is None:
+        result = engine.attempt(compute, part)
+        if result is None:
             pending += [model.load(half) for half in packing.halves(part.stack)]
         else:
-            yield part.lanes, *found
+            yield part.lanes, *result
 
 
 @dataclass
-class _Counted:
-    """Figures of the units that pass by."""
+class _UnitCounts:
+    """Counts of a cohort's units, their records and tokens."""
 
-    units: int = 0
-    unknown: int = 0
+    units: int = 0  # with records, all in the vocabulary
+    unknown: int = 0  # with an id outside the vocabulary
     records: int = 0
     tokens: int = 0
 
-    def known(self, units: Iterable[Unit], vocabulary: int) -> Iterator[Unit]:
-        """Units whose tokens the model has: on a device, an unknown one would end the process."""
+    def in_vocabulary(self, units: Iterable[Unit], vocabulary: int) -> Iterator[Unit]:
+        """Count the units, and pass on those that the model can read.
+
+        An id outside the vocabulary would end the process on a GPU, so such a unit is left out.
+        """
         for unit in units:
-            if not all(packing.known(record, vocabulary) for record in unit):
+            if not all(packing.in_vocabulary(record, vocabulary) for record in unit):
                 self.unknown += 1
             elif unit:
                 self.units += 1
