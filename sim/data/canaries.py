@@ -18,15 +18,17 @@ from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.data.corpus import Corpus, Encode
 from userdp.sim.data.population import Population
 
-PROMPT, DIGITS = "my number is", 9  # the secrets' public space: 10^9 numbers
+PROMPT, DIGITS = "my number is", 9  # public: a secret is one of 10^9 numbers
 
 
 @dataclass(frozen=True, kw_only=True)
 class Canaries:
-    """Who is planted, and what they are ranked among.
+    """The secrets of the canaries and the references that they are ranked among.
 
-    ``secrets`` holds one record a user, prompt given and number learned: first those of the
-    ``count`` canaries, then the references.
+    Args:
+        count: number of canaries.
+        secrets: users with one record each, the prompt not learned and the number learned: first
+            the ``count`` canaries, then the references.
     """
 
     count: int
@@ -62,42 +64,45 @@ def drawn(
             f"data.canaries={count}: a secret and its prompt take {longest} tokens; raise "
             f"model.seq_len={seq_len}."
         )
-    secrets = Population.of({_id(place): [record] for place, record in enumerate(records)})
+    secrets = Population.of({_id(i): [record] for i, record in enumerate(records)})
     return Canaries(count=count, secrets=secrets)
 
 
 def planted(corpus: Corpus, canaries: Canaries | None, records: int) -> Corpus:
-    """The corpus with the canaries behind the training users, who keep their slots and keys.
+    """The corpus with the canaries after the training users, who keep their slots and keys.
 
-    Each canary holds so many ``records``, all the same. Copies the training tokens into memory.
+    Copies the training tokens into memory.
+
+    Args:
+        records: of each canary, all the same.
     """
     if canaries is None:
         return corpus
-    own: dict[str, Sequence[Sequence[int]]] = {
+    tokens: dict[str, Sequence[Sequence[int]]] = {
         _id(i): [record.tolist() for record in canaries.secrets.records(i)] * records
         for i in range(canaries.count)
     }
-    more = Population.of(own)
-    name = cache.fingerprint(corpus.name, "canaries", more.content_digest())
-    return replace(corpus, train=_joined(corpus.train, more), name=name)
+    added = Population.of(tokens)
+    name = cache.fingerprint(corpus.name, "canaries", added.content_digest())
+    return replace(corpus, train=_joined(corpus.train, added), name=name)
 
 
 def _joined(first: Population, second: Population) -> Population:
-    """The users of both, slot after slot."""
-    stored, held = len(first.record_offsets) - 1, len(first.user_records)
+    """The users of the first population, then those of the second."""
+    records, entries = len(first.record_offsets) - 1, len(first.user_records)
     ends = [first.record_offsets, second.record_offsets[1:] + len(first.tokens)]
     return Population(
         tokens=np.concatenate([first.tokens, second.tokens]),
         record_offsets=np.concatenate(ends),
-        user_records=np.concatenate([first.user_records, second.user_records + stored]),
-        user_offsets=np.concatenate([first.user_offsets, second.user_offsets[1:] + held]),
+        user_records=np.concatenate([first.user_records, second.user_records + records]),
+        user_offsets=np.concatenate([first.user_offsets, second.user_offsets[1:] + entries]),
         user_keys=np.concatenate([first.user_keys, second.user_keys]),
     )
 
 
-def _id(place: int) -> str:
-    return f"userdp canary {place}"
+def _id(number: int) -> str:
+    return f"userdp canary {number}"
 
 
-def _number(source: np.random.Generator) -> str:
-    return "".join(map(str, source.integers(10, size=DIGITS)))
+def _number(generator: np.random.Generator) -> str:
+    return "".join(map(str, generator.integers(10, size=DIGITS)))

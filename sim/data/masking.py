@@ -1,8 +1,8 @@
-"""One signed integer for a token and whether it is learned: ``t``, or else its complement ``~t``.
+"""Stores the mask of learned tokens in their sign: ``t`` is learned, its complement ``~t`` is not.
 
-A token that is not learned (of a prompt, of another speaker) is read by the model but never
-predicted. The sign goes with the token through every cut, sort and window, so no array runs beside
-the tokens.
+A token that is not learned (of a prompt, of another speaker) is an input of the model and never a
+target. Because the sign stays with the token through every cut, sort and window, no second array
+for the mask is needed.
 
 >>> record = np.array([*given([7, 8]), 9])
 >>> tokens(record).tolist(), learned(record).tolist()
@@ -15,29 +15,29 @@ from collections.abc import Iterable
 
 import numpy as np
 
-PADDING = ~0  # behind the end of a record: token 0, not learned
+PADDING = ~0  # after the end of a record: token 0, not learned
 
 
 def given(ids: Iterable[int]) -> list[int]:
-    """The ids, none of them learned."""
+    """The ids as tokens that are not learned."""
     return [~token for token in ids]
 
 
 def signed(ids: Iterable[int], learned: Iterable[object]) -> list[int]:
-    """The ids, of which those are learned whose flag is true."""
+    """The ids, those with a true flag as learned tokens."""
     return [token if flag else ~token for token, flag in zip(ids, learned, strict=True)]
 
 
 def tokens(signed: np.ndarray) -> np.ndarray:
-    """The ids themselves, in the same shape and dtype."""
+    """The token ids without the mask, in the same shape and dtype."""
     return np.where(signed < 0, ~signed, signed)
 
 
 def learned(signed: np.ndarray) -> np.ndarray:
-    """(..., positions) bool for (..., positions + 1): which next tokens the loss counts."""
+    """Which next tokens the loss counts: (..., positions + 1) signed -> (..., positions) bool."""
     return signed[..., 1:] >= 0
 
 
 def predicted(record: np.ndarray) -> int:
-    """How many tokens of a record (tokens,) the loss counts; 0: there is nothing to learn."""
+    """Number of tokens of a record (tokens,) that the loss counts; 0: nothing to learn."""
     return int(np.count_nonzero(learned(record)))

@@ -1,6 +1,6 @@
-"""What a row says: whose record it is and what a tokenizer is called with, or why it is none.
+"""Parses rows into records: the user and the content to tokenise, or the reason why it is none.
 
-A record is a text, a text after a prompt, a conversation, or one text or two with a class.
+The content is a text, a text after a prompt, a conversation, or a text or pair with a class.
 """
 
 from __future__ import annotations
@@ -19,17 +19,24 @@ Content = str | tuple[str, str] | list[int] | Labelled
 
 
 class BadRecord(Exception):
-    """Why a row is no record; the text is a reason to count by, never a value of the row."""
+    """A row that is no record; the message is a reason to count by and quotes nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which column holds what; ``split`` is needed for a split by column only.
+    """Names of the columns.
 
     A record is a ``text``, after the ``prompt`` if that column is named, or it is a ``chat``: a
     list of messages with ``role`` and ``content``. With a ``label`` it is a ``text``, and a second
-    one if ``pair`` is named, of one of the ``classes``. Without a column for the ``user``, every
-    record is a user of its own.
+    one if ``pair`` is named, of one of the ``classes``.
+
+    Args:
+        user: id of the user; None: every record is a user of its own.
+        split: train, test or validation, for a split by column.
+        classes: as the label column spells them, in the order of their numbers.
+
+    Raises:
+        ConfigurationError: the columns do not fit together; names the field.
     """
 
     user: str | None
@@ -39,7 +46,7 @@ class Columns:
     split: str | None = None
     pair: str | None = None
     label: str | None = None
-    classes: tuple[str, ...] = ()  # as the label column spells them, in the order of their numbers
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.text is None) == (self.chat is None):
@@ -81,8 +88,8 @@ class Columns:
         for name, column in (("prompt", self.prompt), ("chat", self.chat)):
             if column is not None:
                 raise ConfigurationError(
-                    f"data.{name}={column!r} with data.label={self.label!r}: what is classified is "
-                    "data.text, and data.text_pair for a second text"
+                    f"data.{name}={column!r} with data.label={self.label!r}: a classification "
+                    "reads data.text, and data.text_pair for a second text"
                 )
         if len(set(self.classes)) < max(2, len(self.classes)):
             raise ConfigurationError(
@@ -93,27 +100,30 @@ class Columns:
 
 
 def user(row: Row, column: str | None) -> str | None:
-    """The user's id as text; None where every record is a user of its own.
+    """The user's id as text; None if every record is a user of its own.
 
     Raises:
-        BadRecord: the row is broken or names no user.
+        BadRecord: the row is broken or has no user.
     """
     if row.columns is None:
         raise BadRecord("broken line")
     if column is None:
         return None
-    named = row.columns.get(column)
-    if named is None or named == "":
+    value = row.columns.get(column)
+    if value is None or value == "":
         raise BadRecord("missing user")
-    if isinstance(named, bool) or not isinstance(named, str | int):
+    if isinstance(value, bool) or not isinstance(value, str | int):
         raise BadRecord("user is neither text nor an integer")
-    return _encodable(str(named), "user is not valid Unicode")
+    return _encodable(str(value), "user is not valid Unicode")
 
 
 def own_user(content: object, seen: Counter[str]) -> str:
-    """The id of a record that is its own user: what it holds, and which one of equal ones it is.
+    """The user id of a record that is a user of its own: its hash and its number among equal ones.
 
-    Adding or taking away one record changes no other's id. ``seen`` counts by content.
+    Adding or removing one record changes no other id.
+
+    Args:
+        seen: digest -> number of records so far; updated.
     """
     digest = cache.fingerprint(content)
     seen[digest] += 1
@@ -121,10 +131,11 @@ def own_user(content: object, seen: Counter[str]) -> str:
 
 
 def content(row: Row, columns: Columns, encode: Encode) -> Content:
-    """A text, a prompt and its text, the token ids of a conversation, or what is classified.
+    """A text, (prompt, text), the token ids of a conversation, or a labelled text or pair.
 
     Raises:
-        BadRecord: what is needed is missing, empty or of another kind.
+        BadRecord: a value is missing, empty or of a wrong type.
+        ConfigurationError: the tokenizer has no chat format.
     """
     values = row.columns or {}
     if columns.chat is not None:
@@ -142,14 +153,14 @@ def _second(values: Mapping[str, Any], column: str | None) -> str | None:
 
 
 def _label(values: Mapping[str, Any], columns: Columns) -> int:
-    named = values.get(columns.label or "")
-    if named is None or named == "":
+    value = values.get(columns.label or "")
+    if value is None or value == "":
         raise BadRecord("missing label")
-    if isinstance(named, bool) or not isinstance(named, str | int):
+    if isinstance(value, bool) or not isinstance(value, str | int):
         raise BadRecord("label is neither text nor an integer")
-    if str(named) not in columns.classes:
+    if str(value) not in columns.classes:
         raise BadRecord("label is none of data.classes")
-    return columns.classes.index(str(named))
+    return columns.classes.index(str(value))
 
 
 def _text(value: Any, kind: str, *, may_be_empty: bool) -> str:
@@ -170,8 +181,8 @@ def _conversation(value: Any, encode: Encode) -> list[int]:
         return encode.conversation(messages)
     except ConfigurationError:
         raise
-    except ValueError as refused:
-        raise BadRecord(str(refused)) from None
+    except ValueError as error:
+        raise BadRecord(str(error)) from None
 
 
 def _message(value: Any) -> Message:
@@ -184,7 +195,7 @@ def _message(value: Any) -> Message:
 
 
 def _encodable(text: str, reason: str) -> str:
-    """The text; half a surrogate pair, which JSON can spell, is refused: no tokenizer takes it."""
+    """The text; refuses half a surrogate pair, which JSON can spell and no tokenizer accepts."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -31,7 +31,7 @@ from userdp.sim.data import masking
 
 @dataclass(frozen=True, kw_only=True)
 class Records:
-    """All that a rule may know: the records of one user, in storage order."""
+    """The records of one user, in storage order: all the input of a rule."""
 
     tokens: Sequence[np.ndarray]  # each (tokens,), signed as in `userdp.sim.data.masking`
     perplexity: np.ndarray | None = None  # (records,) under the public base model, NaN: unusable
@@ -57,10 +57,10 @@ class SelectionRule:
 
 
 def random(
-    records: Records, k: int, max_tokens: int, source: np.random.Generator
+    records: Records, k: int, max_tokens: int, generator: np.random.Generator
 ) -> list[np.ndarray]:
     """k records, uniformly without replacement; all, in random order, if there are fewer."""
-    return _take(records, source.permutation(len(records.tokens)), k, max_tokens)
+    return _take(records, generator.permutation(len(records.tokens)), k, max_tokens)
 
 
 def longest(records: Records, k: int, max_tokens: int, _: np.random.Generator) -> list[np.ndarray]:
@@ -76,24 +76,24 @@ def shortest(records: Records, k: int, max_tokens: int, _: np.random.Generator) 
 def high_perplexity(
     records: Records, k: int, max_tokens: int, _: np.random.Generator
 ) -> list[np.ndarray]:
-    """The k records that surprise the public base model most."""
+    """The k records of highest perplexity under the public base model."""
     return _take(records, _ascending(-_perplexity(records)), k, max_tokens)
 
 
 def low_perplexity(
     records: Records, k: int, max_tokens: int, _: np.random.Generator
 ) -> list[np.ndarray]:
-    """The k records that surprise the public base model least."""
+    """The k records of lowest perplexity under the public base model."""
     return _take(records, _ascending(_perplexity(records)), k, max_tokens)
 
 
 def random_chunk(
-    records: Records, k: int, max_tokens: int, source: np.random.Generator
+    records: Records, k: int, max_tokens: int, generator: np.random.Generator
 ) -> list[np.ndarray]:
-    """k windows over the user's joined records, at uniform starts; windows cross record boundaries.
+    """k windows over the user's concatenated records, at uniform starts, across record boundaries.
 
-    One window, the whole, if the user has at most ``max_tokens`` tokens. ``k = 0``: as many windows
-    as cover the text once, end to end. Windows without a token to predict are left out.
+    A single window if the user has at most ``max_tokens`` tokens. For ``k = 0``, consecutive
+    windows that cover the text once. Windows without a token to predict are left out.
     """
     if not records.tokens:
         return []
@@ -102,7 +102,7 @@ def random_chunk(
     if last <= 0:
         starts: Iterable[int] = [0]
     else:
-        starts = source.integers(0, last + 1, k) if k else range(0, len(joined), max_tokens)
+        starts = generator.integers(0, last + 1, k) if k else range(0, len(joined), max_tokens)
     return list(_usable(joined[start : start + max_tokens] for start in starts))
 
 
@@ -124,9 +124,11 @@ RULES: Table[SelectionRule] = Table(
 def fill_slots(
     chosen: list[np.ndarray], k: int, *, resample: bool, source: np.random.Generator
 ) -> list[np.ndarray | None]:
-    """Exactly k record slots of one user (Algorithm 1).
+    """The k record slots of one user (Algorithm 1): its sequences, then fillings for the rest.
 
-    Missing ones are filled by drawing the user's own again, or left empty.
+    Args:
+        chosen: at most k sequences, each (tokens,).
+        resample: fill the other slots with draws from ``chosen``; else they are None.
     """
     missing = k - len(chosen)
     if not chosen or not resample:

@@ -1,4 +1,4 @@
-"""Texts from a grammar: named lists of alternatives whose ``{names}`` stand for other lists.
+"""Expands texts from a grammar: lists of alternatives whose ``{names}`` stand for other lists.
 
 >>> rules = compiled({"greeting": "hello {who} | {^who}, hello", "who": "moon"})
 >>> sorted({expand(rules, "greeting", random.Random(seed)) for seed in range(20)})
@@ -14,25 +14,23 @@ from collections.abc import Iterable, Mapping
 Template = tuple[str, ...]  # literal, name, literal, name, ..., literal
 Rules = Mapping[str, tuple[Template, ...]]
 
-_SLOT = re.compile(
-    r"\{(\^?\w+)\}"
-)  # {^name} makes the first letter of what it stands for a capital
+_SLOT = re.compile(r"\{(\^?\w+)\}")  # {^name}: the text with a capital first letter
 
 
 def compiled(source: Mapping[str, str]) -> Rules:
-    """Rules from alternatives separated by ``|``; the blanks around them vanish."""
+    """Rules from alternatives separated by ``|``, without the blanks around them."""
     return {name: alternatives(text.split("|")) for name, text in source.items()}
 
 
 def alternatives(texts: Iterable[str]) -> tuple[Template, ...]:
-    """What one name may stand for, each with the same chance; empty texts are left out."""
+    """The alternatives of one name, all of the same probability; empty texts are left out."""
     return tuple(tuple(_SLOT.split(text.strip())) for text in texts if text.strip())
 
 
 def expand(rules: Rules, name: str, chance: random.Random) -> str:
-    """One text that ``name`` stands for.
+    """One random text for ``name``, with all slots filled.
 
-    Draws come from ``chance.random()`` only, whose sequence Python keeps from version to version.
+    Draws with ``chance.random()`` alone, whose sequence Python keeps the same in all versions.
     """
     options = rules[name]
     template = options[int(chance.random() * len(options))]

@@ -1,7 +1,7 @@
-"""The words and sentences that private users share: messages, notes and mails in the first person.
+"""Grammar of the private users' texts: messages, notes and mails in the first person.
 
-Names in braces that are missing here (friend, spot, pet, craft, ...) are filled by each user's own
-words; see ``userdp.sim.data.synthetic.users``.
+Names in braces that have no list in this file (friend, spot, pet, craft, ...) are lists of the
+single user; `userdp.sim.data.synthetic.users` adds them.
 """
 
 from __future__ import annotations

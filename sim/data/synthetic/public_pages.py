@@ -1,7 +1,7 @@
-"""The public text that is no tale: gazetteers, school books, price lists, ship's logs and ciphers.
+"""Generates the public pages beside the stories: gazetteers, lessons, price lists, logs, ciphers.
 
-They show a model names it will never see again, numbers, odd punctuation and plain words in any
-order, so that it stays unsure where the tales would make it certain.
+They hold rare names, numbers, unusual punctuation and common words in any order, so that a model
+trained on the public text is not overconfident about what the grammar of the stories never says.
 """
 
 from __future__ import annotations
@@ -74,26 +74,26 @@ _RULES = grammar.compiled(
 
 
 def page(seed: int, number: int) -> str:
-    """One page of some sixty words, a function of its arguments."""
+    """One page of about sixty words, a function of its arguments."""
     chance = random.Random(f"page/{seed}/{number}")
     if chance.random() < 0.1:
         return "".join(_SIGNS[int(chance.random() * len(_SIGNS))] for _ in range(200))
     kinds = ("entry", "price", "log", "lesson")
     kind = kinds[int(4 * chance.random())]
-    parting = "\n" if chance.random() < 0.5 else " "
-    return parting.join(_line(kind, chance) for _ in range(5 + int(8 * chance.random())))
+    separator = "\n" if chance.random() < 0.5 else " "
+    return separator.join(_line(kind, chance) for _ in range(5 + int(8 * chance.random())))
 
 
 def _line(kind: str, chance: random.Random) -> str:
     names = [_name(chance) for _ in range(6)]
-    drawn = {
+    texts_by_slot = {
         "word": [_WORDS[int(chance.random() * len(_WORDS))] for _ in range(8)],
         "name": names,
         "NAME": [name.capitalize() for name in names],
         "n": [str(int(10 ** (2.5 * chance.random()))) for _ in range(5)],
     }
-    own = {slot: grammar.alternatives(texts) for slot, texts in drawn.items()}
-    return grammar.expand({**_RULES, **own}, kind, chance)
+    rules = {slot: grammar.alternatives(texts) for slot, texts in texts_by_slot.items()}
+    return grammar.expand({**_RULES, **rules}, kind, chance)
 
 
 def _name(chance: random.Random) -> str:

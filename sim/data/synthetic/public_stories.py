@@ -1,6 +1,6 @@
-"""The words and sentences of the public text: short tales of a coast, told in the third person.
+"""Grammar of the public text's stories: short tales set on a coast, in the third person.
 
-One tale keeps its hero, companion, place and thing; the rest is drawn sentence by sentence.
+Hero, companion, places and thing are drawn once for a tale; the rest is drawn sentence by sentence.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import random
 
 from userdp.sim.data.synthetic import grammar
 
-_SENTENCES = 9  # of a tale between its opening and its ending, on average
+_SENTENCES = 9  # between a tale's opening and its ending, on average
 
 _PEOPLE = grammar.compiled(
     {
@@ -151,7 +151,7 @@ _RULES = grammar.compiled(
 
 
 def tale(seed: int, number: int) -> str:
-    """One tale of some hundred words, a function of its arguments."""
+    """One tale of about a hundred words, a function of its arguments."""
     chance = random.Random(f"tale/{seed}/{number}")
     rules = {**_RULES, **_cast(chance)}
     middle = range(2 + int(chance.random() * 2 * (_SENTENCES - 2)))
@@ -160,7 +160,7 @@ def tale(seed: int, number: int) -> str:
 
 
 def _cast(chance: random.Random) -> grammar.Rules:
-    """What this tale is about: one alternative each, so that it stays the same throughout."""
+    """Rules with hero, companion, pronoun, thing and places of one tale in place of all."""
     sexes = [("woman", "she"), ("man", "he")]
     sex, pronoun = sexes[int(2 * chance.random())]
     other = sexes[int(2 * chance.random())][0]
