@@ -209,7 +209,10 @@ def _task_names(runs: Sequence[Run]) -> list[str]:
         return names
     keys = sorted({key for run in runs for key in run.config if _is_task(key)})
     varied = [k for k in keys if len({repr(run.config.get(k)) for run in runs}) > 1]
-    return [", ".join(f"{k} {labels.short(str(run.config.get(k)))}" for k in varied) for run in runs]
+    return [
+        ", ".join(f"{key} {labels.short(str(run.config.get(key)))}" for key in varied)
+        for run in runs
+    ]
 
 
 def source(run: Run, group: str) -> str:

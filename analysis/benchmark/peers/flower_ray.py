@@ -42,7 +42,7 @@ def _rounds(work: Work, grid: Grid) -> Side:
     start = torch.nn.utils.parameters_to_vector(trained(work.plain())).detach().cpu().numpy()
     arrays, number = ArrayRecord({"adapter": Array(start)}), 0
 
-    def round_(strategy: Strategy) -> Any:
+    def one_round(strategy: Strategy) -> Any:
         nonlocal number
         number += 1
         messages = strategy.configure_train(number, arrays, ConfigRecord(), grid)
@@ -55,10 +55,10 @@ def _rounds(work: Work, grid: Grid) -> Side:
 
     def go() -> None:
         nonlocal arrays
-        arrays = round_(_strategy(spec, spec.noise_multiplier))
+        arrays = one_round(_strategy(spec, spec.noise_multiplier))
 
     def clipped_sum() -> np.ndarray:
-        new: np.ndarray = round_(_strategy(spec, 0.0))["adapter"].numpy()
+        new: np.ndarray = one_round(_strategy(spec, 0.0))["adapter"].numpy()
         before: np.ndarray = arrays["adapter"].numpy()
         total: np.ndarray = spec.users * (new.astype(np.float64) - before)
         return total

@@ -30,7 +30,7 @@ def main(work: Work, serve: Callable[[Side], None]) -> None:
             total += update * (spec.clip_norm / update.norm()).clamp(max=1.0)
         return total
 
-    def round_() -> None:
+    def one_round() -> None:
         total = clipped_sum()
         scale = spec.noise_multiplier * spec.clip_norm
         total += scale * torch.randn(len(total), generator=noise, device=spec.device)
@@ -40,7 +40,7 @@ def main(work: Work, serve: Callable[[Side], None]) -> None:
             leaf.grad = part.view(leaf.shape)
         optimizer.step()
 
-    serve(Side(go=round_, clipped_sum=lambda: clipped_sum().double().cpu().numpy()))
+    serve(Side(go=one_round, clipped_sum=lambda: clipped_sum().double().cpu().numpy()))
 
 
 def _gradient(

@@ -42,7 +42,7 @@ def main(work: Work, serve: Callable[[Side], None]) -> None:
     train = NNTrainHyperParams(local_num_epochs=1, local_learning_rate=1.0, local_batch_size=None)
     rounds = 0
 
-    def round_() -> None:
+    def one_round() -> None:
         nonlocal rounds
         rounds += 1
         algorithm.run(
@@ -60,7 +60,7 @@ def main(work: Work, serve: Callable[[Side], None]) -> None:
         return np.concatenate([part.double().cpu().numpy().ravel() for part in
                                (statistics[name] for name in model.variable_map)])  # fmt: skip
 
-    serve(Side(go=round_, clipped_sum=clipped_sum))
+    serve(Side(go=one_round, clipped_sum=clipped_sum))
 
 
 class _Adapted(nn.Module):

@@ -20,12 +20,12 @@ def main(work: Work, serve: Callable[[Side], None]) -> None:
     step, rows = _step(work, spec.autocast), work.rows()
     order = np.random.Generator(np.random.PCG64([spec.seed, 4]))
 
-    def pass_() -> None:
+    def one_pass() -> None:
         shuffled = [rows[i] for i in order.permutation(len(rows))]
         for start in range(0, len(rows), spec.batch):
             step(shuffled[start : start + spec.batch])
 
-    serve(Side(go=pass_, details={"batch": spec.batch, "autocast": spec.autocast}))
+    serve(Side(go=one_pass, details={"batch": spec.batch, "autocast": spec.autocast}))
 
 
 def tune(work: Work) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def section(tasks: Sequence[Task]) -> Section:
         lead="Secrets were planted with a few users. Exposure says how far up each ranks among all "
         "candidates when the trained model scores them: high means that it can be read out.",
         plots=plots,
-        absent="" if plots else f"no run planted canaries (no {canary_exposure.FILE}).",
+        absent=f"no run planted canaries (no {canary_exposure.FILE}).",
     )
 
 

@@ -38,7 +38,7 @@ def section(tasks: Sequence[Task]) -> Section:
         lead="strategy=concentrated releases a sharper mean where a noised test says that users "
         "agree. A failed test falls back to ordinary noise, or ends the run.",
         plots=plots,
-        absent="" if plots else "no run used strategy=concentrated.",
+        absent="no run used strategy=concentrated.",
     )
 
 

@@ -61,13 +61,13 @@ class Plot:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A section of the page: its figures, or the reason why there are none."""
+    """A section of the page."""
 
     name: str  # anchor
     title: str
     lead: str  # what the reader can learn from it
-    plots: Sequence[Plot] = ()
-    absent: str = ""
+    plots: Sequence[Plot]
+    absent: str  # why there are no figures, shown where there are none
 
 
 @dataclass(frozen=True, kw_only=True)

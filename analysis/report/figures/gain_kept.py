@@ -37,9 +37,7 @@ def section(tasks: Sequence[Task]) -> Section:
         "what the best non-private run takes off with as many expected gradients: rounds times "
         "cohort times k.",
         plots=plots,
-        absent=""
-        if plots
-        else "this needs a private run and a non-private one with equal rounds x cohort x k.",
+        absent="this needs a private run and a non-private one with equal rounds x cohort x k.",
     )
 
 

@@ -36,7 +36,7 @@ def section(tasks: Sequence[Task]) -> Section:
         "of training: further left is a larger gain. Groups whose private mark lies far right of "
         "the non-private one pay most.",
         plots=plots,
-        absent="" if plots else f"no run left a {group_disparity.FILE} with two rounds in it.",
+        absent=f"no run left a {group_disparity.FILE} with two rounds in it.",
     )
 
 

@@ -24,9 +24,7 @@ def section(tasks: Sequence[Task]) -> Section:
         title="Learning curves",
         lead="Whether training had settled when it ended, or more rounds would have paid.",
         plots=plots,
-        absent=""
-        if plots
-        else "no run scored held-out users between its first and last round "
+        absent="no run scored held-out users between its first and last round "
         "(eval_every below rounds).",
     )
 

@@ -36,7 +36,7 @@ def curves(tasks: Sequence[Task]) -> Section:
         lead="How good the model is at each epsilon: further left is more private. The distance to "
         "the non-private line is the price of privacy; the base model is where training started.",
         plots=plots,
-        absent="" if plots else "this needs two private settings, or one and a non-private run.",
+        absent="this needs two private settings, or one and a non-private run.",
     )
 
 
@@ -48,7 +48,7 @@ def by_k(tasks: Sequence[Task]) -> Section:
         title="Records per user",
         lead="How many records a user contributes, k, trades signal against noise or computation.",
         plots=plots,
-        absent="" if plots else "no two runs differ in strategy.records_per_user alone.",
+        absent="no two runs differ in strategy.records_per_user alone.",
     )
 
 

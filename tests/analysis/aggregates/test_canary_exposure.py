@@ -1,4 +1,4 @@
-"""Exposure by mechanism and epsilon: canaries of all runs together, by hand."""
+"""Exposure by strategy and epsilon over the canaries of all runs, by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def exposed(*after: float, before: float = 1.0):
         for number in (0, 10, 30)
         for i, bits in enumerate(after)
     ]
-    rows[len(after)]["exposure_bits"] = 99  # of a round in between: not looked at
+    rows[len(after)]["exposure_bits"] = 99  # of a round in between, which is not read
     return {"exposure.csv": rows}
 
 

@@ -1,4 +1,4 @@
-"""The share of the gain that a group keeps, by hand; and which runs are compared."""
+"""The share of the gain that each group keeps, by hand, and which runs are compared."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from userdp.sim.run_folder import reader
 
 
 def groups(few: float, many: float, *, before: tuple[float, float] = (5.0, 4.0)):
-    """groups.csv of one grouping; many has nine times the tokens."""
+    """A groups.csv with one grouping; the group "many" has nine times the tokens."""
     by_round = {0: before, 30: (few, many)}
     rows = [
         {"round": number, "grouping": "records", "group": name, "users": users, "tokens": tokens,
@@ -27,7 +27,7 @@ def table(*folders):
     return group_disparity.table(reader.complete(folders))
 
 
-def kept(*folders):
+def gain_kept(*folders):
     return {(row["run"], row["group"]): row["gain_kept"] for row in table(*folders)}
 
 
@@ -35,7 +35,7 @@ def test_gain_kept_is_the_private_gain_over_the_non_private_one_of_the_same_grou
     private = write(tmp_path / "private", epsilon=3, tables=groups(4.8, 3.25))
     free = write(tmp_path / "free", strategy="non_private", tables=groups(4.0, 3.0))
     rows = table(private, free)
-    assert kept(private, free) == {
+    assert gain_kept(private, free) == {
         ("private", "few"): pytest.approx(0.2),  # (5 - 4.8) / (5 - 4)
         ("private", "many"): pytest.approx(0.75),  # (4 - 3.25) / (4 - 3)
         ("free", "few"): 1,
@@ -71,30 +71,30 @@ def test_a_run_is_compared_to_one_of_the_same_data_model_k_selection_and_seed(
 ):
     private = write(tmp_path / "private", tables=groups(4.5, 3.5))
     free = write(tmp_path / "free", strategy="non_private", tables=groups(4.0, 3.0), **changes)
-    assert (kept(private, free)["private", "few"] is not None) == compared
+    assert (gain_kept(private, free)["private", "few"] is not None) == compared
 
 
-def test_of_several_non_private_runs_the_best_over_all_tokens_is_the_yardstick(tmp_path):
-    """``many`` holds nine tenths of the tokens, so it decides."""
+def test_of_several_non_private_runs_the_best_over_all_tokens_is_the_reference(tmp_path):
+    """The group "many" holds nine tenths of the tokens, so it decides."""
     options = {"strategy": "non_private"}
     first = write(tmp_path / "first", **options, tables=groups(3.0, 3.5))
     best = write(tmp_path / "best", **options, tables=groups(4.0, 3.0))
     last = write(tmp_path / "last", **options, tables=groups(3.5, 3.6))
     private = write(tmp_path / "private", tables=groups(4.5, 3.5))
     for order in ([first, best, last, private], [private, last, best, first]):
-        found = kept(*order)
-        assert (found["private", "few"], found["private", "many"]) == (0.5, 0.5)
+        shares = gain_kept(*order)
+        assert (shares["private", "few"], shares["private", "many"]) == (0.5, 0.5)
 
 
 def test_a_group_that_gained_nothing_without_privacy_has_no_share(tmp_path):
     private = write(tmp_path / "private", tables=groups(4.9, 3.5))
     free = write(tmp_path / "free", strategy="non_private", tables=groups(5.1, 3.0))
-    found = kept(private, free)
-    assert found["private", "few"] is None
-    assert found["private", "many"] == 0.5
+    shares = gain_kept(private, free)
+    assert shares["private", "few"] is None
+    assert shares["private", "many"] == 0.5
 
 
-def test_runs_without_groups_or_without_an_end_are_passed_over(tmp_path, capsys):
+def test_runs_without_groups_or_without_an_end_are_skipped(tmp_path, capsys):
     bare = write(tmp_path / "bare")
     cut = write(tmp_path / "cut", tables=groups(4.5, 3.5), complete=False)
     assert table(bare, cut, tmp_path / "nowhere") == []
