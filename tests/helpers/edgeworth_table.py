@@ -1,6 +1,6 @@
-"""The table of docs/edgeworth.md: EW-Tune's settings, what they claim and what they certainly cost.
+"""Prints the table of docs/edgeworth.md: EW-Tune's settings, their claims and their certified cost.
 
-Prints it in Markdown: ``PYTHONPATH=. python tests/edgeworth_table.py``.
+``python tests/helpers/edgeworth_table.py`` prints it in Markdown.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ HEAD = [
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One run of EW-Tune: records of the training split, delta, noise multiplier in its logs."""
+    """One run of EW-Tune, with the noise multiplier in its logs."""
 
     task: str
-    records: int
+    records: int  # of the training split
     delta: float
     noise_multiplier: float
 
@@ -39,15 +39,15 @@ class Setting:
         return EPOCHS * (self.records // BATCH)
 
     def estimates(self) -> list[float]:
-        """By order, 0 to 3."""
+        """Estimated epsilon by order, 0 to 3."""
         composition = [(self.event, self.rounds)]
         return [estimate.estimate(composition, self.delta, order=order) for order in range(4)]
 
     def certified(self) -> accounting.Epsilon:
         return accounting.epsilon([(self.event, self.rounds)], self.delta, relative_gap=0.002)
 
-    def asked(self, accountant: str) -> float:
-        """Noise multiplier that the accountant asks for the target."""
+    def required_noise(self, accountant: str) -> float:
+        """Noise multiplier that the accountant requires for the target epsilon."""
         return accounting.calibrate(
             self.event, self.rounds, TARGET, self.delta, accountant=accountant
         )
@@ -68,7 +68,7 @@ SETTINGS = [
 
 
 def row(setting: Setting) -> list[str]:
-    """One line of the table, cell by cell."""
+    """Cells of one line of the table."""
     certified = setting.certified()
     return [
         setting.task,
@@ -80,13 +80,13 @@ def row(setting: Setting) -> list[str]:
         " / ".join(f"{value:.2f}" for value in setting.estimates()),
         f"[{math.floor(100 * certified.lower) / 100:.2f}, "
         f"{math.ceil(100 * certified.upper) / 100:.2f}]",
-        f"{setting.asked('pld'):.4f}",
-        f"{setting.asked('rdp'):.4f}",
+        f"{setting.required_noise('pld'):.4f}",
+        f"{setting.required_noise('rdp'):.4f}",
     ]
 
 
 def table() -> str:
-    """All settings, in Markdown."""
+    """The table in Markdown."""
     lines = [HEAD, ["---"] * len(HEAD), *(row(setting) for setting in SETTINGS)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 

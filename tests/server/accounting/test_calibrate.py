@@ -21,10 +21,8 @@ LEMMA = {  # where the published table's grid (interval 1e-3) was fine enough
     **{(1, 2): 5.485, (3, 2): 2.216, (3, 5): 5.217, (3, 10): 10.348},
     **{(8, 2): 1.212, (8, 5): 2.523, (8, 10): 4.819},
 }
-LEMMA_COARSE = {
-    (1, 5): 13.681,
-    (1, 10): 28.566,
-}  # the same grid, too coarse: more noise than needed
+# The same grid where it was too coarse: more noise than needed.
+LEMMA_COARSE = {(1, 5): 13.681, (1, 10): 28.566}
 
 
 def event(noise: float, group_size: int = 1, rate: float = RATE) -> accounting.RoundEvent:
@@ -40,9 +38,8 @@ def test_mixture_table(target, group_size):
     noise = accounting.calibrate(event(1.0, group_size), ROUNDS, target, DELTA)
     assert noise == pytest.approx(TABLE[target, group_size], rel=0.004)
     assert spent(noise, group_size).upper <= target
-    assert (
-        spent(noise * 0.985, group_size).lower > target
-    )  # certified: at most 1.5 % too much noise
+    # Certified: at most 1.5 % too much noise.
+    assert spent(noise * 0.985, group_size).lower > target
 
 
 @pytest.mark.parametrize(("target", "group_size"), LEMMA)
@@ -155,15 +152,15 @@ def test_a_capped_calibration_takes_few_evaluations(monkeypatch):
     assert 2.0 * (1 - TOLERANCE) <= spent.upper <= 2.0
 
 
-def test_the_table_of_a_run_is_above_the_truth_and_prices_few_rounds_more():
+def test_the_curve_of_a_run_is_above_the_truth_and_adds_few_rounds():
     rounds, one = 3000, event(1.5, 1, 0.02)
-    table = accounting.epsilon_curve(one, rounds, DELTA)
+    curve = accounting.epsilon_curve(one, rounds, DELTA)
     for count in np.random.default_rng(0).integers(rounds // 4, rounds, 6).tolist():
         truth = accounting.epsilon([(one, count)], DELTA)
         more = min(rounds, math.ceil(1.13 * count) + 1)
-        assert truth.lower <= table(count)
-        assert table(count) <= 1.002 * accounting.epsilon([(one, more)], DELTA).upper
-    assert table(rounds) == accounting.epsilon([(one, rounds)], DELTA).upper
+        assert truth.lower <= curve(count)
+        assert curve(count) <= 1.002 * accounting.epsilon([(one, more)], DELTA).upper
+    assert curve(rounds) == accounting.epsilon([(one, rounds)], DELTA).upper
 
 
 def test_the_events_own_noise_does_not_matter():

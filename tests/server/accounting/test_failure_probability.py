@@ -1,4 +1,4 @@
-"""Epsilon of rounds whose guarantee fails now and then: docs/concentration.md, step 8."""
+"""Epsilon of rounds whose guarantee may fail: docs/concentration.md, step 8."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def upper(failure, rounds=ROUNDS, delta=DELTA, **options):
     return accounting.epsilon([(event(failure), rounds)], delta, **options).upper
 
 
-def inequality(epsilon, slack, delta=DELTA, **options):
-    """Whether epsilon satisfies what makes it a claim, with rounds that never fail."""
+def satisfies_inequality(epsilon, slack, delta=DELTA, **options):
+    """Whether epsilon satisfies the inequality that makes it a claim, with unfailing rounds."""
     left = delta - slack * (1 + math.exp(epsilon))
     return left > 0 and upper(0.0, delta=left, **options) <= epsilon
 
@@ -33,12 +33,12 @@ def inequality(epsilon, slack, delta=DELTA, **options):
 @pytest.mark.parametrize("accountant", ["pld", "prv", "rdp"])
 @pytest.mark.parametrize("failure", [1e-14, 1e-12, 1e-11])
 def test_the_claim_solves_the_inequality_and_nothing_much_smaller_does(failure, accountant):
-    claimed = upper(failure, accountant=accountant)
-    assert inequality(claimed, ROUNDS * failure, accountant=accountant)
-    assert not inequality(claimed * (1 - 1e-4), ROUNDS * failure, accountant=accountant)
+    claim = upper(failure, accountant=accountant)
+    assert satisfies_inequality(claim, ROUNDS * failure, accountant=accountant)
+    assert not satisfies_inequality(claim * (1 - 1e-4), ROUNDS * failure, accountant=accountant)
 
 
-def test_it_is_the_root_that_another_solver_finds():
+def test_the_claim_is_the_root_of_another_solver():
     slack = ROUNDS * 1e-10
 
     def excess(epsilon):
@@ -57,11 +57,11 @@ def test_without_failure_nothing_changes(accountant):
 
 def test_epsilon_grows_with_the_failure_until_there_is_none():
     failures = [0.0, 1e-16, 1e-13, 1e-12, 1e-11, 1e-10, 2e-10, 1e-9, 1e-6, 0.5]
-    claimed = [upper(failure) for failure in failures]
-    assert claimed == sorted(claimed)
-    assert claimed[1] == pytest.approx(claimed[0], rel=1e-4)
-    assert math.isfinite(claimed[5])
-    assert claimed[-3:] == [math.inf] * 3
+    claim = [upper(failure) for failure in failures]
+    assert claim == sorted(claim)
+    assert claim[1] == pytest.approx(claim[0], rel=1e-4)
+    assert math.isfinite(claim[5])
+    assert claim[-3:] == [math.inf] * 3
     assert all(
         accounting.epsilon([(event(failure), ROUNDS)], DELTA).lower == 0 for failure in failures[1:]
     )
@@ -79,20 +79,20 @@ def test_the_slack_of_all_events_adds_up():
 
 
 def test_a_mechanism_that_does_fail_keeps_the_claim():
-    """One Gaussian round that, with probability b, tells who is there: its exact delta."""
+    """The exact delta of one Gaussian round that, with probability b, reveals who takes part."""
     b, z, delta = 1e-8, 2.0, 1e-5
     whole = RoundEvent(sampling_rate=1.0, noise_multiplier=z, failure_probability=b)
-    claimed = accounting.epsilon([(whole, 1)], delta).upper
-    gaussian = stats.norm.sf(z * claimed - 1 / (2 * z)) - math.exp(claimed) * stats.norm.sf(
-        z * claimed + 1 / (2 * z)
+    claim = accounting.epsilon([(whole, 1)], delta).upper
+    gaussian = stats.norm.sf(z * claim - 1 / (2 * z)) - math.exp(claim) * stats.norm.sf(
+        z * claim + 1 / (2 * z)
     )
     assert (1 - b) * gaussian + b <= delta
     without = accounting.epsilon([(whole.unfailing(), 1)], delta).upper
-    assert claimed > without
+    assert claim > without
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 1.0, 10.0, 699.0, 1e6, math.inf])
-def test_what_is_left_of_delta_is_rounded_down(epsilon):
+def test_the_remaining_delta_is_rounded_down(epsilon):
     left = failure_probability.remaining_delta(1e-6, 1e-12, epsilon)
     assert left == -math.inf or left < 1e-6 - 1e-12 * (1 + math.exp(epsilon))
 
@@ -109,7 +109,7 @@ def test_calibration_ends_on_the_private_side(target):
     assert without <= z * 1.0005 < without * 1.01
 
 
-def test_a_curve_over_rounds_and_a_budget_know_the_failure():
+def test_curves_and_budgets_account_for_the_failure():
     curve = accounting.epsilon_curve(event(1e-11), ROUNDS, DELTA)
     assert curve(ROUNDS) == upper(1e-11)
     assert curve(10) >= upper(1e-11, rounds=10)
@@ -117,7 +117,7 @@ def test_a_curve_over_rounds_and_a_budget_know_the_failure():
     assert upper(1e-11, rounds=fits) <= 3.0 < upper(1e-11, rounds=fits + 1)
 
 
-def test_the_ledger_keeps_it_only_where_there_is_one():
+def test_the_ledger_holds_a_failure_probability_only_where_it_is_positive():
     assert RoundEvent.from_dict(event(1e-12).to_dict()) == event(1e-12)
     assert event(0.0).to_dict() == {
         "sampling_rate": 0.1, "noise_multiplier": 1.2, "group_size": 1,
@@ -127,18 +127,18 @@ def test_the_ledger_keeps_it_only_where_there_is_one():
 
 
 @pytest.mark.parametrize("failure", [-1e-9, 1.0, 2.0, math.nan, math.inf])
-def test_what_is_no_probability_is_refused(failure):
+def test_failure_probabilities_out_of_range_are_refused(failure):
     with pytest.raises(ValueError, match="failure_probability"):
         event(failure)
 
 
 @pytest.mark.parametrize("other", [{"group_size": 2}, {"population": 100, "cohort_cap": 20}])
-def test_rounds_for_which_it_is_not_proved_are_refused(other):
+def test_groups_and_caps_are_refused_with_a_failure_probability(other):
     with pytest.raises(ValueError, match="failure_probability"):
         dataclasses.replace(event(1e-9), **other)
 
 
-def test_whoever_does_not_know_of_it_refuses():
+def test_analyses_that_ignore_failures_refuse_the_event():
     failing_event = event(1e-9)
     with pytest.raises(ValueError, match="failure_probability"):
         failing_event.dp_event()

@@ -1,4 +1,4 @@
-"""What a sweep costs, against published figures and the orders that must hold between them."""
+"""Privacy cost of a sweep, against published figures and the order between them."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def test_more_runs_cost_more(shape):
     assert spent[0] < spent[-1]
 
 
-def test_a_group_takes_the_lemma_over_one_slots_figure():
-    """At the slot's own delta the figure is k times the slot's; the scan may not fall below it."""
+def test_a_group_takes_the_lemma_over_the_epsilon_of_one_slot():
+    """It exceeds k times the slot's epsilon at the same delta, and the cost of one run."""
     grouped = hyperparameter_tuning.repeat_and_select(GROUP, 500, 10, 1e-5, shape=1)
     slot = hyperparameter_tuning.repeat_and_select(GROUP.single_slot(), 500, 10, 1e-5, shape=1)
     assert grouped > 5 * slot
@@ -71,6 +71,6 @@ def test_a_capped_cohort_has_no_repeat_and_select():
 
 
 @pytest.mark.parametrize("mean", [0, 0.5, float("nan"), float("inf")])
-def test_a_number_of_runs_that_cannot_be(mean):
+def test_mean_runs_out_of_range_are_refused(mean):
     with pytest.raises(ValueError, match="mean_runs"):
         hyperparameter_tuning.repeat_and_select(RECORD, 10, mean, 1e-6, shape=1)
