@@ -1,10 +1,10 @@
-"""A tokenizer of whole words, which needs no library."""
+"""A tokenizer of whole words, without a library."""
 
 from __future__ import annotations
 
 
 class Words:
-    """One id a word; an oracle that needs no tokenizer."""
+    """Maps each word to its length, and closes a text with 0."""
 
     name = "words"
 

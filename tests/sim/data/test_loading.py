@@ -13,63 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from helpers.corpora import ROWS, Bytes, by_user, load, texts, write_jsonl
 from userdp.sim.common import cache
 from userdp.sim.common.errors import ConfigurationError
-from userdp.sim.data import holdout, loading, population
+from userdp.sim.data import loading
 from userdp.sim.data.corpus import Corpus
-from userdp.sim.data.loading import CorpusSettings
-from userdp.sim.data.sources.registry import SOURCES
-
-COLUMNS = loading.Columns(user="who", text="said")
-ROWS = [
-    ("ada", "one, two"),
-    ("bob", 'a "quoted"\nsecond line'),
-    ("ada", "three"),
-    ("7", "ünï ☃"),
-    ("bob", "again"),
-    ("cy", "x"),
-]
-
-
-class Bytes:
-    """A tokenizer without surprises; counts the texts it was given."""
-
-    def __init__(self, name: str = "bytes") -> None:
-        self.name, self.texts = name, 0
-
-    def __call__(self, texts: list[str]) -> list[list[int]]:
-        self.texts += len(texts)
-        return [[*text.encode(), 0] for text in texts]
-
-
-def write_jsonl(path: Path, rows) -> Path:
-    path.write_text("".join(json.dumps({"who": u, "said": t}) + "\n" for u, t in rows))
-    return path
-
-
-def load(path: Path, folder: Path, encode=None, **changes) -> Corpus:
-    values = {"format": "jsonl", "path": str(path), "columns": COLUMNS, "holdout": 0.0}
-    settings = CorpusSettings(**{**values, **changes})
-    return loading.load(SOURCES.find(settings.format), settings, encode or Bytes(), folder)
-
-
-def texts(people) -> dict[int, list[str]]:
-    """The texts by user key."""
-    return {
-        int(key): [bytes(r[:-1].tolist()).decode() for r in people.records(slot)]
-        for slot, key in enumerate(people.user_keys)
-    }
 
 
 def everything(corpus: Corpus) -> dict[int, list[str]]:
     return {**texts(corpus.heldout), **texts(corpus.train)}
-
-
-def by_user(rows) -> dict[int, list[str]]:
-    grouped: dict[int, list[str]] = {}
-    for user, text in rows:
-        grouped.setdefault(population.user_key(user), []).append(text)
-    return grouped
 
 
 def test_records_come_back_grouped_by_user_in_file_order(tmp_path):
@@ -102,14 +54,6 @@ def test_jsonl_csv_parquet_and_hub_hold_the_same_population(tmp_path, monkeypatc
                 np.testing.assert_array_equal(
                     getattr(getattr(other, name), field), getattr(getattr(first, name), field)
                 )
-
-
-def test_a_folder_and_a_glob_read_all_files_and_names_may_hold_brackets(tmp_path):
-    (tmp_path / "in").mkdir()
-    write_jsonl(tmp_path / "in" / "part [1].jsonl", ROWS[:3])
-    write_jsonl(tmp_path / "in" / "part [2].jsonl", ROWS[3:])
-    for path in (tmp_path / "in", tmp_path / "in" / "*.jsonl"):
-        assert texts(load(path, tmp_path).train) == by_user(ROWS)
 
 
 def test_integer_ids_equal_their_spelling(tmp_path):
@@ -195,16 +139,6 @@ def test_strict_names_the_line_and_quotes_nothing(tmp_path, number):
     assert not list((tmp_path / "corpora").iterdir())
 
 
-def test_a_broken_csv_row_costs_one_record_and_lines_count_through_quoted_breaks(tmp_path):
-    path = tmp_path / "a.csv"
-    path.write_text('who,said\nada,"two\nlines"\nbob,x,too many\nbob,"a"b\ncy,fine\n')
-    corpus = load(path, tmp_path, format="csv")
-    assert corpus.dropped == {"broken line": 2}
-    assert texts(corpus.train) == by_user([("ada", "two\nlines"), ("cy", "fine")])
-    with pytest.raises(ValueError, match="line 4: broken line"):
-        load(path, tmp_path, format="csv", strict=True)
-
-
 def many(people: int) -> list[tuple[str, str]]:
     return [(f"u{n}", f"text {n} {i}") for n in range(people) for i in range(n % 6 + 1)]
 
@@ -283,23 +217,6 @@ def test_a_wrong_configuration_is_one_line_with_field_value_and_mend(tmp_path, c
     assert "one, two" not in str(caught.value)
 
 
-def test_a_file_of_another_format_or_without_records_is_a_configuration_error(tmp_path):
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(b"PAR1\x00\x01 not json\n")
-    with pytest.raises(ConfigurationError, match=r"data\.format='jsonl'"):
-        load(path, tmp_path)
-    path.write_text("")
-    with pytest.raises(ConfigurationError, match="no training record"):
-        load(path, tmp_path)
-
-
-def test_a_hub_name_that_does_not_load_is_a_configuration_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ConfigurationError, match=r"data\.path='no-such/data-set'") as caught:
-        load(Path("no-such/data-set"), tmp_path, format="hub")
-    assert "\n" not in str(caught.value)
-
-
 def test_cache_root_follows_the_environment(monkeypatch):
     monkeypatch.setenv("USERDP_CACHE", "/own")
     assert cache.cache_root() == Path("/own")
@@ -308,11 +225,6 @@ def test_cache_root_follows_the_environment(monkeypatch):
     assert cache.cache_root() == Path("/shared/userdp")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache.cache_root() == Path.home() / ".cache" / "userdp"
-
-
-def test_the_split_coins_are_the_published_ones():
-    held = [n for n in range(40) if holdout.user_held_out(0, f"u{n}", 0.1)]
-    assert held == [26, 34]
 
 
 SHARED = Path(os.environ.get("USERDP_SHARED", Path(__file__).parents[4] / "shared")) / "data"

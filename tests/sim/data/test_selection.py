@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from userdp.sim.common import rng
+from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.config.settings import Selection
 from userdp.sim.data import selection
 from userdp.sim.data.selection import RULES
 
@@ -163,3 +167,28 @@ def test_slots_are_refilled_uniformly():
         slots = selection.fill_slots(chosen, 5, resample=True, source=stream(number))
         np.add.at(counts, [int(slot[0]) for slot in slots[3:]], 1)
     assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_general_code_reads_the_properties_of_a_rule_from_its_entry():
+    rules = {name: RULES.find(name) for name in RULES}
+    assert [name for name in rules if rules[name].drawn_anew] == ["random", "random_chunk"]
+    assert [name for name in rules if rules[name].crosses_records] == ["random_chunk"]
+    assert [name for name in rules if rules[name].fits_labels] == ["random", "longest", "shortest"]
+    by_perplexity = ["high_perplexity", "low_perplexity"]
+    assert [name for name in rules if rules[name].needs_perplexity] == by_perplexity
+
+
+def test_a_rule_outside_userdp_is_found_by_its_dotted_name(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)  # where `last_records` is found
+    name = "last_records.LAST"
+    assert Selection(rule=name).rule == name
+    records = of([np.arange(number, number + 3) for number in range(5)])
+    chosen = RULES.find(name).select(records, 2, 2, stream())
+    assert plain(chosen) == [(4, 5), (3, 4)]
+
+
+@pytest.mark.parametrize("name", ["lonegst", "last_records.FIRST"])
+def test_an_unknown_rule_is_refused_in_one_line(name):
+    with pytest.raises(ConfigurationError, match=f"^selection.rule={name}: ") as caught:
+        Selection(rule=name)
+    assert "\n" not in str(caught.value)

@@ -16,10 +16,7 @@ import transformers
 from helpers import small_world
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config import hydra_compose
-from userdp.sim.config.data import Data
 from userdp.sim.data.sources import base
-from userdp.sim.data.sources.base import GeneratedPopulation
-from userdp.sim.data.sources.registry import SOURCES
 from userdp.sim.inputs import corpus_loading
 
 FOLDER = Path(__file__).parent
@@ -42,13 +39,13 @@ def database(folder: Path, table: str = "records") -> Path:
     return path
 
 
-def composed(path: Path, *overrides: str) -> Data:
+def composed(path: Path, *overrides: str):
     search_path = f"hydra.searchpath=[file://{FOLDER / 'conf'}]"
     named = [search_path, "data=sqlite", f"data.path={path}"]
     return hydra_compose.settings([*named, *overrides])[0].data
 
 
-def loaded(data: Data):
+def loaded(data):
     tokenizer = transformers.AutoTokenizer.from_pretrained(small_world.model())
     corpus_loading.check(data, 16)
     return corpus_loading.load(data, tokenizer, 16)
@@ -96,42 +93,3 @@ def test_a_column_that_it_lacks_is_named_with_those_it_has(tmp_path):
     data = composed(database(tmp_path), "data.text=subject")
     with pytest.raises(ConfigurationError, match=r"data\.text='subject'.*id, sender, body"):
         loaded(data)
-
-
-@pytest.mark.parametrize(
-    ("format_name", "told"),
-    [
-        ("sqlite_source.SAUCE", r"data\.format=sqlite_source\.SAUCE: .*SAUCE"),
-        ("no_such_module.SOURCE", r"data\.format=no_such_module\.SOURCE: .*no_such_module"),
-        ("sqlite", r"data\.format=sqlite: choose one of synthetic, .*hub"),
-    ],
-)
-def test_a_format_that_is_not_there_is_refused_in_one_line(format_name, told):
-    with pytest.raises(ConfigurationError, match=told) as caught:
-        Data(format=format_name)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", list(SOURCES))
-def test_the_formats_of_userdp_have_no_options(name):
-    with pytest.raises(ConfigurationError, match=r"data\.options\.table=x: .*leave it out"):
-        Data(format=name, options={"table": "x"})
-
-
-@pytest.mark.parametrize("name", list(SOURCES))
-def test_labels_are_refused_where_the_users_are_generated(name):
-    if isinstance(SOURCES.find(name), GeneratedPopulation):
-        with pytest.raises(ConfigurationError, match=r"data\.label=mood: .*no classes"):
-            Data(format=name, label="mood", classes=2)
-    else:
-        assert Data(format=name, label="mood", classes=2).class_names == ("0", "1")
-
-
-def test_a_path_is_needed_where_files_or_a_data_set_are_read():
-    for name in SOURCES:
-        data = Data(format=name)
-        if isinstance(SOURCES.find(name), GeneratedPopulation):
-            corpus_loading.check(data, 16)
-        else:
-            with pytest.raises(ConfigurationError, match=r"data\.path is missing"):
-                corpus_loading.check(data, 16)
