@@ -10,6 +10,7 @@ rows of any values, not-finite ones included:
 3. up to rounding, the contribution of a row depends on this row and ``clip_norm`` alone;
 4. factors, products and the sum are float64, and nothing is cast after the clip.
 
+A rule leaves its rows unchanged, and raises ValueError for a ``clip_norm`` that is not positive.
 `CLIP_RULES` names the rules. A contract may name a rule of another package by its dotted name.
 The rule "joint" (`clipped_sum`) adds these guarantees for rows in float32 or a narrower type:
 

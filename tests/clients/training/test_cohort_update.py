@@ -1,4 +1,4 @@
-"""The engine: a unit's update is what plain peft computes for it alone, whoever its neighbours."""
+"""The update of a unit equals what plain peft computes for this unit alone; sums of updates."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_local_steps_equal_plain_sgd_alone(steps):
 
 
 def per_step_clipped(base, model, adapter, unit, steps, lr, clip_norm):
-    """Not what is asked for: every step's gradient clipped, and the clipped steps added."""
+    """A different algorithm: the gradient of every step is clipped, and clipped steps are added."""
     at = adapter
     for _ in range(steps):
         step = peft_update(base, model, at, unit, 1, lr)
@@ -99,7 +99,7 @@ def per_step_clipped(base, model, adapter, unit, steps, lr, clip_norm):
 
 
 def test_the_difference_of_all_local_steps_is_clipped_once():
-    """DP-FedAvg: one bound on what a unit sends, however far it went."""
+    """DP-FedAvg: one clip of the whole update, whatever the number of steps."""
     base, model, adapter = setting("gpt2")
     units, steps, lr = tiny.ragged_units(4), 3, 0.3
     moved = torch.stack([peft_update(base, model, adapter, u, steps, lr) for u in units]).double()
@@ -115,13 +115,13 @@ def test_the_difference_of_all_local_steps_is_clipped_once():
 
 
 @pytest.mark.parametrize("max_lanes", [1, 2, 100])
-def test_no_lane_takes_over_where_another_ended(max_lanes):
-    """Several blocks of several local steps: each unit starts from the global adapter."""
+def test_every_unit_starts_from_the_global_adapter(max_lanes):
+    """In several blocks of several local steps, and in a second round."""
     base, model, adapter = setting("gpt2")
     units, local = tiny.ragged_units(5), cohort_update.LocalTraining(steps=3, lr=0.3)
     wanted = sum(peft_update(base, model, adapter, unit, 3, 0.3) for unit in units)
     engine = EngineSettings(max_tokens=64, max_lanes=max_lanes)
-    for _ in range(2):  # nor in the next round
+    for _ in range(2):
         got = cohort_update.cohort_sum(
             model, adapter, units, clip_norm=math.inf, local=local, engine=engine
         )
@@ -187,8 +187,8 @@ def test_a_units_update_does_not_depend_on_its_neighbours():
     assert relative_error(first[0], second[0]) < 1e-5
 
 
-def test_alone_in_its_block_a_units_row_is_the_same_to_the_last_bit_whoever_else_is_there():
-    """What engine.max_lanes=1 is for, where the last bits could matter (concentration)."""
+def test_alone_in_its_block_a_units_row_does_not_depend_on_others_to_the_last_bit():
+    """The purpose of engine.max_lanes=1, for mechanisms whose test depends on the last bits."""
     _, model, adapter = setting("gpt2")
     units = tiny.ragged_units(5)
     engine = EngineSettings(max_lanes=1)

@@ -1,6 +1,6 @@
-"""The law: without one user the sum before noise moves by at most C (user-wise) or k C (slots).
+"""Sensitivity: one user changes the sum before noise by at most C (user-wise) or k C (slots).
 
-Through the whole client path: population, units, engine, clip, nodes' sums, fold.
+Measured through the whole client path: population, units, updates, clip, sums of nodes, their sum.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def test_users_who_repeat_one_text_reach_the_bound(tmp_path, mechanism, bound):
 
 @pytest.mark.parametrize(("mechanism", "bound"), BOUNDS)
 def test_a_hundred_times_the_records_count_no_more(tmp_path, mechanism, bound):
-    """Records all taken (user-wise) or drawn from (slots): a heavy user is still one user."""
+    """All records are used (user-wise) or k are drawn (slots): many records count as one user."""
     lists = {f"u{i}": [r.tolist() for r in tiny.people(USERS).records(i)] for i in range(USERS)}
     lists["u2"] *= 100
     options = {"cohort": tiny.everyone(USERS, K if mechanism is SLOT else None)}
@@ -88,7 +88,7 @@ def test_the_bound_holds_with_the_mechanisms_own_coins_and_several_local_steps(
 
 
 def explosive_model():
-    """A model whose embedding of token 60 is infinite: that user's update is not a number."""
+    """A model whose embedding of token 60 is infinite: updates of texts with it are not finite."""
     base = copy.deepcopy(tiny.base_model("llama"))
     base.get_input_embeddings().weight.data[60] = torch.inf
     return LanguageModel(base, LoraSettings(r=2, alpha=4))
@@ -97,7 +97,7 @@ def explosive_model():
 @pytest.mark.parametrize("poison", [60, tiny.VOCABULARY], ids=["not-finite", "unknown-token"])
 @pytest.mark.parametrize("nodes", [1, USERS])
 @pytest.mark.parametrize(("mechanism", "bound"), BOUNDS)
-def test_a_poisoned_user_is_worth_nothing_and_stops_nothing(
+def test_a_user_whose_update_fails_contributes_nothing_and_does_not_stop_the_round(
     tmp_path, mechanism, bound, nodes, poison
 ):
     lists = {f"u{i}": [[i + 1, 2, 3, 4, 5 + i]] * K for i in range(USERS)}
