@@ -14,8 +14,7 @@ from typing import Any
 from userdp.analysis.aggregates import canary_exposure, group_disparity, seed_groups, series
 from userdp.analysis.aggregates.seed_groups import Cell, Task
 from userdp.sim.config.settings import Track
-from userdp.sim.run_folder import config_diff
-from userdp.sim.run_folder import reader as run_folders
+from userdp.sim.run_folder import config_diff, reader
 from userdp.sim.run_folder.reader import Run
 from userdp.sim.tracking import metric_kinds, wandb_tracker
 
@@ -23,13 +22,13 @@ from userdp.sim.tracking import metric_kinds, wandb_tracker
 def log(folder: Path, track: Track) -> None:
     """Log the sweep whose runs are in ``folder``, if it is tracked by wandb.
 
-    Public and released values alone; with ``track.simulation_only=true`` also the tables of groups
-    and canaries. Only complete runs take part; a sweep without any logs nothing.
+    Only public and released values are logged; with ``track.simulation_only=true`` also the tables
+    of groups and canaries. Only complete runs take part; a sweep without any logs nothing.
 
     Args:
         track: tracking settings of any of its jobs.
     """
-    runs = run_folders.complete([folder])
+    runs = reader.complete([folder])
     if track.sink != "wandb" or not runs:
         return
     tasks = seed_groups.tasks(runs)
@@ -43,17 +42,16 @@ def log(folder: Path, track: Track) -> None:
     )
     logged = {"sweep": _table(_rows(runs)), **_plots(tasks)}
     if track.simulation_only:
-        private = {"groups": group_disparity.table(runs), "canaries": canary_exposure.table(runs)}
-        logged |= {f"simulation_only/{k}": _table(found) for k, found in private.items() if found}
+        tables = {"groups": group_disparity.table(runs), "canaries": canary_exposure.table(runs)}
+        logged |= {f"simulation_only/{k}": _table(rows) for k, rows in tables.items() if rows}
     board.log(logged)
     board.summary.update({"runs": len(runs), **_best(tasks)})
     board.finish()
 
 
 def _rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """A run's name, the settings in which runs differ, its claim, and its figures of known type."""
-    told = run_folders.NAMED.values()
-    choices = [key for key in config_diff.keys(runs) if key not in told]
+    """One row for each run: its name, the settings in which runs differ, its claim and figures."""
+    choices = [key for key in config_diff.keys(runs) if key not in reader.NAMED.values()]
     return [
         {
             **run.named(),
@@ -68,12 +66,16 @@ def _rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _public(run: Run) -> dict[str, metric_kinds.Value]:
-    own = {k: v for k, v in run.summary.items() if not k.startswith(run_folders.SIMULATION_ONLY)}
-    return metric_kinds.typed(own, {}, keep=False)
+    """The figures of the run's summary that may be published."""
+    figures = {k: v for k, v in run.summary.items() if not k.startswith(reader.SIMULATION_ONLY)}
+    return metric_kinds.typed(figures, {}, keep=False)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """Every row has the columns of all; a wandb column has one type, so mixed ones are text."""
+    """A wandb table with the columns of all rows.
+
+    A wandb column has one type, so columns of mixed types become text.
+    """
     import wandb
 
     columns: list[Any] = list(dict.fromkeys(name for row in rows for name in row))
@@ -83,6 +85,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def _cast(values: Sequence[Any]) -> Callable[[Any], Any]:
+    """The conversion of a column's values to one type."""
     kinds = {type(value) for value in values if value is not None}
     if kinds == {int, float}:
         return lambda value: None if value is None else float(value)
@@ -92,20 +95,20 @@ def _cast(values: Sequence[Any]) -> Callable[[Any], Any]:
 
 
 def _plots(tasks: Sequence[Task]) -> dict[str, Any]:
-    """Of each task its score against epsilon, medians over seeds, beside the non-private one."""
+    """A plot for each task: median score against epsilon, beside the non-private score."""
     import wandb
 
     plots = {}
     for task in tasks:
         epsilons = sorted({cell.level for cell in task.private if cell.level is not None})
-        drawn = {name: _points(line) for name, line in _lines(task).items()}
+        lines = {name: _points(line) for name, line in _lines(task).items()}
         if task.plain is not None and epsilons:
-            drawn["non-private"] = [(epsilon, task.plain.score.median) for epsilon in epsilons]
-        if drawn:
+            lines["non-private"] = [(epsilon, task.plain.score.median) for epsilon in epsilons]
+        if lines:
             plots[f"frontier/{task.file(task.metric.key)}"] = wandb.plot.line_series(
-                xs=[[x for x, _ in line] for line in drawn.values()],
-                ys=[[y for _, y in line] for line in drawn.values()],
-                keys=list(drawn),
+                xs=[[x for x, _ in line] for line in lines.values()],
+                ys=[[y for _, y in line] for line in lines.values()],
+                keys=list(lines),
                 title=task.title(f"{task.metric.label} by epsilon, best setting of each line"),
                 xname="epsilon",
             )
@@ -113,9 +116,10 @@ def _plots(tasks: Sequence[Task]) -> dict[str, Any]:
 
 
 def _lines(task: Task) -> dict[str, list[Cell]]:
-    found = series.series(task.private, lambda cell: cell.level)
-    names = series.named(task, found)
-    return {names[key]: line for key, line in found.items()}
+    """Label -> the best private cell at each epsilon."""
+    lines = series.series(task.private, lambda cell: cell.level)
+    names = series.named(task, lines)
+    return {names[key]: line for key, line in lines.items()}
 
 
 def _points(line: Sequence[Cell]) -> list[tuple[float, float]]:
@@ -124,7 +128,7 @@ def _points(line: Sequence[Cell]) -> list[tuple[float, float]]:
 
 
 def _best(tasks: Sequence[Task]) -> dict[str, float]:
-    """The points of the lines, as a summary that a list of sweeps can show."""
+    """The points of all lines by name, for the summary that a list of sweeps shows."""
     return {
         f"{task.file(name) if task.name else name}/epsilon_{epsilon:g}": score
         for task in tasks

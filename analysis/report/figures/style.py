@@ -28,12 +28,12 @@ VARIABLES = {  # colour in a figure -> variable of the page's style sheet
 }
 # Chosen looks. A strategy or rule that is not listed gets one from the palettes below by its name.
 _STRATEGIES = {
-    "user_wise": (BLUE, "o"),
-    "group_privacy": (VERMILLION, "s"),
-    "group_privacy (lemma)": (ORANGE, "v"),
-    "concentrated": (GREEN, "^"),
-    "matrix_factorization": (PURPLE, "D"),
-    "non_private": (MUTED, "X"),
+    "user_wise": (BLUE, "o", "solid"),
+    "group_privacy": (VERMILLION, "s", "solid"),
+    "group_privacy (lemma)": (ORANGE, "v", "solid"),
+    "concentrated": (GREEN, "^", "solid"),
+    "matrix_factorization": (PURPLE, "D", "solid"),
+    "non_private": (MUTED, "X", "dashed"),
 }
 _RULES = {
     "longest": ("^", (0, (5, 2))),
@@ -43,7 +43,9 @@ _RULES = {
     "random_chunk": ("P", (0, (4, 1, 1, 1, 1, 1))),
 }
 _USUAL_RULES = ("random", "")  # drawn in the strategy's own marker
-_FREE_STRATEGIES = tuple((colour, marker) for marker in "phd<>" for colour in (SKY, ORANGE))
+_FREE_STRATEGIES = tuple(
+    (colour, marker, "solid") for marker in "phd<>" for colour in (SKY, ORANGE)
+)
 _FREE_RULES = tuple((marker, (0, (3, 1.5, 1, 1.5))) for marker in "<>hdp")
 _COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 _MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -68,13 +70,13 @@ def of(strategy: str, selection: str) -> Look:
 
     Args:
         strategy: a name, perhaps with a remark behind a space, as in "user_wise (NOT PRIVATE)".
-        selection: the rule; the usual one is drawn in the strategy's own marker, without dashes.
+        selection: the rule; the usual one is drawn as the strategy's entry says.
     """
     name = strategy.partition(" ")[0]
-    colour, marker = (
+    dashes: Any
+    colour, marker, dashes = (
         _STRATEGIES.get(strategy) or _STRATEGIES.get(name) or _by_name(name, _FREE_STRATEGIES)
     )
-    dashes: Any = "dashed" if name == "non_private" else "solid"
     if selection not in _USUAL_RULES:
         marker, dashes = _RULES.get(selection) or _by_name(selection, _FREE_RULES)
     return Look(colour=colour, marker=marker, dashes=dashes)
