@@ -52,7 +52,8 @@ def test_a_plan_imports_no_model_no_table_and_no_network():
 def test_a_run_imports_what_builds_a_corpus_only_where_one_is_built():
     loaded = imported(
         "from userdp.sim import cli; from userdp.sim.config import hydra_compose; "
-        "from userdp.sim.run import runner"
+        "from userdp.sim.run import runner; "
+        "from userdp.sim.data.sources.registry import SOURCES; [*map(SOURCES.find, SOURCES)]"
     )
     assert not loaded & (TABLES | SERVICES)
     assert {"torch", "flwr"} <= loaded

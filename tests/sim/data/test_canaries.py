@@ -41,8 +41,8 @@ def rows(path):
 
 def after(folder, rounds):
     """Exposure of each canary after the last round."""
-    found = rows(folder / "exposure.csv")
-    return [float(row["exposure_bits"]) for row in found if row["round"] == str(rounds)]
+    lines = rows(folder / "exposure.csv")
+    return [float(row["exposure_bits"]) for row in lines if row["round"] == str(rounds)]
 
 
 def test_canaries_come_behind_the_users_who_stay_as_they_were():
@@ -50,7 +50,7 @@ def test_canaries_come_behind_the_users_who_stay_as_they_were():
     some = run_inputs.build(settings("data.canaries=3", "data.canary_records=2"))
     count = len(plain.corpus.train)
     assert len(some.corpus.train) == count + 3
-    assert some.corpus.name != plain.corpus.name  # scores are kept under it
+    assert some.corpus.name != plain.corpus.name  # a cache of scores is named by it
     for user in range(count):
         assert plain.corpus.train.user_keys[user] == some.corpus.train.user_keys[user]
         for first, second in zip(
@@ -91,16 +91,16 @@ def test_another_number_of_canaries_gives_the_first_ones_the_same_secrets():
 
 
 def test_a_rank_is_the_place_among_references_scored_one_by_one():
-    here = run_inputs.build(settings("data.canaries=4", "data.canary_references=30"))
+    inputs = run_inputs.build(settings("data.canaries=4", "data.canary_references=30"))
     source = np.random.default_rng(0)
-    adapter = here.model.initial.numpy() + source.normal(0, 0.3, here.model.layout.size)
+    adapter = inputs.model.initial.numpy() + source.normal(0, 0.3, inputs.model.layout.size)
     alone = []
     for i in range(34):
-        record = Population.of({"x": [here.canaries.secrets.records(i)[0].tolist()]})
+        record = Population.of({"x": [inputs.canaries.secrets.records(i)[0].tolist()]})
         vector = heldout.torch.from_numpy(adapter.astype(np.float32))
-        one = heldout.evaluate(here.model, vector, record, seq_len=99, max_tokens=64)
+        one = heldout.evaluate(inputs.model, vector, record, seq_len=99, max_tokens=64)
         alone.append(one.loss * one.tokens)
-    got = canary_exposure.ranks(here.canaries, here.model, adapter, max_tokens=200)
+    got = canary_exposure.ranks(inputs.canaries, inputs.model, adapter, max_tokens=200)
     wanted = [sorted([alone[i], *alone[4:]]).index(alone[i]) + 1 for i in range(4)]
     assert got.tolist() == wanted
     bits = canary_exposure.bits(got, 30)
@@ -115,9 +115,9 @@ def test_ties_and_losses_that_are_no_numbers_count_against_memory():
 def test_without_training_the_mean_exposure_is_that_of_a_uniform_rank():
     """(1/n) sum of log2(n / rank), near 1 / ln 2; nats in the place of bits are refused."""
     count = 400
-    here = run_inputs.build(settings(f"data.canaries={count}"))
+    inputs = run_inputs.build(settings(f"data.canaries={count}"))
     ranks = canary_exposure.ranks(
-        here.canaries, here.model, here.model.initial.numpy(), max_tokens=4096
+        inputs.canaries, inputs.model, inputs.model.initial.numpy(), max_tokens=4096
     )
     n = REFERENCES + 1
     wanted = math.log2(n) - special.gammaln(n + 1) / math.log(2) / n
@@ -150,10 +150,10 @@ def test_an_overfitted_run_remembers_its_canaries_and_a_strongly_private_one_doe
 def test_a_run_with_canaries_says_so_and_counts_them():
     asked = small_world.overrides(*LONG, "data.canaries=3", "output=run")
     assert cli.main(["run", *asked]) == 0
-    told = json.loads(Path("run/privacy_statement.json").read_text())
-    [line] = [text for text in told["assumptions"] if "canaries" in text]
+    statement = json.loads(Path("run/privacy_statement.json").read_text())
+    [line] = [text for text in statement["assumptions"] if "canaries" in text]
     assert line.startswith("3 of the declared users are canaries")
-    assert told["declared_users"] == len(run_inputs.build(settings()).corpus.train) + 3
+    assert statement["declared_users"] == len(run_inputs.build(settings()).corpus.train) + 3
     summary = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[-1])
     mean = np.mean(after(Path("run"), 2))
     assert summary["summary/simulation_only/canary_exposure"] == pytest.approx(mean)

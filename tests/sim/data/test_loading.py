@@ -147,8 +147,8 @@ def many(people: int) -> list[tuple[str, str]]:
 def test_a_users_side_never_depends_on_other_users(tmp_path, split):
     rows = many(200)
     both = [
-        load(write_jsonl(tmp_path / f"{i}.jsonl", kept), tmp_path, split=split, holdout=0.3)
-        for i, kept in enumerate([rows, [row for row in rows if row[0] not in ("u5", "u17")]])
+        load(write_jsonl(tmp_path / f"{i}.jsonl", remaining), tmp_path, split=split, holdout=0.3)
+        for i, remaining in enumerate([rows, [row for row in rows if row[0] not in ("u5", "u17")]])
     ]
     gone = set(by_user([("u5", ""), ("u17", "")]))
     for name in ("train", "heldout"):

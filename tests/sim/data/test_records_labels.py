@@ -27,15 +27,17 @@ ROWS = [
 BINARY = {"text": "said", "label": "mood", "classes": ("0", "1")}
 
 
-def tokenizer(framed: bool = False):
+def small_tokenizer(framed: bool = False):
     """The small world's; ``framed``: with RoBERTa's special tokens around and between texts."""
-    made = transformers.AutoTokenizer.from_pretrained(small_world.model())
+    tokenizer = transformers.AutoTokenizer.from_pretrained(small_world.model())
     if framed:
-        made.add_special_tokens({"bos_token": "<s>", "eos_token": "</s>"})
-        made.backend_tokenizer.post_processor = tokenizers.processors.RobertaProcessing(
-            ("</s>", made.eos_token_id), ("<s>", made.bos_token_id), add_prefix_space=False
+        tokenizer.add_special_tokens({"bos_token": "<s>", "eos_token": "</s>"})
+        tokenizer.backend_tokenizer.post_processor = tokenizers.processors.RobertaProcessing(
+            ("</s>", tokenizer.eos_token_id),
+            ("<s>", tokenizer.bos_token_id),
+            add_prefix_space=False,
         )
-    return made
+    return tokenizer
 
 
 def written(folder: Path, rows=ROWS) -> Path:
@@ -44,26 +46,26 @@ def written(folder: Path, rows=ROWS) -> Path:
     return path
 
 
-def loaded(path: Path, made=None, *, seq_len=16, columns=BINARY, user="who", **changes):
-    settings = {"format": "jsonl", "path": str(path), "holdout": 0.0, **changes}
+def loaded(path: Path, tokenizer=None, *, seq_len=16, columns=BINARY, user="who", **changes):
+    values = {"format": "jsonl", "path": str(path), "holdout": 0.0, **changes}
     named = loading.Columns(user=user, **columns)
-    asked = loading.CorpusSettings(columns=named, max_tokens=seq_len, **settings)
-    encode = TokenizerEncode(made or tokenizer())
-    return loading.load(SOURCES.find(asked.format), asked, encode, path.parent / "cache")
+    settings = loading.CorpusSettings(columns=named, max_tokens=seq_len, **values)
+    encode = TokenizerEncode(tokenizer or small_tokenizer())
+    return loading.load(SOURCES.find(settings.format), settings, encode, path.parent / "cache")
 
 
 def records(population):
     return [r for user in range(len(population)) for r in population.records(user)]
 
 
-def texts_and_classes(population, made):
-    return [(made.decode(~r[:-1]), int(r[-1])) for r in records(population)]
+def texts_and_classes(population, tokenizer):
+    return [(tokenizer.decode(~r[:-1]), int(r[-1])) for r in records(population)]
 
 
 def test_a_record_is_a_given_text_and_one_learned_class(tmp_path):
-    made = tokenizer()
-    corpus = loaded(written(tmp_path), made)
-    assert texts_and_classes(corpus.train, made) == [
+    tokenizer = small_tokenizer()
+    corpus = loaded(written(tmp_path), tokenizer)
+    assert texts_and_classes(corpus.train, tokenizer) == [
         ("the cat sat", 1),
         ("the mat", 0),
         ("my old dog", 0),
@@ -76,35 +78,37 @@ def test_a_record_is_a_given_text_and_one_learned_class(tmp_path):
 @pytest.mark.parametrize("framed", [False, True])
 def test_the_ids_are_those_of_the_tokenizers_own_call(tmp_path, framed):
     rows = [{**ROWS[0], "so": "öld town ☃"}, {**ROWS[1], "so": "a mat and the dog saw my cat"}]
-    made = tokenizer(framed)
-    single = loaded(written(tmp_path, rows), made, seq_len=30)
-    paired = loaded(written(tmp_path, rows), made, seq_len=30, columns={**BINARY, "pair": "so"})
+    tokenizer = small_tokenizer(framed)
+    single = loaded(written(tmp_path, rows), tokenizer, seq_len=30)
+    paired = loaded(
+        written(tmp_path, rows), tokenizer, seq_len=30, columns={**BINARY, "pair": "so"}
+    )
     for row, one, two in zip(rows, records(single.train), records(paired.train), strict=True):
-        assert masking.tokens(one).tolist() == [*made(row["said"])["input_ids"], row["mood"]]
-        wanted = made(row["said"], row["so"])["input_ids"]
+        assert masking.tokens(one).tolist() == [*tokenizer(row["said"])["input_ids"], row["mood"]]
+        wanted = tokenizer(row["said"], row["so"])["input_ids"]
         assert masking.tokens(two).tolist() == [*wanted, row["mood"]]
-    closings = [(~r[:-1]).tolist().count(made.eos_token_id) for r in records(paired.train)]
+    closings = [(~r[:-1]).tolist().count(tokenizer.eos_token_id) for r in records(paired.train)]
     assert closings == ([3, 3] if framed else [0, 0])
 
 
 @pytest.mark.parametrize("seq_len", [6, 9])
 def test_the_text_is_cut_to_make_room_for_the_class(tmp_path, seq_len):
-    made = tokenizer(framed=True)
+    tokenizer = small_tokenizer(framed=True)
     long = {"who": "cy", "said": "the cat sat on a mat and saw " * 3, "mood": 1, "so": "my dog"}
     path, columns = written(tmp_path, [long]), {**BINARY, "pair": "so"}
-    [record] = records(loaded(path, made, seq_len=seq_len, columns=columns).train)
-    cut = made(long["said"], long["so"], truncation=True, max_length=seq_len - 1)["input_ids"]
+    [record] = records(loaded(path, tokenizer, seq_len=seq_len, columns=columns).train)
+    cut = tokenizer(long["said"], long["so"], truncation=True, max_length=seq_len - 1)["input_ids"]
     assert masking.tokens(record).tolist() == [*cut, 1]
     assert len(record) == seq_len
-    assert (cut[0], cut[-1]) == (made.bos_token_id, made.eos_token_id)
+    assert (cut[0], cut[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
 
 
 def test_a_special_token_that_a_user_spells_is_ordinary_characters(tmp_path):
-    made = tokenizer(framed=True)
+    tokenizer = small_tokenizer(framed=True)
     path = written(tmp_path, [{"who": "cy", "said": "the </s> cat <s>", "mood": 1}])
-    [record] = records(loaded(path, made).train)
+    [record] = records(loaded(path, tokenizer).train)
     inner = masking.tokens(record)[1:-2].tolist()
-    assert not {made.bos_token_id, made.eos_token_id} & set(inner)
+    assert not {tokenizer.bos_token_id, tokenizer.eos_token_id} & set(inner)
 
 
 @pytest.mark.parametrize(
@@ -228,14 +232,14 @@ def test_a_records_side_does_not_depend_on_others(tmp_path):
 
 def test_texts_without_labels_may_be_users_of_their_own_too(tmp_path):
     columns = loading.Columns(user=None, text="said")
-    asked = loading.CorpusSettings(format="jsonl", path=str(written(tmp_path)), columns=columns)
-    encode = TokenizerEncode(tokenizer())
-    corpus = loading.load(SOURCES.find("jsonl"), asked, encode, tmp_path / "cache")
+    settings = loading.CorpusSettings(format="jsonl", path=str(written(tmp_path)), columns=columns)
+    encode = TokenizerEncode(small_tokenizer())
+    corpus = loading.load(SOURCES.find("jsonl"), settings, encode, tmp_path / "cache")
     assert len(corpus.train) + len(corpus.heldout) == 3
 
 
 @pytest.mark.parametrize(
-    ("columns", "told"),
+    ("columns", "message"),
     [
         ({**BINARY, "prompt": "asked"}, r"data\.prompt='asked' with data\.label='mood'"),
         ({"chat": "talk", "label": "mood", "classes": ("0", "1")}, r"data\.chat='talk'"),
@@ -246,8 +250,8 @@ def test_texts_without_labels_may_be_users_of_their_own_too(tmp_path):
         ({**BINARY, "classes": ("a", "b", "a")}, r"data\.classes=\[a, b, a\].*each once"),
     ],
 )
-def test_columns_that_do_not_fit_are_refused_in_one_line(columns, told):
-    with pytest.raises(ConfigurationError, match=told) as caught:
+def test_columns_that_do_not_fit_are_refused_in_one_line(columns, message):
+    with pytest.raises(ConfigurationError, match=message) as caught:
         loading.Columns(user="who", **columns)
     assert "\n" not in str(caught.value)
 
@@ -261,7 +265,7 @@ def test_a_length_without_room_for_a_text_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match=r"model\.seq_len=5.*4 special tokens"):
         loaded(
             written(tmp_path, [{**ROWS[0], "so": "dog"}]),
-            tokenizer(framed=True),
+            small_tokenizer(framed=True),
             seq_len=5,
             columns={**BINARY, "pair": "so"},
         )

@@ -43,11 +43,11 @@ TALK = [
 ]
 
 
-def tokenizer(template=CHATML):
-    made = transformers.AutoTokenizer.from_pretrained(small_world.model())
-    made.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    made.chat_template = template
-    return made
+def small_tokenizer(template=CHATML):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(small_world.model())
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = template
+    return tokenizer
 
 
 def written(folder: Path, rows) -> Path:
@@ -58,15 +58,15 @@ def written(folder: Path, rows) -> Path:
 
 def loaded(path: Path, encode, **changes):
     columns = {"user": "who", **changes.pop("columns", {"text": "said", "prompt": "asked"})}
-    settings = {"format": "jsonl", "path": str(path), "holdout": 0.0, **changes}
-    asked = loading.CorpusSettings(columns=loading.Columns(**columns), **settings)
-    return loading.load(SOURCES.find(asked.format), asked, encode, path.parent / "cache")
+    values = {"format": "jsonl", "path": str(path), "holdout": 0.0, **changes}
+    settings = loading.CorpusSettings(columns=loading.Columns(**columns), **values)
+    return loading.load(SOURCES.find(settings.format), settings, encode, path.parent / "cache")
 
 
-def parts(made, record):
+def parts(tokenizer, record):
     """(what is given, what is learned) of a record, as text."""
     ids = masking.tokens(record)
-    return made.decode(ids[record < 0]), made.decode(ids[record >= 0])
+    return tokenizer.decode(ids[record < 0]), tokenizer.decode(ids[record >= 0])
 
 
 def test_a_prompt_comes_first_and_is_given_and_the_text_is_learned_to_its_end(tmp_path):
@@ -75,16 +75,16 @@ def test_a_prompt_comes_first_and_is_given_and_the_text_is_learned_to_its_end(tm
         {"asked": "", "said": "the cat"},
         {"asked": "öld ☃", "said": "run"},
     ]
-    made = tokenizer()
-    corpus = loaded(written(tmp_path, rows), TokenizerEncode(made))
+    tokenizer = small_tokenizer()
+    corpus = loaded(written(tmp_path, rows), TokenizerEncode(tokenizer))
     records = corpus.train.records(0)
     assert len(records) == 3
     for row, record in zip(rows, records, strict=True):
-        end = made.eos_token
-        assert parts(made, record) == (row["asked"], row["said"] + end)
+        end = tokenizer.eos_token
+        assert parts(tokenizer, record) == (row["asked"], row["said"] + end)
         assert (record < 0).tolist() == sorted(record < 0, reverse=True)  # the prompt comes first
-        prompt, text = made(row["asked"])["input_ids"], made(row["said"])["input_ids"]
-        assert masking.tokens(record).tolist() == [*prompt, *text, made.eos_token_id]
+        prompt, text = tokenizer(row["asked"])["input_ids"], tokenizer(row["said"])["input_ids"]
+        assert masking.tokens(record).tolist() == [*prompt, *text, tokenizer.eos_token_id]
 
 
 class Bounded:
@@ -108,44 +108,49 @@ def test_special_tokens_stand_at_the_ends_and_not_between_prompt_and_text():
 
 def test_the_prompt_column_is_part_of_the_cache_key(tmp_path):
     path = written(tmp_path, [{"asked": "my", "said": "dog", "other": "the"}])
-    made = tokenizer()
-    encode = TokenizerEncode(made)
+    tokenizer = small_tokenizer()
+    encode = TokenizerEncode(tokenizer)
     given = [
-        parts(made, loaded(path, encode, columns={"text": "said", **more}).train.records(0)[0])[0]
+        parts(
+            tokenizer, loaded(path, encode, columns={"text": "said", **more}).train.records(0)[0]
+        )[0]
         for more in ({}, {"prompt": "asked"}, {"prompt": "other"})
     ]
     assert given == ["", "my", "the"]
 
 
 def test_a_chat_template_is_part_of_a_tokenizers_name():
-    assert TokenizerEncode(tokenizer()).name != TokenizerEncode(tokenizer(MARKED)).name
+    assert TokenizerEncode(small_tokenizer()).name != TokenizerEncode(small_tokenizer(MARKED)).name
 
 
 @pytest.mark.parametrize("template", [CHATML, MARKED])
 @pytest.mark.parametrize("talk", [TALK, TALK[:2], [{"role": "system", "content": "run"}, *TALK]])
 def test_a_conversation_has_the_templates_ids_and_the_assistants_turns_are_learned(template, talk):
-    made = tokenizer(template)
-    signed = np.array(chat.encode(made, talk))
-    plain = made.apply_chat_template(talk, return_dict=True)["input_ids"]
+    tokenizer = small_tokenizer(template)
+    signed = np.array(chat.encode(tokenizer, talk))
+    plain = tokenizer.apply_chat_template(talk, return_dict=True)["input_ids"]
     assert masking.tokens(signed).tolist() == plain
     learned = "".join(m["content"] + "<|im_end|>\n" for m in talk if m["role"] == "assistant")
-    assert made.decode(masking.tokens(signed)[signed >= 0]) == learned
+    assert tokenizer.decode(masking.tokens(signed)[signed >= 0]) == learned
 
 
 def test_both_ways_to_find_the_assistants_turns_agree():
-    assert chat.encode(tokenizer(), TALK) == chat.encode(tokenizer(MARKED), TALK)
+    assert chat.encode(small_tokenizer(), TALK) == chat.encode(small_tokenizer(MARKED), TALK)
 
 
 def test_jsonl_and_parquet_hold_the_same_conversations(tmp_path):
-    made, rows = tokenizer(), [{"talk": TALK}, {"talk": TALK[:2]}]
+    tokenizer, rows = small_tokenizer(), [{"talk": TALK}, {"talk": TALK[:2]}]
     lines = written(tmp_path, rows)
     table = tmp_path / "a.parquet"
     pq.write_table(pa.Table.from_pylist([{"who": "ada", **row} for row in rows]), table)
     columns = {"chat": "talk"}
-    first = loaded(lines, TokenizerEncode(made), columns=columns).train
-    second = loaded(table, TokenizerEncode(made), columns=columns, format="parquet").train
+    first = loaded(lines, TokenizerEncode(tokenizer), columns=columns).train
+    second = loaded(table, TokenizerEncode(tokenizer), columns=columns, format="parquet").train
     assert first.tokens.tolist() == second.tokens.tolist()
-    assert first.tokens.tolist() == [*chat.encode(made, TALK), *chat.encode(made, TALK[:2])]
+    assert first.tokens.tolist() == [
+        *chat.encode(tokenizer, TALK),
+        *chat.encode(tokenizer, TALK[:2]),
+    ]
 
 
 BAD = [
@@ -171,7 +176,7 @@ BAD_TALK = [
 def test_what_is_no_record_is_counted_by_reason_or_refused_without_a_quote(tmp_path, bad, reason):
     columns = {"chat": "talk"} if "talk" in bad else {"text": "said", "prompt": "asked"}
     fine = {"said": "the cat", "asked": "sat", "talk": TALK}
-    path, encode = written(tmp_path, [fine, bad]), TokenizerEncode(tokenizer(CHOOSY))
+    path, encode = written(tmp_path, [fine, bad]), TokenizerEncode(small_tokenizer(CHOOSY))
     assert loaded(path, encode, columns=columns).dropped == {reason: 1}
     with pytest.raises(ValueError, match=f"line 2: {reason}") as caught:
         loaded(path, encode, columns=columns, strict=True)
@@ -179,18 +184,18 @@ def test_what_is_no_record_is_counted_by_reason_or_refused_without_a_quote(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("template", "told"),
+    ("template", "message"),
     [(None, "data.chat: .*no chat template"), (FORGETFUL, "data.chat: .*differently once others")],
 )
-def test_a_tokenizer_that_cannot_chat_is_refused(tmp_path, template, told):
-    encode = TokenizerEncode(tokenizer(template))
-    with pytest.raises(ConfigurationError, match=told) as caught:
+def test_a_tokenizer_that_cannot_chat_is_refused(tmp_path, template, message):
+    encode = TokenizerEncode(small_tokenizer(template))
+    with pytest.raises(ConfigurationError, match=message) as caught:
         loaded(written(tmp_path, [{"talk": TALK}]), encode, columns={"chat": "talk"})
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("columns", "changes", "told"),
+    ("columns", "changes", "message"),
     [
         ({"text": "a", "chat": "b"}, {}, "data.text='a' with data.chat='b'"),
         ({}, {}, "data.text=None with data.chat=None"),
@@ -200,15 +205,15 @@ def test_a_tokenizer_that_cannot_chat_is_refused(tmp_path, template, told):
         ({"chat": "b"}, {}, "data.chat='b': no such column"),
     ],
 )
-def test_columns_that_do_not_fit_are_refused(tmp_path, columns, changes, told):
+def test_columns_that_do_not_fit_are_refused(tmp_path, columns, changes, message):
     path = written(tmp_path, [{"said": "the cat"}])
-    with pytest.raises(ConfigurationError, match=told):
-        loaded(path, TokenizerEncode(tokenizer()), columns=columns, **changes)
+    with pytest.raises(ConfigurationError, match=message):
+        loaded(path, TokenizerEncode(small_tokenizer()), columns=columns, **changes)
 
 
 def test_naming_a_chat_column_takes_the_place_of_the_text_column():
     for name in ("jsonl", "parquet", "hub"):
         shared = [f"data={name}", "data.path=x"]
         assert hydra_compose.settings(shared)[0].data.text == "text"
-        asked = hydra_compose.settings([*shared, "data.chat=talk"])[0].data
-        assert (asked.text, asked.chat) == (None, "talk")
+        data = hydra_compose.settings([*shared, "data.chat=talk"])[0].data
+        assert (data.text, data.chat) == (None, "talk")

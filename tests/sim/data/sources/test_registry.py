@@ -12,15 +12,15 @@ from userdp.sim.inputs import corpus_loading
 
 
 @pytest.mark.parametrize(
-    ("format_name", "told"),
+    ("format_name", "message"),
     [
         ("userdp.sim.data.sources.hub.SAUCE", r"data\.format=userdp\..*SAUCE: .*SAUCE"),
         ("no_such_module.SOURCE", r"data\.format=no_such_module\.SOURCE: .*no_such_module"),
         ("sqlite", r"data\.format=sqlite: choose one of synthetic, .*hub"),
     ],
 )
-def test_a_format_that_is_not_there_is_refused_in_one_line(format_name, told):
-    with pytest.raises(ConfigurationError, match=told) as caught:
+def test_a_format_that_is_not_there_is_refused_in_one_line(format_name, message):
+    with pytest.raises(ConfigurationError, match=message) as caught:
         Data(format=format_name)
     assert "\n" not in str(caught.value)
 
