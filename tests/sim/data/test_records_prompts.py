@@ -110,13 +110,9 @@ def test_the_prompt_column_is_part_of_the_cache_key(tmp_path):
     path = written(tmp_path, [{"asked": "my", "said": "dog", "other": "the"}])
     tokenizer = small_tokenizer()
     encode = TokenizerEncode(tokenizer)
-    given = [
-        parts(
-            tokenizer, loaded(path, encode, columns={"text": "said", **more}).train.records(0)[0]
-        )[0]
-        for more in ({}, {"prompt": "asked"}, {"prompt": "other"})
-    ]
-    assert given == ["", "my", "the"]
+    for columns, prompt in (({}, ""), ({"prompt": "asked"}, "my"), ({"prompt": "other"}, "the")):
+        corpus = loaded(path, encode, columns={"text": "said", **columns})
+        assert parts(tokenizer, corpus.train.records(0)[0])[0] == prompt
 
 
 def test_a_chat_template_is_part_of_a_tokenizers_name():
