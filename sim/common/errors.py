@@ -1,25 +1,26 @@
-"""Why the command ends early, in one line: a wrong configuration, a run that stopped, a crash."""
+"""Errors that end a command with a one-line message, and where an unexpected one arose."""
 
 from __future__ import annotations
 
 import traceback
 from pathlib import Path
 
-_OURS = [Path(__file__).parents[2] / name for name in ("sim", "clients", "server", "analysis")]
+_ROOT = Path(__file__).parents[2]
+_OURS = [_ROOT / name for name in ("sim", "clients", "server", "analysis")]
 
 
 class ConfigurationError(ValueError):
-    """A configuration that cannot run; the message names the field, its value and the mend."""
+    """A configuration that cannot run; the message names the field, its value and the remedy."""
 
 
 class StoppedError(RuntimeError):
-    """A run that stopped on its way and can be resumed; the message says why and how."""
+    """A run that stopped before its end and can be resumed; the message says why and how."""
 
 
 def located(error: BaseException) -> str:
-    """The kind of an error and where it arose, in a library and in our code that called it.
+    """The class of an error and the source lines where it arose: a library's, and ours above it.
 
-    Never its text, which may quote a record.
+    The text of the error is left out, since it may quote a record.
     """
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if any(map(Path(frame.filename).is_relative_to, _OURS))]
@@ -29,5 +30,8 @@ def located(error: BaseException) -> str:
 
 
 def _place(frame: traceback.FrameSummary) -> str:
-    """With the last folder of its path alone: the others are the machine's."""
-    return f"{'/'.join(Path(frame.filename).parts[-2:])}:{frame.lineno} in {frame.name}"
+    """Where a frame is: our files inside the project, others with their last folder alone."""
+    path = Path(frame.filename)
+    ours = any(map(path.is_relative_to, _OURS))
+    shown = path.relative_to(_ROOT).as_posix() if ours else "/".join(path.parts[-2:])
+    return f"{shown}:{frame.lineno} in {frame.name}"

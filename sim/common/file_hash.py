@@ -1,8 +1,8 @@
-"""What a file holds, as a hash that is computed once and remembered while the file stays the same.
+"""Hash of a file's content, computed once and stored for as long as the file is unchanged.
 
-A file counts as the same while its inode, size and both time stamps are (the change time cannot be
-set from outside). A file changed a moment ago is not remembered: a second change could fall into
-the same tick of the clock, and go unseen.
+A file counts as unchanged while its inode, size, modification time and change time are the same
+(no program can set the change time). The hash of a file that changed less than 2 s ago is not
+stored: a second change could fall into the same tick of the clock and would not be noticed.
 """
 
 from __future__ import annotations
@@ -15,20 +15,28 @@ from pathlib import Path
 
 from userdp.sim.common import cache
 
-SETTLED_NS = 2_000_000_000  # age from which a time stamp tells two changes apart
+SETTLED_NS = 2_000_000_000  # age in ns from which two changes have different time stamps
 
 
 def of(file: Path, cache_folder: Path) -> str:
-    """Hexadecimal hash of the file's bytes; read whole unless an earlier call remembered it."""
-    note = cache_folder / "digests" / f"{cache.fingerprint(str(file.resolve()))}.json"
+    """Hexadecimal BLAKE2b hash of the file's bytes.
+
+    Args:
+        file: read in full, unless the cache has the hash of this very state of the file.
+        cache_folder: where hashes are stored.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    entry = cache_folder / "digests" / f"{cache.fingerprint(str(file.resolve()))}.json"
     stamp = _stamp(os.stat(file))
-    if (known := _remembered(note, stamp)) is not None:
-        return known
+    if (stored := _stored(entry, stamp)) is not None:
+        return stored
     now = time.time_ns()
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, "blake2b").hexdigest()
     if stamp == _stamp(os.stat(file)) and max(stamp[2:]) + SETTLED_NS < now:
-        _remember(note, stamp, digest)
+        _store(entry, stamp, digest)
     return digest
 
 
@@ -36,16 +44,18 @@ def _stamp(status: os.stat_result) -> list[int]:
     return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
-def _remembered(note: Path, stamp: list[int]) -> str | None:
+def _stored(entry: Path, stamp: list[int]) -> str | None:
+    """The hash in a cache entry; None if the entry is missing, damaged or of another state."""
     try:
-        known = json.loads(note.read_text())
-        return known["digest"] if known["stamp"] == stamp else None
-    except (OSError, ValueError, KeyError, TypeError):  # absent or damaged: as if never written
+        content = json.loads(entry.read_text())
+        digest: str = content["digest"]
+        return digest if content["stamp"] == stamp else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _remember(note: Path, stamp: list[int], digest: str) -> None:
-    note.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = note.with_suffix(f".{os.getpid()}")
+def _store(entry: Path, stamp: list[int], digest: str) -> None:
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = entry.with_suffix(f".{os.getpid()}")
     unfinished.write_text(json.dumps({"stamp": stamp, "digest": digest}))
-    unfinished.replace(note)
+    unfinished.replace(entry)

@@ -1,4 +1,4 @@
-"""Nested mappings as one mapping by dotted names."""
+"""Flattens nested mappings into one mapping with dotted keys."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of nested mappings by their dotted names.
+    """The values of nested mappings by dotted key; ``prefix`` is put before every key.
 
     >>> flatten({"a": {"b": 1, "c": {"d": 2}}, "e": 3})
     {'a.b': 1, 'a.c.d': 2, 'e': 3}

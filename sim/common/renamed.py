@@ -1,7 +1,7 @@
-"""Dotted names that older run folders hold, and what they are called today.
+"""Translates the class paths in run folders of older versions into today's names.
 
-Configurations and ledger headers name classes by their dotted paths. A path that moved is listed
-here, so that `verify`, `report` and `resume` go on working on a folder that older code wrote.
+Older configurations and ledger headers name classes by their dotted paths. Every path that has
+moved is in this table, so that `verify`, `report` and `resume` still read those folders.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RENAMED: Mapping[str, str] = {
 
 
 def current(value: Any) -> Any:
-    """A copy of plain values in which every old name is replaced by today's."""
+    """A copy of nested mappings and lists in which every old name is replaced by today's."""
     if isinstance(value, Mapping):
         return {key: current(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Named choices of the configuration, and the dotted names by which other packages add their own.
+"""Tables from the names in a configuration to what they stand for; dotted names extend them.
 
 >>> shapes = Table("figure.shape", {"circle": "math.tau", "line": 1.0})
 >>> shapes.find("line"), shapes.find("circle") > 6, shapes.find("math.pi") > 3
@@ -21,10 +21,10 @@ Entry = TypeVar("Entry")
 
 
 class Table(Generic[Entry]):
-    """Names and what they stand for.
+    """The choices of one configuration key.
 
-    An entry may be given as a dotted name, ``package.module.attribute``; it is then imported when
-    it is asked for, so that a table costs no import. A name that is itself dotted needs no entry:
+    An entry may be given as a dotted name, ``package.module.attribute``; it is then imported by
+    `find`, so that creating a table imports nothing. A name that is itself dotted needs no entry:
     this is how a package outside userdp adds a mechanism, an accountant or a data source.
 
     Args:
@@ -42,8 +42,17 @@ class Table(Generic[Entry]):
     def __contains__(self, name: object) -> bool:
         return name in self._entries
 
+    def check(self, name: str) -> None:
+        """Refuse a name that is neither in the table nor dotted; imports nothing.
+
+        Raises:
+            ConfigurationError: names the entries there are.
+        """
+        if name not in self and "." not in name:
+            raise ConfigurationError(f"{self.setting}={name}: choose one of {', '.join(self)}.")
+
     def find(self, name: str) -> Entry:
-        """The entry of this name.
+        """The entry of this name, imported if it is given by its dotted name.
 
         Raises:
             ConfigurationError: no entry has the name, or a dotted name cannot be imported.
@@ -51,8 +60,7 @@ class Table(Generic[Entry]):
         entry = self._entries.get(name, name)
         if not isinstance(entry, str):
             return entry
-        if name not in self and "." not in name:
-            raise ConfigurationError(f"{self.setting}={name}: choose one of {', '.join(self)}.")
+        self.check(name)
         return self._imported(name, entry)
 
     def _imported(self, name: str, dotted: str) -> Entry:

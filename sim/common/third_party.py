@@ -1,4 +1,4 @@
-"""What third parties would print or send from a run, and how each is asked not to."""
+"""Switches off what other libraries print or send: telemetry, progress bars, repeated notices."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _VARIABLES = {
 
 
 def environment() -> None:
-    """Switches that are read at import; what the caller has set stays."""
+    """Set the variables that libraries read when they are imported; existing values stay."""
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)
 
 
 def accountants() -> None:
-    """Both report Renyi orders that they leave out or lack, which costs no validity."""
+    """Silence two libraries that report omitted Renyi orders; the bounds stay valid without."""
     from absl import logging as absl_logging
 
     absl_logging.set_verbosity(absl_logging.ERROR)
@@ -31,11 +31,11 @@ def accountants() -> None:
 
 
 def libraries() -> None:
-    """Progress bars of steps that take no time, round logs of Flower, notices about old names."""
+    """Silence progress bars of short steps, Flower's log of rounds, and notices of old names."""
     import transformers
 
     accountants()
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     for name in ("flwr", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

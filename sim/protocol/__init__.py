@@ -1,1 +1,1 @@
-"""What travels between the server and the nodes: the contract of a round, messages, tensor layout."""
+"""What server and nodes exchange: the contract of a round, messages, the layout of tensors."""

@@ -1,8 +1,8 @@
-"""What a node is asked to do in a round, in plain values: how to treat a unit, and which units.
+"""A node's instructions for a round, in plain values: how to treat a unit, and which units.
 
-Two authors write a contract. The configuration gives the `LocalWork`; the mechanism adds everything
-that its guarantee rests on (`userdp.server.mechanisms.base.Mechanism.contract`). How a contract
-travels is the business of `userdp.sim.protocol.messages`.
+A contract has two authors. The configuration gives the `LocalWork`; the mechanism adds everything
+that its guarantee rests on (`userdp.server.mechanisms.base.Mechanism.contract`). Contracts are
+written into messages by `userdp.sim.protocol.messages`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class LocalWork:
-    """What a unit computes before its clip; from the configuration, the same in every round."""
+    """What a unit computes before the clip; from the configuration, the same in every round."""
 
     selection: str  # name of a rule of `userdp.sim.data.selection.RULES`
     redraw: bool  # users select anew in each round; record slots are always filled once
     resample: bool  # fill a user's record slots up to k by repeating records
-    max_tokens: int  # tokens of a sequence, at most
+    max_tokens: int  # longest sequence, in tokens
     local_steps: int  # steps of gradient descent from the global adapter
     local_lr: float  # their learning rate
     seed: int  # of the public selection stream
@@ -27,9 +27,9 @@ class LocalWork:
 
 @dataclass(frozen=True, kw_only=True)
 class Contract(LocalWork):
-    """What every unit of a round must do: public, written by the server, obeyed by the nodes.
+    """The instructions for every unit of a round: public, written by the server for the nodes.
 
-    A client has no privacy settings of its own that could drift from the ledger.
+    A client has no privacy settings, so none can differ from those in the ledger.
     """
 
     round: int
@@ -37,13 +37,13 @@ class Contract(LocalWork):
     clip_norm: float  # C, infinite only in a run that is not private
     records_per_user: int  # k; 0 takes all
     clipping: str = "joint"  # name of a rule of `userdp.clients.training.clipping.CLIP_RULES`
-    count_unclipped: bool = False  # report clip bits: the clip norm adapts to them
+    count_unclipped: bool = False  # report how many units are unclipped: the clip norm adapts
     keep_rows: bool = False  # report every unit's clipped update: no secure aggregation
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """Which units a node is asked for: private to the trusted side, never logged."""
+    """The units that a node trains: private to the trusted side, never logged."""
 
     users: np.ndarray  # (units,) int64 population slots of the owners, ascending
     slots: np.ndarray  # (units,) int64 record slots 0..k-1, or empty when the unit is the user

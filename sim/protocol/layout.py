@@ -1,7 +1,7 @@
-"""Names and shapes of an adapter's tensors, and their places in one flat vector.
+"""Names and shapes of an adapter's tensors, and their positions in one flat vector.
 
-Tensors have the names that peft gives them, in messages and in the exported file; inside a node and
-inside the server the adapter is one flat vector (D,).
+In messages and in the exported file the tensors have the names that peft gives them; inside a node
+and inside the server the adapter is one flat vector (D,).
 """
 
 from __future__ import annotations
@@ -17,12 +17,18 @@ from flwr.app import Array, ArrayRecord
 
 @dataclass(frozen=True)
 class Layout:
-    """Names and shapes of an adapter's tensors, in the order of the flat vector."""
+    """Names and shapes of an adapter's tensors, in the order of the flat vector.
+
+    >>> layout = Layout.of({"a": (2, 3), "b": (4,)})
+    >>> layout.size, [tensor.shape for tensor in layout.named(np.arange(10.0)).values()]
+    (10, [(2, 3), (4,)])
+    """
 
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
 
     @classmethod
     def of(cls, shapes: Mapping[str, tuple[int, ...]]) -> Layout:
+        """The layout of tensors with these shapes, by name and in this order."""
         return cls(tuple((name, tuple(shape)) for name, shape in shapes.items()))
 
     @property
@@ -32,11 +38,11 @@ class Layout:
 
     @property
     def digest(self) -> str:
-        """Hash of names and shapes: two adapters with one digest can be added."""
+        """Hash of names and shapes: adapters with the same digest can be added."""
         return hashlib.sha256(repr(self.shapes).encode()).hexdigest()[:16]
 
     def parts(self) -> Iterator[tuple[slice, tuple[int, ...]]]:
-        """Where each tensor lies in the flat vector, and its shape."""
+        """The slice of each tensor in the flat vector, and the tensor's shape."""
         start = 0
         for _, shape in self.shapes:
             end = start + int(np.prod(shape))
@@ -44,27 +50,29 @@ class Layout:
             start = end
 
     def named(self, vector: np.ndarray) -> dict[str, np.ndarray]:
-        """The tensors of a flat vector (D,), by name."""
+        """The tensors of a flat vector (D,), by name; views where the vector is contiguous."""
         names = (name for name, _ in self.shapes)
         return {
-            n: vector[part].reshape(s) for n, (part, s) in zip(names, self.parts(), strict=True)
+            name: vector[part].reshape(shape)
+            for name, (part, shape) in zip(names, self.parts(), strict=True)
         }
 
     def to_arrays(self, vector: np.ndarray) -> ArrayRecord:
+        """The tensors of a flat vector (D,) as a record of a Flower message."""
         return ArrayRecord({name: to_array(tensor) for name, tensor in self.named(vector).items()})
 
     def to_vector(self, arrays: ArrayRecord) -> np.ndarray:
-        """(D,) in the dtype of the record.
+        """The flat vector (D,) of a record's tensors, in their dtype.
 
         Raises:
-            ValueError: if names or shapes are not this layout's.
+            ValueError: names or shapes are not those of this layout.
         """
         tensors = {name: array.numpy() for name, array in arrays.items()}
-        if {name: t.shape for name, t in tensors.items()} != dict(self.shapes):
+        if {name: tensor.shape for name, tensor in tensors.items()} != dict(self.shapes):
             raise ValueError("The arrays of a message are not those of this adapter.")
         return np.concatenate([tensors[name].ravel() for name, _ in self.shapes])
 
 
 def to_array(tensor: np.ndarray) -> Any:
-    """The tensor, of any shape, as Flower sends it."""
+    """The tensor, of any shape, in the type that Flower sends."""
     return Array(np.ascontiguousarray(tensor))

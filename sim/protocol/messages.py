@@ -1,4 +1,4 @@
-"""The train message and its reply; the only file that knows the names of their records."""
+"""Writes and reads the train message and its reply; no other file names their records."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def train_message(
     Args:
         node: id of the node that hosts the units.
         adapter: the global adapter, by tensor name.
-        scale: what every unit multiplies its update by before the clip; None: nothing.
+        scale: factors of the update's entries before the clip, by tensor name; None: no scaling.
     """
     content = RecordDict(
         {
@@ -53,19 +53,25 @@ def read_train(message: Message) -> tuple[ArrayRecord, Contract, Assignment]:
 
 
 def read_scale(message: Message) -> ArrayRecord | None:
-    """What the units of a train message multiply their updates by; None: nothing."""
+    """Factors of the updates' entries before the clip, by tensor name; None: no scaling."""
     return message.content.array_records.get("scale")
 
 
 def train_reply(message: Message, layout: Layout, cohort: CohortSum) -> Message:
-    """The answer to a train message: one sum over all units of the node, and no more than that."""
+    """The reply to a train message: one sum over all units of the node.
+
+    Args:
+        message: the train message.
+        layout: of the adapter.
+        cohort: sums over the node's units; its rows are sent if the contract has ``keep_rows``.
+    """
     content = RecordDict(
         {
             "clipped_sum": layout.to_arrays(cohort.total),
             "simulation_only": MetricRecord(dict(cohort.figures)),
         }
     )
-    if cohort.unclipped_bits is not None:  # no metric: it takes part in the release
+    if cohort.unclipped_bits is not None:  # not a metric: it is noised and released
         content["unclipped_bits"] = ConfigRecord({"sum": cohort.unclipped_bits})
     if cohort.rows is not None:
         content["clipped_rows"] = ArrayRecord({"rows": to_array(cohort.rows)})
@@ -76,7 +82,7 @@ def read_reply(message: Message, layout: Layout) -> CohortSum:
     """The sum in a node's reply.
 
     Raises:
-        ValueError: its arrays are not of this layout.
+        ValueError: its arrays or rows are not of this layout.
     """
     content = message.content
     total = layout.to_vector(content.array_records["clipped_sum"]).astype(np.float64)
@@ -86,7 +92,11 @@ def read_reply(message: Message, layout: Layout) -> CohortSum:
 
 
 def _rows(content: RecordDict, layout: Layout) -> np.ndarray | None:
-    """(units, D) float64, where the reply holds the clipped updates themselves."""
+    """(units, D) float64 clipped updates, if the reply has them.
+
+    Raises:
+        ValueError: they have another dtype, or another number of columns than D.
+    """
     if "clipped_rows" not in content:
         return None
     rows = content.array_records["clipped_rows"]["rows"].numpy()

@@ -1,1 +1,1 @@
-"""How messages reach the nodes: one file for each runtime."""
+"""Runtimes, which carry messages between server and nodes: one file each."""

@@ -1,8 +1,8 @@
-"""An in-process Flower Grid: nodes are numbers, a message is a function call, replies are a stream.
+"""A Flower Grid inside this process: a message to a node is a call of the ClientApp.
 
-Replies are yielded one by one in the order of the messages, so a strategy that folds them holds one
-at a time. A node that raises answers with Flower's error reply, without the text of the error: it
-may quote data.
+Replies are yielded one by one in the order of the messages, so that a strategy which adds them up
+holds one at a time. A node that raises an error replies with Flower's error message, without the
+text of the error, which may quote data.
 """
 
 from __future__ import annotations
@@ -28,16 +28,20 @@ _SERVER = 1
 
 @contextlib.contextmanager
 def start(app: ClientApp, nodes: int) -> Iterator[Grid]:
-    """The runtime ``in_process``: nodes are served by function calls in this process."""
+    """The runtime ``in_process``: ``nodes`` nodes, served one after another in this process."""
     yield InProcessGrid(app, nodes)
 
 
 class InProcessGrid(Grid):
-    """Delivers messages to ``nodes`` nodes, numbered from 2, all served by one ClientApp."""
+    """Delivers messages to ``nodes`` nodes, numbered from 2, all served by one ClientApp.
+
+    Raises:
+        ValueError: there is no node.
+    """
 
     def __init__(self, app: ClientApp, nodes: int) -> None:
         if nodes < 1:
-            raise ValueError(f"Expected {nodes=} >= 1.")
+            raise ValueError(f"An in-process grid needs a node or more, got {nodes=}.")
         self._app = app
         self._contexts = {
             node: Context(0, node, {}, RecordDict(), {}) for node in range(2, nodes + 2)
@@ -48,30 +52,40 @@ class InProcessGrid(Grid):
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 0, 0, _SERVER
 
     def get_node_ids(self) -> list[int]:
+        """The numbers of all nodes, ascending."""
         return list(self._contexts)
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterator[Message]:
-        """Run each message on its node when its reply is asked for."""
+        """The replies in the order of the messages; each is computed when it is iterated over."""
         return (self._deliver(message) for message in messages)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Deliver all messages and store the replies; the ids by which to pull them."""
         replies = [self._deliver(message) for message in messages]
         self._replies.update({reply.metadata.reply_to_message_id: reply for reply in replies})
         return [reply.metadata.reply_to_message_id for reply in replies]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """The stored replies to these messages, each given once."""
         return [self._replies.pop(name) for name in message_ids if name in self._replies]
 
     def create_message(self, *args: object, **kwargs: object) -> Message:
+        """A message, as Flower's constructor makes it."""
         return Message(*args, **kwargs)  # type: ignore[call-overload, no-any-return]
 
     def set_run(self, run: Run) -> None:
-        raise ValueError("An in-process grid serves one run, its own.")
+        """Refused.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("An in-process grid serves one run; it cannot be set.")
 
     @property
     def run(self) -> Run:
+        """An empty run: Flower's record of runs is not used in one process."""
         return Run.create_empty(0)
 
     def _deliver(self, message: Message) -> Message:

@@ -1,13 +1,13 @@
-"""The table of runtimes: what `runtime.kind` may be.
+"""The table of runtimes: the values of `runtime.kind`.
 
-A runtime carries messages from the server to the nodes and back. It is a function from the
-ClientApp and the number of nodes to a context manager that gives Flower's `Grid` while it is open:
+A runtime carries messages from the server to the nodes and back. It is a function of the ClientApp
+and the number of nodes that returns a context manager, which opens Flower's `Grid`:
 
     @contextlib.contextmanager
     def start(app: ClientApp, nodes: int) -> Iterator[Grid]: ...
 
-A runtime whose nodes are other processes ignores the given app, which holds this process's model
-and records, and builds one there from the run's configuration
+The given app refers to the model and the records of this process. A runtime whose nodes are other
+processes ignores it; each of these processes builds its ClientApp from the run's configuration
 (`userdp.sim.run.node_setup.app_from_config`).
 """
 
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from userdp.sim.common.table import Table
 
-if TYPE_CHECKING:  # slow to import, and a configuration is checked without it
+if TYPE_CHECKING:  # slow to import, and not needed to check a configuration
     from flwr.clientapp import ClientApp
     from flwr.serverapp import Grid
 

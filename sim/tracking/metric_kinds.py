@@ -1,11 +1,11 @@
-"""The one table of metrics: what kind of number each is, and how clients' sums become it.
+"""The table of metrics: the privacy kind of each, and how it is computed from clients' sums.
 
 - public: configuration, what follows from it, and scores on users declared public for evaluation;
 - released: computed from what an event in the ledger covers;
-- simulation_only: computed from private data without noise. Off by default, and under a prefix.
+- simulation_only: computed from private data without noise; off by default, and under a prefix.
 
-A new metric is a line here and the place that computes it. A package outside userdp declares its
-own with `declare`.
+A new metric needs a line in this table, and the code that computes it. A package outside userdp
+adds its metrics with `declare`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Metric:
-    """What kind of number a metric is, and how the sums that clients report become it."""
+    """The privacy kind of a metric, and whether clients' sums are divided by the units."""
 
     kind: Kind
-    per_unit: bool = False  # clients' sum over ``cohort_size``; else the sum itself
+    per_unit: bool = False  # the clients' sum over ``cohort_size``; else the sum itself
 
 
 _PUBLIC, _RELEASED, _SIMULATED = map(Metric, Kind)
@@ -98,7 +98,7 @@ def metric(key: str) -> Metric:
     """The entry of a metric.
 
     Raises:
-        ValueError: the table does not have the key.
+        ValueError: the table has no such key.
     """
     if key not in METRICS:
         raise ValueError(f"Metric {key!r} has no declared type; add it to the table of metrics.")
@@ -106,18 +106,22 @@ def metric(key: str) -> Metric:
 
 
 def kind(key: str) -> Kind:
-    """The kind of a metric; raises as `metric` does."""
+    """The kind of a metric.
+
+    Raises:
+        ValueError: the table has no such key.
+    """
     return metric(key).kind
 
 
 def from_sums(sums: Mapping[str, float]) -> dict[str, float]:
-    """The metrics of a round from its clients' sums: means over the units where the table says so.
+    """The metrics of a round from its clients' sums: those with ``per_unit`` as means over units.
 
     Args:
         sums: over all units of the round, by metric; ``cohort_size`` is the number of units.
 
     Raises:
-        ValueError: the table does not have a key.
+        ValueError: the table lacks a key.
     """
     units = max(1, sums.get("cohort_size", 0))
     return {key: value / units if metric(key).per_unit else value for key, value in sums.items()}
@@ -126,13 +130,19 @@ def from_sums(sums: Mapping[str, float]) -> dict[str, float]:
 def typed(
     values: Mapping[str, Value], simulation_only: Mapping[str, Value], *, keep: bool
 ) -> dict[str, Value]:
-    """What a tracker may write: ``values``, and with ``keep`` the rest under its prefix.
+    """What a tracker may write, after a check that every metric was passed as its kind.
 
-    Both are checked either way, so that a wrong kind shows in every run. Infinity and NaN, which
-    JSON does not have, become None.
+    Args:
+        values: public and released metrics.
+        simulation_only: metrics of that kind; checked even if they are not written, so that a
+            wrong kind fails in every run.
+        keep: whether to write ``simulation_only``, under that prefix.
+
+    Returns:
+        The metrics by key; infinity and NaN, which JSON does not have, are None.
 
     Raises:
-        ValueError: a key is unknown, or is passed as what it is not.
+        ValueError: a key is not in the table, or is passed as another kind than its own.
     """
     for key in values:
         if kind(key) is Kind.SIMULATION_ONLY:
@@ -140,8 +150,8 @@ def typed(
     for key in simulation_only:
         if kind(key) is not Kind.SIMULATION_ONLY:
             raise ValueError(f"Metric {key!r} is {kind(key).value}, not simulation_only.")
-    kept = {f"simulation_only/{key}": value for key, value in simulation_only.items() if keep}
-    return {key: _finite(value) for key, value in {**values, **kept}.items()}
+    private = {f"simulation_only/{key}": value for key, value in simulation_only.items() if keep}
+    return {key: _finite(value) for key, value in {**values, **private}.items()}
 
 
 def _finite(value: Value) -> Value:

@@ -1,6 +1,6 @@
-"""A run as TensorBoard shows it: scalars by round, and the configuration as hyperparameters.
+"""Writes a run for TensorBoard: scalars by round, and the configuration as hyperparameters.
 
-Only metrics of a declared type pass (``userdp.sim.tracking.metric_kinds``), as in every tracker.
+As every tracker, it writes only metrics of the table (``userdp.sim.tracking.metric_kinds``).
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from userdp.sim.tracking import metric_kinds, tracker
 
 
 def check() -> None:
-    """Refuse where TensorBoard is not installed.
+    """Check that TensorBoard is installed.
 
     Raises:
-        ConfigurationError: names the extra.
+        ConfigurationError: it is not; names the extra that installs it.
     """
     if importlib.util.find_spec("tensorboard") is None:
         raise ConfigurationError(
             "track.sink=tensorboard: tensorboard is not installed; pip install "
-            "'userdp[tensorboard]', or take track=jsonl."
+            "'userdp[tensorboard]', or choose track=jsonl."
         )
 
 
 class TensorBoardTracker:
-    """Event files in ``folder``; ``tensorboard --logdir`` shows many such folders side by side.
+    """Writes event files to ``folder``; ``tensorboard --logdir`` compares many such folders.
 
-    Every event carries the time at which the run started unless ``simulation_only`` is on, since
-    the length of a round depends on who took part. Text and artifacts have no place in it. The name
-    of an event file holds that of the host, as TensorBoard makes it.
+    Unless ``simulation_only`` is on, every event has the time at which the run started, since the
+    duration of a round depends on who took part. Text and artifacts are not written. TensorBoard
+    puts the name of the host into the name of an event file.
     """
 
     def __init__(self, folder: Path, *, simulation_only: bool = False) -> None:
@@ -48,7 +48,7 @@ class TensorBoardTracker:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
         self._writer, self._started = SummaryWriter(str(self._folder)), time.time()
-        # What is no number, text or truth value is told as text.
+        # TensorBoard takes numbers, text and truth values; other values are written as text.
         self._config = {
             name: value if isinstance(value, str | bool | int | float) else str(value)
             for name, value in flatten(config).items()
@@ -63,14 +63,14 @@ class TensorBoardTracker:
     def summary(
         self, values: tracker.Values, simulation_only: tracker.Values = tracker.NONE
     ) -> None:
-        """At the last round, under ``summary/``; these are the columns of the HPARAMS tab."""
+        """Write the figures at the last round, under ``summary/``: columns of the HPARAMS tab."""
         row = metric_kinds.typed(values, simulation_only, keep=self._keep)
         named = {f"summary/{key}": value for key, value in row.items()}
         self._write(named)
         from torch.utils.tensorboard.summary import hparams
 
         numbers = _numbers(named)
-        for part in hparams(self._config, numbers):
+        for part in hparams(self._config, numbers):  # type: ignore[no-untyped-call]
             self._writer.file_writer.add_summary(part, walltime=self._time())
         self._writer.flush()
 
@@ -91,7 +91,7 @@ class TensorBoardTracker:
 
 
 def _numbers(row: tracker.Values) -> dict[str, float]:
-    """What can be drawn."""
+    """The values that are numbers or truth values, as numbers."""
     return {
         key: float(value) for key, value in row.items() if isinstance(value, bool | int | float)
     }

@@ -1,7 +1,7 @@
-"""Where a run's metrics go: a file of JSON lines always, another sink beside it, or nowhere.
+"""Trackers write a run's metrics: to a file of JSON lines, to several sinks, or nowhere.
 
-Only metrics of a declared type pass (``userdp.sim.tracking.metric_kinds``); what sees private data passes only when it
-was switched on, under the prefix ``simulation_only/``.
+A tracker writes only metrics of the table (``userdp.sim.tracking.metric_kinds``). Those that depend
+on private data are written only if this was switched on, under the prefix ``simulation_only/``.
 """
 
 from __future__ import annotations
@@ -15,37 +15,43 @@ from typing import IO, Any, Protocol
 from userdp.sim.tracking import metric_kinds
 
 Values = Mapping[str, metric_kinds.Value]
-NONE: Values = {}
+NONE: Values = {}  # no metrics
 
 
 class Tracker(Protocol):
-    """Takes a run's metrics from ``start`` to ``close``."""
+    """Writes the metrics of one run, from ``start`` to ``close``."""
 
     def start(self, config: Mapping[str, Any]) -> None:
-        """Open for a run with this public configuration."""
+        """Begin a run with this public configuration, as nested plain values."""
         ...
 
     def log(self, number: int, values: Values, simulation_only: Values = NONE) -> None:
         """Write the metrics of round ``number``.
 
         Raises:
-            ValueError: a key has no declared type, or is passed as what it is not.
+            ValueError: a key is not in the table, or is passed as another kind than its own.
         """
         ...
 
     def summary(self, values: Values, simulation_only: Values = NONE) -> None:
-        """Write the figures of the whole run; raises as ``log`` does."""
+        """Write the figures of the whole run.
+
+        Raises:
+            ValueError: as `log`.
+        """
         ...
 
     def artifact(self, path: Path, name: str, kind: str) -> None:
-        """Keep a file or folder of the run; ``kind`` says what it is, for example ``model``."""
+        """Store a file or folder of the run; ``kind`` is its type, for example ``model``."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Write what is buffered, and release the sink."""
+        ...
 
 
 class NullTracker:
-    """Keeps nothing."""
+    """Checks the metrics and writes nothing."""
 
     def start(self, config: Mapping[str, Any]) -> None:
         pass
@@ -64,10 +70,10 @@ class NullTracker:
 
 
 class JsonlTracker:
-    """One JSON object a line: ``{"round": 3, "epsilon": 1.2, ...}``, on disk when ``log`` returns.
+    """Writes a JSON object a line, ``{"round": 3, "epsilon": 1.2, ...}``, before ``log`` returns.
 
-    The configuration and the artifacts are files of the run folder already. ``summary`` is a line
-    of the last round's number, its keys prefixed ``summary/``.
+    ``summary`` is a line with the number of the last round and the prefix ``summary/`` before its
+    keys. Configuration and artifacts are files of the run folder and are not written again.
     """
 
     def __init__(self, path: Path, *, simulation_only: bool = False) -> None:
@@ -97,12 +103,12 @@ class JsonlTracker:
 
     def _write(self, row: Mapping[str, Any]) -> None:
         if self._file is None:
-            raise ValueError(f"{self._path} is not open: start the tracker first.")
+            raise ValueError(f"{self._path} is not open: call start first.")
         self._file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
 def _cut_torn_line(path: Path) -> None:
-    """Drop what a crash left of an unfinished last line, so that every line stays JSON."""
+    """Remove an unfinished last line, left by a crash, so that every line is valid JSON."""
     if path.exists():
         content = path.read_bytes()
         os.truncate(path, content.rfind(b"\n") + 1)

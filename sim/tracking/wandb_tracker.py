@@ -1,6 +1,6 @@
-"""A run as a Weights & Biases run: rows by round, scores by epsilon too, summary, artifacts.
+"""Writes a run to Weights & Biases: metrics by round, scores by epsilon, summary, artifacts.
 
-Only metrics of a declared type pass (``userdp.sim.tracking.metric_kinds``), as in every tracker.
+As every tracker, it writes only metrics of the table (``userdp.sim.tracking.metric_kinds``).
 """
 
 from __future__ import annotations
@@ -13,20 +13,25 @@ from typing import Any, cast
 
 from userdp.sim.tracking import metric_kinds, tracker
 
-BY_EPSILON = "by_epsilon/"  # held-out scores again, with epsilon as their axis
+BY_EPSILON = "by_epsilon/"  # prefix of the held-out scores with epsilon as their axis
 
 
 class WandbTracker:
     """One Weights & Biases run, offline unless the environment's WANDB_MODE says otherwise.
 
-    Offline it needs no account, key or network; ``wandb sync`` uploads the folder later. Nothing
-    is collected but what is passed: no console, code, git, host or system statistics. Rows carry
-    the time at which the run started unless ``simulation_only`` is on, since the length of a round
-    depends on who took part. Online, the service still sees when a row arrives.
+    Offline it needs no account, key or network; ``wandb sync`` uploads the folder later. The
+    library's own collection is switched off: no console, code, git, host or system statistics.
+    Unless ``simulation_only`` is on, every row has the time at which the run started, since the
+    duration of a round depends on who took part. Online, the service still sees when a row arrives.
 
-    Charts have the round as their axis. Held-out scores are logged once more under ``by_epsilon/``,
-    with what was spent by then as theirs: the utility curve. Summaries are of the last round, which
-    is what is released, and never the best one.
+    Charts have the round as their axis. Held-out scores are logged a second time under
+    ``by_epsilon/``, with the epsilon spent so far as the axis: the utility curve. Summaries are of
+    the last round, which is what is released, and never of the best one.
+
+    Args:
+        folder: where the library writes its files.
+        project, group, job_type, name, tags: as `wandb.init` takes them.
+        simulation_only: whether metrics of that kind are written.
     """
 
     def __init__(
@@ -47,9 +52,8 @@ class WandbTracker:
         }
         self._run: Any = None
         self._clock: dict[str, float] = {}
-        self._epsilon: metric_kinds.Value = (
-            None  # after the last round; scores come in rows of their own
-        )
+        # After the last logged round; held-out scores are logged in separate rows, without it.
+        self._epsilon: metric_kinds.Value = None
 
     def start(self, config: Mapping[str, Any]) -> None:
         self._run = opened(config, **self._options)
@@ -83,7 +87,7 @@ class WandbTracker:
         folder, files = (path, sorted(path.rglob("*"))) if path.is_dir() else (path.parent, [path])
         for file in filter(Path.is_file, files):
             inside = file.relative_to(folder).as_posix()
-            # Immutable and uncached: no copy is made outside the run folder.
+            # With these two options the library makes no copy outside the run folder.
             artifact.add_file(str(file), name=inside, skip_cache=True, policy="immutable")
         self._run.log_artifact(artifact)
 
@@ -92,9 +96,10 @@ class WandbTracker:
             self._run.finish()
 
     def _stop_clocks(self) -> None:
-        """Give every row one time: the stamp is ours to pass, the running time is the library's.
+        """Give all rows the same time stamp, and stop the library's clock of the running time.
 
-        It has no public switch for the latter; pausing is what it does between notebook cells.
+        There is no public option for the latter; the library pauses in this way between the cells
+        of a notebook.
         """
         self._clock = {"_timestamp": time.time()}
         if self._run._interface is not None:  # None when WANDB_MODE=disabled
@@ -102,14 +107,19 @@ class WandbTracker:
 
 
 def opened(config: Mapping[str, Any], **options: Any) -> Any:
-    """A new run of wandb's, with its ``options`` and nothing collected on its own."""
-    import wandb  # slow to import, and needed by nobody else
+    """A new run of the library, with its own collection switched off.
+
+    Args:
+        config: nested plain values.
+        options: as `wandb.init` takes them.
+    """
+    import wandb  # slow to import, and not needed for other sinks
 
     return wandb.init(
         **options,
         config=dict(config),
         mode=cast(Any, os.environ.get("WANDB_MODE") or "offline"),
-        reinit="finish_previous",  # a sweep's jobs share a process, and are runs of their own
+        reinit="finish_previous",  # jobs of a sweep share a process, and each is a run
         settings=_quiet_settings(),
     )
 

@@ -125,7 +125,7 @@ def test_a_reply_is_read_as_it_was_written_in_full_precision():
     read = messages.read_reply(reply, LAYOUT)
     np.testing.assert_array_equal(read.total, total)
     assert read.total.dtype == np.float64
-    assert read.simulation_only == {"cohort_size": 3.0}
+    assert read.figures == {"cohort_size": 3.0}
 
 
 @pytest.mark.parametrize("units", [0, 1, 3])

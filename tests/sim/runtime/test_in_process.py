@@ -86,7 +86,7 @@ def test_a_node_that_raises_answers_with_the_kind_of_its_error_and_no_text(caplo
     assert reply.metadata.src_node_id == 3
     told = "".join([caplog.text, *capsys.readouterr(), repr(reply)])
     assert "locker" not in told
-    assert "test_grid.py" in caplog.text  # where it happened
+    assert "test_in_process.py" in caplog.text  # where it happened
 
 
 def test_other_nodes_answer_when_one_fails():
