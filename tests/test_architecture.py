@@ -47,6 +47,7 @@ ROOMS = [
     "sim.config",
     "sim.planning",
     "sim.console",
+    "sim.inputs",
     "sim.run.simulation_only",
     "sim.run",
     "sim.sweep",
@@ -94,7 +95,7 @@ LIBRARIES = {
 }
 # Settings are plain values beyond these rooms.
 MAY_KNOW_SETTINGS = {
-    *("sim.config", "sim.planning", "sim.run", "sim.sweep", "sim.api", "sim.cli"),
+    *("sim.config", "sim.planning", "sim.inputs", "sim.run", "sim.sweep", "sim.api", "sim.cli"),
     *("analysis.comparison", "analysis.report.wandb_summary"),
 }
 # Names of single mechanisms, accountants, sources, selection rules, optimisers and runtimes that

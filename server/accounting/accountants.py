@@ -13,6 +13,7 @@ From outside userdp no line is needed: the dotted name of such an object, for ex
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeAlias
@@ -110,6 +111,7 @@ ACCOUNTANTS: Table[Accountant] = Table(
         "rdp": "userdp.server.accounting.rdp.ACCOUNTANT",
         "edgeworth": "userdp.server.accounting.edgeworth_accountant.ACCOUNTANT",
     },
+    kinds=[Accountant],
 )
 
 
@@ -119,12 +121,7 @@ def find(name: str) -> Accountant:
     Raises:
         ConfigurationError: the name is unknown, or names something that is no accountant.
     """
-    accountant = ACCOUNTANTS.find(name)
-    if not isinstance(accountant, Accountant):
-        raise ConfigurationError(
-            f"{ACCOUNTANTS.setting}={name}: expected an Accountant, got {accountant!r}."
-        )
-    return accountant
+    return ACCOUNTANTS.find(name)
 
 
 def certified_names() -> tuple[str, ...]:
@@ -144,6 +141,25 @@ def claim_library(accountant: str, *, capped: bool) -> str:
     """
     entry = find(accountant)
     return entry.capped_library if capped and entry.capped_library else entry.library
+
+
+def claim_version(accountant: str, *, capped: bool) -> str:
+    """The version of the library that a claim by this accountant names.
+
+    Args:
+        accountant: its name.
+        capped: whether the composition holds capped cohorts.
+
+    Raises:
+        ConfigurationError: there is no such accountant, or its library is not installed.
+    """
+    library = claim_library(accountant, capped=capped)
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        raise ConfigurationError(
+            f"{ACCOUNTANTS.setting}={accountant}: its library {library} is not installed."
+        ) from None
 
 
 def refusal(accountant: str, group_bound: str, event: RoundEvent) -> str | None:

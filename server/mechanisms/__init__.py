@@ -1,1 +1,1 @@
-"""Privacy mechanisms: sampling, sensitivity, noise and accounting event of a round in one object."""
+"""Privacy mechanisms: how a round samples, clips, adds noise, and what it costs."""

@@ -1,4 +1,4 @@
-"""How the clip norm follows a quantile of the units' norms, and what that costs in noise.
+"""Adaptive clip norm: follows a quantile of the units' update norms, at the price of some noise.
 
 Andrew et al., "Differentially Private Learning with Adaptive Clipping", arXiv 1905.03871. With
 ``b_i = 1[norm of unit i <= C]``, a round releases one joint Gaussian over its one cohort:
@@ -9,6 +9,12 @@ Andrew et al., "Differentially Private Learning with Adaptive Clipping", arXiv 1
 Whitened by their noise the two move by ``sqrt(1/z_D^2 + 1/(2 sigma_b)^2)`` with a unit, which is
 ``1/z`` for the ``z_D`` below: the round costs what a Gaussian of noise multiplier z costs. Too many
 unclipped units make C smaller: ``C <- C exp(-eta (b - gamma))``, ``b = 1/2 + noised bits / m``.
+
+>>> rule = AdaptiveClip(quantile=0.5)
+>>> rule.update_multiplier(1.0, 64) > 1.0
+True
+>>> rule.next_norm(1.0, 0.9) < 1.0 < rule.next_norm(1.0, 0.1)
+True
 """
 
 from __future__ import annotations
@@ -23,7 +29,11 @@ BIT_SENSITIVITY = 0.5  # of the sum of (b_i - 1/2) to one unit
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveClip:
-    """Public parameters of the rule; the clip norm itself is the mechanism's."""
+    """Public parameters of the rule; the clip norm itself is a field of the mechanism.
+
+    Raises:
+        ConfigurationError: a parameter is outside its range.
+    """
 
     quantile: float = 0.5  # gamma: the share of units whose norm shall be at most C
     learning_rate: float = 0.2  # eta
@@ -49,10 +59,14 @@ class AdaptiveClip:
         return expected_units / 20 if self.bit_noise is None else self.bit_noise
 
     def update_multiplier(self, noise_multiplier: float, expected_units: float) -> float:
-        """z_D: noise on the sum of updates, over C, that leaves z to both queries together.
+        """z_D: noise on the sum of updates, over C, so that both queries together cost z.
+
+        Args:
+            noise_multiplier: z.
+            expected_units: m.
 
         Raises:
-            ConfigurationError: the bits alone would cost more than z.
+            ConfigurationError: the clip bits alone would cost more than z.
         """
         std = self.bit_std(expected_units)
         share = BIT_SENSITIVITY * noise_multiplier / std  # (z / (2 sigma_b))
@@ -66,5 +80,5 @@ class AdaptiveClip:
         return noise_multiplier / math.sqrt(1 - share**2)
 
     def next_norm(self, clip_norm: float, unclipped_fraction: float) -> float:
-        """C of the next round, from the noised fraction of units that this round left unclipped."""
+        """C of the next round, from this round's noised fraction of unclipped units."""
         return clip_norm * math.exp(-self.learning_rate * (unclipped_fraction - self.quantile))

@@ -1,13 +1,15 @@
-"""One round's mechanism: cohort, sensitivity, noise and accounting event, which cannot disagree.
+"""Base class of the privacy mechanisms: all that the privacy of one round rests on, in one object.
 
-Everything that a round's privacy rests on is derived here from a few public numbers. There is no
-second place to type a sampling rate, a denominator or a noise level.
+A `Mechanism` derives cohort, sensitivity, noise and accounting event of a round from a few public
+numbers, so that they cannot disagree: a sampling rate, a denominator or a noise level is stated
+nowhere else.
 
-A mechanism of its own is a subclass in one file: it draws the cohort, names its accounting event,
-noises the sum, and describes itself (`console`, `noise_sentence`, `assumptions`, ...), so that
-planning, the terminal, the statement and the model card need not know it. Further fields of the
-dataclass are its options, `strategy.<field>` in the configuration. `registry.MECHANISMS` lists
-those of this package; `strategy.name=my_package.my_module.MyMechanism` finds one of yours.
+A new mechanism is a subclass in a file of its own. It draws the cohort, names the accounting event,
+adds noise to the sum, and describes itself (`console`, `noise_sentence`, `assumptions`, ...), so
+that planning, terminal, statement and model card need not know it. The fields that it adds to the
+dataclass are its options, ``strategy.<field>`` in the configuration. `registry.MECHANISMS` lists
+the mechanisms of this package; ``strategy.name=my_package.my_module.MyMechanism`` names one of
+another package.
 
 Formal guarantees, for a `Mechanism` whose clients obey its clip norm C:
 - a unit enters a round at most once, with an independent coin of probability q (`draw`);
@@ -17,7 +19,7 @@ Formal guarantees, for a `Mechanism` whose clients obey its clip norm C:
 - the denominator m is a constant of the configuration;
 - with an adaptive clip, update and clip bits are one joint Gaussian of multiplier z over one
   cohort, and contract, queries and release of a round have one C: a mechanism is frozen, and
-  `after` makes that of the next round.
+  `after` returns that of the next round.
 """
 
 from __future__ import annotations
@@ -47,11 +49,11 @@ ADAPTED = "the clip norm after every round, and the noised share of unclipped un
 
 @dataclass(frozen=True)
 class Release:
-    """What one round makes public, and what a simulation may see beside it."""
+    """What one round publishes, and figures without noise that only a simulation may see."""
 
-    mean: np.ndarray  # (D,) float64, noised
-    noise_std: float  # of the noise on a coordinate of the mean
-    unclipped_fraction: float | None = None  # noised; None where the clip norm is fixed
+    mean: np.ndarray  # (D,) float64, with noise
+    noise_std: float  # of the noise on one coordinate of the mean
+    unclipped_fraction: float | None = None  # with noise; None where the clip norm is fixed
     released: Mapping[str, float] = field(default_factory=dict)  # further figures of the event
     simulation_only: Mapping[str, float] = field(default_factory=dict)
     halted: bool = False  # the mechanism releases nothing more: the run ends here
@@ -59,12 +61,16 @@ class Release:
 
 @dataclass(frozen=True, kw_only=True)
 class Mechanism(ABC):
-    """Public parameters of a subsampled Gaussian mechanism over privacy units."""
+    """Public parameters of a subsampled Gaussian mechanism over privacy units.
+
+    Raises:
+        ConfigurationError: a parameter is outside its range, or there is too little noise.
+    """
 
     unit: ClassVar[str]  # what one clip bounds: USER or RECORD_SLOT
     private: ClassVar[bool] = True
-    rescalable: ClassVar[bool] = True  # the noise of a round may live in a space of its own
-    keeps_rows: ClassVar[bool] = False  # needs every unit's clipped update, not their sum alone
+    rescalable: ClassVar[bool] = True  # each round may scale the coordinates in its own way
+    keeps_rows: ClassVar[bool] = False  # needs every unit's clipped update, not only their sum
     clipping: ClassVar[str] = "joint"  # name of a rule of `userdp.clients.training.clipping`
     compared: ClassVar[bool] = False  # `userdp plan --all` compares it at equal gradients
 
@@ -105,23 +111,24 @@ class Mechanism(ABC):
 
     @classmethod
     def options(cls) -> Mapping[str, Field[Any]]:
-        """The fields that only this mechanism has and a configuration may set, by name."""
-        common = {field.name for field in fields(Mechanism)}
-        own = [item for item in fields(cls) if item.name not in common]
-        return {item.name: item for item in own if item.metadata != SET_BY_RUN}
+        """The fields that this mechanism adds and a configuration may set, by name."""
+        common = {item.name for item in fields(Mechanism)}
+        added = [item for item in fields(cls) if item.name not in common]
+        return {item.name: item for item in added if item.metadata != SET_BY_RUN}
 
     @property
     def adjacency(self) -> str:
-        """Which populations are neighbours."""
+        """Which populations are neighbours: "add-or-remove-one-user" or "zero-out-one-user"."""
         return "add-or-remove-one-user"
 
     @property
     def sampling_scheme(self) -> str:
+        """How a cohort is drawn, in words of the statement."""
         return "poisson"
 
     @property
     def sampling_rate(self) -> float:
-        """q, of every coin."""
+        """q, the probability of heads of every coin."""
         return self.cohort / self.users
 
     @property
@@ -136,7 +143,7 @@ class Mechanism(ABC):
 
     @property
     def noise_std(self) -> float:
-        """Standard deviation of the noise on the sum, a coordinate."""
+        """Standard deviation of the noise on one coordinate of the sum."""
         return self.update_multiplier * self.clip_norm
 
     @property
@@ -152,7 +159,7 @@ class Mechanism(ABC):
         return None
 
     def event(self) -> RoundEvent:
-        """What one round costs.
+        """The accounting event of one round.
 
         Raises:
             ValueError: the mechanism is not private.
@@ -173,7 +180,7 @@ class Mechanism(ABC):
         return 1
 
     def event_count(self, rounds: int) -> int:
-        """How many events so many rounds cost."""
+        """Number of events that this many rounds cost."""
         return math.ceil(rounds / self.rounds_per_event)
 
     @property
@@ -182,14 +189,20 @@ class Mechanism(ABC):
         return False
 
     def for_run(self, *, rounds: int, delta: float, epsilon: float | None) -> Self:
-        """The mechanism with what a whole run's figures fix; ``epsilon`` is its target, if any."""
+        """The mechanism with those parameters that depend on the whole run.
+
+        Args:
+            rounds: T.
+            delta: of the claim.
+            epsilon: the run's target; None where the noise multiplier is given instead.
+        """
         return self
 
     def remarks(self) -> Sequence[str]:
-        """What is likely not meant, each in one line.
+        """Warnings about settings that are valid and probably not intended, one line each.
 
         Raises:
-            ConfigurationError: at this noise the mechanism cannot do what it is for.
+            ConfigurationError: at this noise the mechanism cannot serve its purpose.
         """
         return []
 
@@ -198,11 +211,11 @@ class Mechanism(ABC):
         return [] if self.adaptive is None else ["clip_quantile"]
 
     def summary(self) -> Mapping[str, float]:
-        """Released figures of all rounds so far that only this mechanism has, by metric."""
+        """Released figures over all rounds so far that only this mechanism has, by metric."""
         return {}
 
     def console(self) -> str:
-        """What one round does, in one line for the terminal."""
+        """One line for the terminal: what a round does."""
         return f"{type(self).__name__}: {self.unit} updates, clipped"
 
     def console_rows(self) -> Mapping[str, str]:
@@ -222,28 +235,37 @@ class Mechanism(ABC):
         return [update, Query(name="unclipped_bits", sensitivity=BIT_SENSITIVITY, noise_std=std)]
 
     def contract(self, number: int, work: LocalWork) -> Contract:
-        """What the units of round ``number`` must do; nobody else writes what the proof needs."""
-        fields = {**vars(work), "redraw": work.redraw and self.unit == USER}
-        return Contract(
-            **fields,
-            round=number,
-            unit=self.unit,
-            clip_norm=self.clip_norm,
-            records_per_user=self.records_per_user,
-            clipping=self.clipping,
-            count_unclipped=self.adaptive is not None,
-            keep_rows=self.keeps_rows,
-        )
+        """What the units of round ``number`` must do.
+
+        The mechanism alone writes every field that its guarantee rests on, whatever ``work`` holds.
+        """
+        required = {
+            "redraw": work.redraw and self.unit == USER,  # slots are filled once for all rounds
+            "round": number,
+            "unit": self.unit,
+            "clip_norm": self.clip_norm,
+            "records_per_user": self.records_per_user,
+            "clipping": self.clipping,
+            "count_unclipped": self.adaptive is not None,
+            "keep_rows": self.keeps_rows,
+        }
+        return Contract(**{**vars(work), **required})
 
     @abstractmethod
     def draw(self, stream: rng.SecretStream, number: int) -> Assignment:
-        """The cohort of round ``number``: one coin per unit position, over declared positions."""
+        """The cohort of round ``number``: one coin for each declared position of a unit."""
 
     def release(self, cohort: CohortSum, stream: rng.SecretStream, number: int) -> Release:
-        """Noised mean of round ``number``, and noised clip bits where C adapts.
+        """Mean of round ``number`` with noise, and clip bits with noise where C adapts.
 
         Noise is drawn and added in float64 on the CPU, once, here. Floating-point noise is not the
         real Gaussian (Mironov, CCS 2012): the statement names it as a limit.
+
+        Args:
+            cohort: sum over all units of the round, ``total`` (D,) float64.
+            stream: the round's secret stream; D normals are drawn for the mean, then one for the
+                clip bits where C adapts.
+            number: of the round, from 1.
         """
         noise = self.noise_std * rng.standard_normal(stream, len(cohort.total))
         mean = (cohort.total.astype(np.float64) + noise) / self.expected_units
@@ -251,46 +273,49 @@ class Mechanism(ABC):
         if self.adaptive is None:
             return Release(mean, noise_std)
         std = self.adaptive.bit_std(self.expected_units)
-        noised_bits = (cohort.unclipped_bits or 0.0) + std * float(
-            rng.standard_normal(stream, 1)[0]
-        )
+        bit_noise = std * float(rng.standard_normal(stream, 1)[0])
+        noised_bits = (cohort.unclipped_bits or 0.0) + bit_noise
         return Release(mean, noise_std, 0.5 + noised_bits / self.expected_units)
 
     def after(self, release: Release) -> Self:
-        """The mechanism of the next round: the same, or with the clip norm that follows."""
+        """The mechanism of the next round: the same one, or one with the clip norm that follows."""
         if self.adaptive is None or release.unclipped_fraction is None:
             return self
-        follows = self.adaptive.next_norm(self.clip_norm, release.unclipped_fraction)
-        return replace(self, clip_norm=follows)
+        clip_norm = self.adaptive.next_norm(self.clip_norm, release.unclipped_fraction)
+        return replace(self, clip_norm=clip_norm)
 
     def state(self) -> dict[str, Any]:
-        """What the mechanism has become through its releases: public, stored with each of them."""
+        """Fields that releases have changed: public, stored in the checkpoint of every round."""
         return {"clip_norm": self.clip_norm}
 
     def restored(self, state: Mapping[str, Any]) -> Self:
-        """The mechanism of the round after a stored one."""
+        """The mechanism of the round after a stored one, from what `state` returned."""
         return replace(self, **state)
 
     def store_secrets(self, folder: Path) -> None:
-        """Make durable what later rounds need and nobody may see; called before each ``state``."""
+        """Write secrets that later rounds need to ``folder``; called before each ``state``."""
         return None
 
     def load_secrets(self, folder: Path, size: int, *, released: int, intended: int) -> None:
-        """Take up what ``store_secrets`` left, for an adapter of ``size`` parameters.
+        """Read what `store_secrets` wrote.
 
-        ``released``: number of the last round that may have been released; ``intended``: of the
-        last one spent.
+        Args:
+            folder: of the checkpoint.
+            size: D, parameters of the adapter.
+            released: number of the last round that may have been released.
+            intended: number of the last round with an intent in the ledger.
 
         Raises:
-            ConfigurationError: it is not there, or does not belong to those rounds.
+            ConfigurationError: the secrets are missing, or belong to other rounds.
         """
         return None
 
     def delete_secrets(self, folder: Path) -> None:
-        """Remove it: the rounds are over."""
+        """Delete what `store_secrets` wrote; called when the last round is over."""
         return None
 
     def _heads(self, stream: rng.SecretStream) -> np.ndarray:
+        """(units,) int64 ascending positions of the sampled units, out of N times k."""
         return sampling.poisson_positions(stream, self.sampling_rate, self.users * self.group_size)
 
     # How statement and model card describe a run of the mechanism. The argument is the statement or
@@ -298,10 +323,10 @@ class Mechanism(ABC):
 
     @classmethod
     def noise_sentence(cls, facts: Mapping[str, Any]) -> str:
-        """How the sum is noised, as a part of the sentence "the sum is released ...".
+        """How noise is added to the sum, as a part of the sentence "the sum is released ...".
 
         Args:
-            facts: a statement; `mechanism_details` holds what `details` returned.
+            facts: a statement; ``mechanism_details`` holds what `details` returned.
         """
         parameters = facts["adaptive_clip"] or facts["mechanism_details"]
         std = parameters.get("update_noise_multiplier", facts["noise_multiplier"])
@@ -309,15 +334,20 @@ class Mechanism(ABC):
 
     @classmethod
     def release_sentence(cls, facts: Mapping[str, Any], noised: str) -> str:
-        """What a round releases; ``noised`` names noise and denominator of the sum."""
+        """What a round releases.
+
+        Args:
+            facts: a statement.
+            noised: `noise_sentence`, or "without noise", and the denominator.
+        """
         return f"the sum is released {noised}"
 
     @classmethod
     def assumptions(cls, facts: Mapping[str, Any]) -> Sequence[str]:
-        """What the claim assumes for this mechanism alone."""
+        """Assumptions of the claim that only this mechanism makes; ``facts``: a header."""
         return []
 
     @classmethod
     def also_released(cls, facts: Mapping[str, Any]) -> Sequence[str]:
-        """What every round publishes beside the adapter."""
+        """What every round publishes beside the adapter; ``facts``: a header."""
         return [ADAPTED] if facts["adaptive_clip"] else []

@@ -1,4 +1,6 @@
-"""Group Privacy (Algorithm 1 of Chua et al., arXiv 2406.14322; ELS in Charles et al., 2407.07737).
+"""Group Privacy: sample, clip and add up record slots; a user owns k of them.
+
+Algorithm 1 of Chua et al., arXiv 2406.14322; ELS in Charles et al., arXiv 2407.07737.
 
 Every user has exactly k record slots, filled once. With B = cohort * k expected slots in a round:
 
@@ -24,7 +26,11 @@ from userdp.sim.protocol.contract import Assignment
 
 @dataclass(frozen=True, kw_only=True)
 class GroupPrivacy(Mechanism):
-    """The privacy unit is the user, the clipped unit one of the user's k record slots."""
+    """The privacy unit is the user, the clipped unit one of the user's k record slots.
+
+    Raises:
+        ConfigurationError: as `Mechanism`, or there is no cap k on a user's records.
+    """
 
     unit: ClassVar[str] = RECORD_SLOT
     compared: ClassVar[bool] = True
@@ -38,11 +44,14 @@ class GroupPrivacy(Mechanism):
 
     @property
     def group_size(self) -> int:
+        """k: slots of one user."""
         return self.records_per_user
 
     def draw(self, stream: rng.SecretStream, number: int) -> Assignment:
+        """The slots whose coin shows heads; slot s of user u has position u k + s."""
         users, slots = divmod(self._heads(stream), self.group_size)
         return Assignment(users=users, slots=slots)
 
     def console(self) -> str:
+        """One line for the terminal: what a round does."""
         return f"Group Privacy: {self.records_per_user} record slots a user, each clipped"

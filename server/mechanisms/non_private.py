@@ -1,4 +1,4 @@
-"""The same round without clip and without noise: the baseline, which is NOT PRIVATE and says so."""
+"""User-wise averaging without clip and without noise: a baseline that is NOT PRIVATE."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from userdp.sim.protocol.cohort_sum import CohortSum
 
 @dataclass(frozen=True, kw_only=True)
 class NonPrivate(UserWise):
-    """User-wise averaging over the same Poisson cohorts; epsilon is infinite."""
+    """User-wise averaging over the same Poisson cohorts; epsilon is infinite.
+
+    Raises:
+        ConfigurationError: as `UserWise`, or the clip norm shall adapt.
+    """
 
     private: ClassVar[bool] = False
     compared: ClassVar[bool] = False
@@ -34,16 +38,25 @@ class NonPrivate(UserWise):
 
     @property
     def noise_std(self) -> float:
+        """0: the sum is released as it is."""
         return 0.0
 
     def event(self) -> RoundEvent:
+        """Always raises.
+
+        Raises:
+            ValueError: a round without noise has no event.
+        """
         raise ValueError("A round without noise has no privacy event.")
 
     def ledger_event(self) -> Mapping[str, Any]:
+        """An event of noise multiplier 0, which marks the ledger as not private."""
         return {"noise_multiplier": 0.0, "sampling_rate": self.sampling_rate, "group_size": 1}
 
     def release(self, cohort: CohortSum, stream: rng.SecretStream, number: int) -> Release:
+        """The exact sum over m; nothing is drawn from the stream."""
         return Release(cohort.total / self.expected_units, noise_std=0.0)
 
     def console(self) -> str:
+        """One line for the terminal: what a round does."""
         return f"none: the mean over {self.records_per_user or 'all'} records a user"

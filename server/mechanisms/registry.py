@@ -1,4 +1,4 @@
-"""The table of mechanisms: what `strategy.name` may be."""
+"""The table of privacy mechanisms: the names that `strategy.name` may have."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ MECHANISMS: Table[type[Mechanism]] = Table(
 
 
 def find(name: str) -> type[Mechanism]:
-    """The class of a mechanism, by its name here or its dotted name elsewhere.
+    """The class of a mechanism, by its name in the table or by a dotted name of another package.
 
     Raises:
-        ConfigurationError: there is none of this name, or it is no mechanism.
+        ConfigurationError: there is none of this name, or it is not a subclass of `Mechanism`.
     """
     mechanism = MECHANISMS.find(name)
     if not (isinstance(mechanism, type) and issubclass(mechanism, Mechanism)):

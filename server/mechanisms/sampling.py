@@ -1,4 +1,7 @@
-"""Poisson sampling: one independent secret coin per position, at the cost of the cohort; caps."""
+"""Poisson sampling of positions with secret coins, and random subsets for capped cohorts.
+
+The cost of a draw grows with the cohort, not with the population.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,10 @@ def poisson_positions(stream: SecretStream, rate: float, size: int) -> np.ndarra
     """Ascending positions of heads among ``size`` independent Bernoulli(``rate``) coins.
 
     Draws the gaps between heads, which are geometric, so a thousand heads among a million coins
-    cost a thousand draws.
+    cost about a thousand draws.
+
+    Returns:
+        (heads,) int64.
 
     Raises:
         ValueError: unless 0 < rate <= 1.
@@ -24,19 +30,20 @@ def poisson_positions(stream: SecretStream, rate: float, size: int) -> np.ndarra
     last = -1
     while last < size:
         gaps = np.log(stream.uniform(int(1.2 * rate * size) + 16)) / np.log1p(-rate)
-        found = last + np.cumsum(np.minimum(np.floor(gaps), size) + 1).astype(np.int64)
-        heads.append(found)
-        last = int(found[-1])
+        block = last + np.cumsum(np.minimum(np.floor(gaps), size) + 1).astype(np.int64)
+        heads.append(block)
+        last = int(block[-1])
     positions = np.concatenate(heads)
     return positions[positions < size]
 
 
 def random_subset(stream: SecretStream, positions: np.ndarray, cap: int) -> np.ndarray:
-    """``positions`` if there are at most ``cap``, else a uniformly random ``cap`` of them.
+    """All ``positions`` (n,), ascending, or a uniformly random subset of size ``cap`` if n > cap.
 
-    Every position draws a secret key and the smallest keys stay, in ascending order of position.
+    Every position draws a secret key. The positions with the smallest keys stay, in ascending
+    order: (min(n, cap),) int64.
     """
     if len(positions) <= cap:
         return positions
-    kept = np.argsort(stream.uniform(len(positions)), kind="stable")[:cap]
-    return positions[np.sort(kept)]
+    chosen = np.argsort(stream.uniform(len(positions)), kind="stable")[:cap]
+    return positions[np.sort(chosen)]

@@ -11,7 +11,7 @@ The average is inside the clip, so the sensitivity is C whatever k: k costs comp
 
 With a cap on the cohort, U is a uniformly random subset of ``cohort_max`` wherever more users are
 drawn (truncated Poisson sampling, arXiv 2508.15089). The number of users then enters the event, and
-neighbours differ in one user's records: the place of an emptied user still draws a coin.
+neighbours differ in the records of one user: a user without records still has a coin.
 """
 
 from __future__ import annotations
@@ -32,12 +32,16 @@ from userdp.sim.protocol.contract import Assignment
 
 @dataclass(frozen=True, kw_only=True)
 class UserWise(Mechanism):
-    """The privacy unit and the clipped unit are both the user."""
+    """The privacy unit and the clipped unit are both the user.
+
+    Raises:
+        ConfigurationError: as `Mechanism`, or the cap is below 1.
+    """
 
     unit: ClassVar[str] = USER
     compared: ClassVar[bool] = True
 
-    cohort_max: int | None = None  # at most so many users in a round; None: as many as are drawn
+    cohort_max: int | None = None  # largest number of users in a round; None: no cap
 
     def __post_init__(self) -> None:
         if self.cohort_max is not None and self.cohort_max < 1:
@@ -48,31 +52,38 @@ class UserWise(Mechanism):
 
     @property
     def adjacency(self) -> str:
+        """Zero-out where the cohort is capped, since the number of users enters the event."""
         return super().adjacency if self.cohort_max is None else "zero-out-one-user"
 
     @property
     def sampling_scheme(self) -> str:
+        """Poisson, or truncated Poisson where the cohort is capped."""
         return super().sampling_scheme if self.cohort_max is None else "truncated poisson"
 
     @property
     def cohort_cap(self) -> int | None:
+        """Largest number of users in a round; None where there is no cap."""
         return self.cohort_max
 
     def event(self) -> RoundEvent:
+        """A Poisson-subsampled Gaussian; a truncated one where the cohort is capped."""
         if self.cohort_max is None:
             return super().event()
         return replace(super().event(), population=self.users, cohort_cap=self.cohort_max)
 
     def draw(self, stream: rng.SecretStream, number: int) -> Assignment:
+        """The users whose coin shows heads, or a uniformly random subset of them up to the cap."""
         users = self._heads(stream)
         if self.cohort_max is not None:
             users = sampling.random_subset(stream, users, self.cohort_max)
         return Assignment(users=users, slots=np.empty(0, np.int64))
 
     def depends_on_users(self) -> Sequence[str]:
+        """The cap, beside what every mechanism depends on."""
         capped = [] if self.cohort_max is None else ["cohort_max"]
         return [*super().depends_on_users(), *capped]
 
     def console(self) -> str:
+        """One line for the terminal: what a round does."""
         k = self.records_per_user or "all"
         return f"user-wise: the mean over a user's {k} records, clipped"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,10 +48,11 @@ def from_ledger(header: Mapping[str, Any], spent: Sequence[tuple[Mapping[str, An
         ValueError: the accountant refuses an event.
     """
     name, delta = header["accountant"], header["delta"]
-    library = accountants.claim_library(name, capped=header["cohort_cap"] is not None)
     accountant: dict[str, Any] = {
         "accountant": name,
-        "accountant_version": importlib.metadata.version(library),
+        "accountant_version": accountants.claim_version(
+            name, capped=header["cohort_cap"] is not None
+        ),
         "certified": True,
     }
     if header["event"]["noise_multiplier"] == 0:

@@ -12,7 +12,7 @@ userdp.sim.common.errors.ConfigurationError: figure.shape=cirle: choose one of c
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Generic, TypeVar, cast
 
 from userdp.sim.common.errors import ConfigurationError
@@ -30,11 +30,15 @@ class Table(Generic[Entry]):
     Args:
         setting: the configuration key that holds the name, for messages.
         entries: name -> the entry, or its dotted name.
+        kinds: the classes of which every entry must be an instance; other objects are refused.
     """
 
-    def __init__(self, setting: str, entries: Mapping[str, Entry | str]) -> None:
+    def __init__(
+        self, setting: str, entries: Mapping[str, Entry | str], kinds: Sequence[type] = (object,)
+    ) -> None:
         self.setting = setting
         self._entries = dict(entries)
+        self._kinds = tuple(kinds)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -55,7 +59,8 @@ class Table(Generic[Entry]):
         """The entry of this name, imported if it is given by its dotted name.
 
         Raises:
-            ConfigurationError: no entry has the name, or a dotted name cannot be imported.
+            ConfigurationError: no entry has the name, or a dotted name cannot be imported or
+                names an object of another kind.
         """
         entry = self._entries.get(name, name)
         if not isinstance(entry, str):
@@ -66,6 +71,11 @@ class Table(Generic[Entry]):
     def _imported(self, name: str, dotted: str) -> Entry:
         module, _, attribute = dotted.rpartition(".")
         try:
-            return cast(Entry, getattr(importlib.import_module(module), attribute))
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ConfigurationError(f"{self.setting}={name}: {error}") from None
+            entry = getattr(importlib.import_module(module), attribute)
+        except Exception as error:  # a module outside userdp may fail in any way
+            reason = f"{type(error).__name__}: {error}"
+            raise ConfigurationError(f"{self.setting}={name}: {reason}") from None
+        if not isinstance(entry, self._kinds):
+            kinds = " or ".join(kind.__name__ for kind in self._kinds)
+            raise ConfigurationError(f"{self.setting}={name}: expected {kinds}, got {entry!r}.")
+        return cast(Entry, entry)

@@ -1,1 +1,1 @@
-"""The configuration: typed settings, their validation, and composition through Hydra."""
+"""Configuration: typed settings, their validation, and composition by Hydra."""

@@ -26,7 +26,7 @@ class Data(Closed):
     name: str | None = None  # configuration of a data set of the hub
     hub_split: str = "train"
     options: dict[str, Any] = field(default_factory=dict, hash=False)  # `Source.option_names`
-    user: str | None = "user_id"  # None: every record is a user of its own
+    user: str | None = "user_id"  # column; None: every record belongs to another user
     text: str | None = "text"
     prompt: str | None = None
     chat: str | None = None
@@ -38,9 +38,9 @@ class Data(Closed):
     holdout: Number = 0.1
     seed: Whole = 0
     strict: bool = False
-    canaries: Whole = 0  # invented users, planted to measure memorisation
-    canary_records: Whole = 1  # of each canary, all the same
-    canary_references: Whole = 1024  # secrets that no user holds, to rank the canaries' among
+    canaries: Whole = 0  # invented users, added to measure memorisation
+    canary_records: Whole = 1  # identical records of each canary
+    canary_references: Whole = 1024  # secrets that no user has, which canaries are ranked among
 
     def __post_init__(self) -> None:
         for name, minimum in _MINIMUM.items():
@@ -62,14 +62,15 @@ class Data(Closed):
             )
         for name, value in self.options.items():
             if name not in source.option_names:
-                known = ", ".join(source.option_names)
-                mend = f"choose one of {known}" if known else "there are none; leave it out"
+                names = ", ".join(source.option_names)
+                remedy = f"choose one of {names}" if names else "there are none; leave it out"
                 raise ConfigurationError(
-                    f"data.options.{name}={value}: no option of data.format={self.format}; {mend}."
+                    f"data.options.{name}={value}: no option of data.format={self.format}; "
+                    f"{remedy}."
                 )
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """As the label column spells them, in the order of their numbers; empty without labels."""
+        """The classes as text, as in the label column, by their numbers; empty without labels."""
         classes = range(self.classes) if isinstance(self.classes, int) else self.classes or ()
         return tuple(map(str, classes))

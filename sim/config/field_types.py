@@ -1,4 +1,4 @@
-"""The kinds of values that settings are made of."""
+"""Types of the fields of settings: strict numbers and text, and classes without extra keys."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ Quantity = Annotated[float, pydantic.Strict(), pydantic.Field(ge=0, allow_inf_na
 
 
 class Closed:
-    """Unknown keys are refused."""
+    """Base of settings classes: keys that are no fields are refused."""
 
     __pydantic_config__ = pydantic.ConfigDict(extra="forbid")

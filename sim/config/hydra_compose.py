@@ -1,6 +1,6 @@
-"""Composes configurations through Hydra: overrides in, checked settings out.
+"""Composes configurations by Hydra: from overrides to checked settings, and to a sweep's jobs.
 
-Hydra's ways are known here, and to `userdp.sim.sweep.launcher`, which starts jobs through it.
+Only this module and `userdp.sim.sweep.launcher`, which starts jobs, depend on Hydra's behaviour.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from userdp.sim.config.settings import Settings
 from userdp.sim.run_folder.layout import RunFolder
 
 CONFIG_MODULE, HYDRA_VERSION = "userdp.conf", "1.3"
-_GRIDS = "grids"  # of an experiment: choices by grid, where one product does not hold all jobs
-_SEARCH_PATH = "hydra.searchpath="  # further folders of configuration files
+_GRIDS = "grids"  # key of an experiment: its grids by name, if its jobs are no single product
+_SEARCH_PATH = "hydra.searchpath="  # override that names further folders of configurations
 OmegaConf.register_new_resolver(
     "unless", lambda value, other: other if value is None else None, replace=True
 )
 
 
 def settings(overrides: Sequence[str]) -> tuple[Settings, DictConfig]:
-    """Compose and check one configuration; with ``resume=RUN``, the one that run was started with.
+    """Compose and check one configuration; with ``resume=RUN``, that of the stored run.
 
     Raises:
         ConfigurationError: an unknown key or group, or a value that does not fit.
@@ -50,7 +50,7 @@ def settings(overrides: Sequence[str]) -> tuple[Settings, DictConfig]:
 def experiment(
     name: str, block: str, overrides: Sequence[str]
 ) -> tuple[DictConfig, DictConfig | None]:
-    """Compose with ``conf/experiment/<name>.yaml``, and take one block of its keys out.
+    """Compose with ``conf/experiment/<name>.yaml``, and remove one block of its keys.
 
     Args:
         block: the key of the block, which is no part of a run's configuration.
@@ -70,11 +70,13 @@ def experiment(
 def jobs(overrides: Sequence[str]) -> list[list[str]]:
     """The overrides of each job of a sweep, as Hydra's basic sweeper splits them.
 
-    An experiment's ``hydra.sweeper.params`` are choices too, and each of its ``grids`` is a product
-    of its own, in their order. Choices on the command line replace those of the experiment.
+    The choices under an experiment's ``hydra.sweeper.params`` count as well. Each of its ``grids``
+    is one product of choices; the products follow each other in the order of the file. Choices on
+    the command line replace those of the experiment.
 
     Raises:
-        ConfigurationError: an override cannot be parsed, or Hydra knows no such launcher.
+        ConfigurationError: an override cannot be parsed or numbers the job folders, or Hydra has
+            no such launcher.
     """
     for name in ("hydra.sweep.subdir", "hydra/sweeper"):
         if value(overrides, name) is not None:
@@ -87,10 +89,10 @@ def jobs(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def hydra_config(overrides: Sequence[str]) -> DictConfig | None:
-    """The configuration with Hydra's own part; None where the overrides leave Hydra alone.
+    """The configuration with Hydra's part; None where no override concerns Hydra.
 
     Raises:
-        ConfigurationError: Hydra knows no such launcher or experiment.
+        ConfigurationError: Hydra has no such launcher or experiment.
     """
     named = hydra_overrides(overrides)
     if not named:
@@ -106,7 +108,7 @@ def hydra_config(overrides: Sequence[str]) -> DictConfig | None:
 
 
 def hydra_overrides(overrides: Sequence[str]) -> list[str]:
-    """The overrides that say how jobs are made and launched: Hydra's own, and an experiment's."""
+    """The overrides of Hydra itself and of the experiment, which determine how jobs are launched."""
     parsed = zip(overrides, _parsed(overrides), strict=True)
     return [
         item
@@ -118,7 +120,7 @@ def hydra_overrides(overrides: Sequence[str]) -> list[str]:
 
 
 def value(overrides: Sequence[str], key: str) -> str | None:
-    """The text of the last override of a key; None where there is none, or it is null."""
+    """The value in the last override of a key, as text; None if it is null or there is none."""
     values = [item.partition("=")[2] for item in overrides if item.startswith(f"{key}=")]
     return values[-1] if values and values[-1] not in ("", "null") else None
 
@@ -189,7 +191,7 @@ def _stored(folder: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def _parsed(overrides: Sequence[str]) -> list[Override]:
-    """One by one, since the parser's own message does not name the override."""
+    """The overrides, parsed one by one, since the parser's message does not name the override."""
     parser = OverridesParser.create()
     parsed = []
     for item in overrides:
@@ -200,7 +202,7 @@ def _parsed(overrides: Sequence[str]) -> list[Override]:
         except HydraException:
             pass
         raise ConfigurationError(
-            f"{item}: does not read as name=value; special characters need quotes, "
+            f"{item}: is not of the form name=value; special characters need quotes, "
             f"'name=\"value\"'."
         )
     return parsed

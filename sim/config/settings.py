@@ -1,4 +1,4 @@
-"""The settings of a run: typed and checked before anything heavy is imported; no Hydra.
+"""The settings of a run, typed and checked; importing them is quick and does not import Hydra.
 
 Every error names the field, its value, and what to change.
 """
@@ -23,6 +23,8 @@ from userdp.sim.runtime.registry import RUNTIMES
 
 @dataclass(frozen=True, kw_only=True)
 class Lora(Closed):
+    """The group ``model.lora``: rank, scaling and target modules of the adapter."""
+
     r: Whole
     alpha: Number
     targets: str | tuple[str, ...]
@@ -31,6 +33,12 @@ class Lora(Closed):
 
 @dataclass(frozen=True, kw_only=True)
 class Model(Closed):
+    """The group ``model``: the base model, its precision and its longest sequence.
+
+    Raises:
+        ConfigurationError: sequences are too short to predict a token.
+    """
+
     kind: Literal["embedded", "local", "hub"]
     path: str | None = None
     revision: str | None = None
@@ -45,7 +53,13 @@ class Model(Closed):
 
 @dataclass(frozen=True, kw_only=True)
 class Selection(Closed):
-    rule: str
+    """The group ``selection``: which of a user's records are trained on.
+
+    Raises:
+        ConfigurationError: there is no such rule.
+    """
+
+    rule: str  # of `userdp.sim.data.selection.RULES`, or a dotted name
 
     def __post_init__(self) -> None:
         selection.RULES.find(self.rule)
@@ -53,23 +67,32 @@ class Selection(Closed):
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(Closed):
+    """The group ``schedule``: the server's learning rate over the rounds."""
+
     name: str
-    warmup: Whole
-    average: Number = 0.0
+    warmup: Whole  # rounds
+    average: Number = 0.0  # decay of the average of adapters that is scored
 
 
 @dataclass(frozen=True, kw_only=True)
 class Privacy(Closed):
-    users: Whole | None
-    epsilon: Number | None
+    """The group ``privacy``: declared users, target epsilon or noise, and how a claim is computed.
+
+    Raises:
+        ConfigurationError: a value is out of range, or the accountant is unknown or does not fit.
+    """
+
+    users: Whole | None  # N, declared; None: counted, which the statement says
+    epsilon: Number | None  # target; exclusive with noise_multiplier
     noise_multiplier: Number | None
-    delta: Number | None
+    delta: Number | None  # None: 1 / (10 N)
     accountant: str  # of `userdp.server.accounting.accountants.ACCOUNTANTS`, or a dotted name
     edgeworth_order: Literal[1, 2, 3]
     group_bound: Literal["mixture", "lemma"]
     reproducible: bool
 
     def __post_init__(self) -> None:
+        accountants.claim_version(self.accountant, capped=False)  # a claim will name it
         if not accountants.find(self.accountant).certified and self.group_bound == "lemma":
             raise ConfigurationError(
                 f"privacy.group_bound=lemma: accountant={self.accountant} takes mixture only."
@@ -84,6 +107,8 @@ class Privacy(Closed):
 
 @dataclass(frozen=True, kw_only=True)
 class Engine(Closed):
+    """The group ``engine``: sizes and switches that change speed and memory, not results."""
+
     max_tokens: Count | Literal["auto"]
     max_lanes: Count | Literal["auto"]
     compile: bool
@@ -92,18 +117,26 @@ class Engine(Closed):
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime(Closed):
+    """The group ``runtime``: the nodes of the federation.
+
+    Raises:
+        ConfigurationError: there is no node, or no such runtime.
+    """
+
     nodes: Whole
     drop_failed_nodes: bool
     kind: str = "in_process"  # of `userdp.sim.runtime.registry.RUNTIMES`, or a dotted name
 
     def __post_init__(self) -> None:
-        RUNTIMES.find(self.kind)
+        RUNTIMES.check(self.kind)
         if self.nodes < 1:
             raise ConfigurationError(f"runtime.nodes={self.nodes}: must be at least 1.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Track(Closed):
+    """The group ``track``: where metrics are written, and whether private ones are."""
+
     sink: Literal["jsonl", "wandb", "tensorboard"]
     simulation_only: bool
     project: str = "userdp"
@@ -112,6 +145,12 @@ class Track(Closed):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(Closed):
+    """The group ``plan``: further inputs of ``userdp plan``.
+
+    Raises:
+        ConfigurationError: a value is out of range.
+    """
+
     sampling_rate: Number | None
     records_per_user: tuple[Quantity, ...] | None = None  # quantiles, equally spaced from 0 to 1
     gradients: Quantity | None = None  # G, expected record gradients a round
@@ -132,7 +171,11 @@ class Plan(Closed):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Closed):
-    """A whole run, by the groups of the configuration."""
+    """All settings of a run, by the groups of the configuration.
+
+    Raises:
+        ConfigurationError: a value is out of range, or two groups contradict each other.
+    """
 
     data: Data
     model: Model
@@ -191,4 +234,5 @@ class Settings(Closed):
 
     @property
     def folder(self) -> Path:
+        """The folder of the run."""
         return Path(self.resume or self.output)

@@ -1,4 +1,4 @@
-"""Settings of the strategy: what every mechanism has, and the options of the one that is chosen."""
+"""Settings of the strategy: those of every mechanism, and the options of the chosen one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ from userdp.sim.config.field_types import Closed, Number, Whole
 
 @dataclass(frozen=True, kw_only=True)
 class Strategy(Closed):
-    """The keys under ``strategy``; those that are no field here are options of the mechanism."""
+    """The group ``strategy``; keys that are not fields of this class are options of the mechanism.
+
+    Raises:
+        ConfigurationError: a value is out of range, or the mechanism has no such option.
+    """
 
     name: str  # of `userdp.server.mechanisms.registry.MECHANISMS`, or the dotted name of a class
     records_per_user: Whole | Literal["all"]
@@ -26,10 +30,10 @@ class Strategy(Closed):
     local_steps: Whole
     local_lr: Number
     resample: bool
-    clip_quantile: Number | None = None  # given: the clip norm adapts, from clip_norm on
+    clip_quantile: Number | None = None  # if given, the clip norm adapts; it starts at clip_norm
     clip_learning_rate: Number = 0.2
     clip_bit_noise: Number | None = None
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)  # of the mechanism, by field name
 
     def __post_init__(self) -> None:
         if self.clip_quantile is None and self.clip_bit_noise is not None:
@@ -61,7 +65,7 @@ class Strategy(Closed):
 
     @property
     def mechanism(self) -> type[Mechanism]:
-        """The class that the name stands for."""
+        """The class of the mechanism."""
         return registry.find(self.name)
 
     @property
@@ -71,10 +75,13 @@ class Strategy(Closed):
 
 
 def gather_options(values: Any) -> Any:
-    """The values of a strategy with the mechanism's own keys under ``options``.
+    """The values of the group ``strategy`` with the mechanism's keys moved under ``options``.
 
-    Keys without a value are left out: the mechanism's default holds. So are the keys of other
-    mechanisms, and the class, in the configuration of a run that older code wrote.
+    Keys without a value are left out, so that the mechanism's default holds. Configurations of
+    older versions have empty keys of other mechanisms, and the class: these are left out too.
+
+    Args:
+        values: of the group, as composed; anything but a mapping is returned unchanged.
     """
     if not isinstance(values, Mapping) or "options" in values:
         return values

@@ -1,4 +1,4 @@
-"""From a composed configuration to settings, and each way that fails as one line."""
+"""Validates a composed configuration; every failure becomes an error of one line."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from userdp.sim.config.settings import Settings
 
 
 def parse(config: DictConfig) -> Settings:
-    """Check types and ranges of a composed configuration.
+    """The settings of a composed configuration, with types and ranges checked.
 
     Raises:
-        ConfigurationError: with one line for the first wrong field.
+        ConfigurationError: one line about the first wrong field.
     """
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
@@ -30,7 +30,7 @@ def parse(config: DictConfig) -> Settings:
 
 
 def _first_line(error: pydantic.ValidationError, values: Mapping[str, Any]) -> str:
-    """The first problem; a check of ours speaks for itself, a wrong type gets its field's name."""
+    """The message of the first problem: that of our own check, else the field and its type."""
     first = error.errors()[0]
     ours = first.get("ctx", {}).get("error")
     if isinstance(ours, ConfigurationError):
@@ -43,24 +43,28 @@ def _first_line(error: pydantic.ValidationError, values: Mapping[str, Any]) -> s
     wanted = [
         problem["msg"] for problem in error.errors() if _located(problem["loc"], values)[0] == name
     ]
-    told = ", or ".join(text.removeprefix("Input should be ") for text in dict.fromkeys(wanted))
-    return f"{name}={value}: should be {told}."
+    expected = ", or ".join(text.removeprefix("Input should be ") for text in dict.fromkeys(wanted))
+    return f"{name}={value}: should be {expected}."
 
 
 def _located(place: tuple[int | str, ...], values: Any) -> tuple[str, Any]:
-    """Dotted name and value of a field, without pydantic's names for branches of a union."""
+    """The dotted name and the value of a field; pydantic's names of union members are dropped."""
     names = []
     for part in place:
         if isinstance(values, Mapping) and part in values:
             names.append(str(part))
             values = values[part]
-        elif isinstance(values, Mapping):  # a key that is not there
+        elif isinstance(values, Mapping):  # a missing key
             return ".".join([*names, str(part)]), None
     return ".".join(names), values
 
 
 def resolved(config: DictConfig) -> Mapping[str, Any]:
-    """The composed configuration as plain values, for `config.yaml` and the trackers."""
+    """The composed configuration as plain values, without Hydra's part.
+
+    Raises:
+        ConfigurationError: an interpolation cannot be resolved.
+    """
     try:
         plain: Any = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:

@@ -1,4 +1,4 @@
-"""The adviser's answers as a person sees them, below the plan: a table, and what is not known."""
+"""Prints the alternatives to a plan as a table, and the price of tuning, below the plan."""
 
 from __future__ import annotations
 
@@ -17,17 +17,21 @@ NOTE = (
 )
 
 
-def print_advice(told: Mapping[str, Any]) -> None:
-    """Print what `userdp.sim.planning.alternatives.advice` added to a plan."""
-    if "alternatives" in told:
-        print("\n" + table(told["alternatives"]))
+def print_advice(advice: Mapping[str, Any]) -> None:
+    """Print what `userdp.sim.planning.alternatives.advice` returned; other keys are ignored."""
+    if "alternatives" in advice:
+        print("\n" + table(advice["alternatives"]))
         print(textwrap.fill(NOTE, WIDTH))
-    if "tuning" in told:
-        print("\n" + tuning_text(told["tuning"]))
+    if "tuning" in advice:
+        print("\n" + tuning_text(advice["tuning"]))
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of `userdp.sim.planning.alternatives.described` as text, at most 100 columns; reasons below."""
+    """The table of alternatives, at most 100 columns wide, and below it why some are impossible.
+
+    Args:
+        rows: of `userdp.sim.planning.alternatives.described`, best first.
+    """
     head = ("", "strategy", "k", "cohort", "q", "z", "epsilon", "noise / C", "real gradients")
     cells = [head] + [_cells(rank, row) for rank, row in enumerate(rows, 1)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -40,19 +44,19 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([*lines, *reasons])
 
 
-def tuning_text(told: Mapping[str, Any]) -> str:
-    """The answer of `userdp.sim.planning.alternatives.tuned` in a few lines."""
-    composed = run_summary.upper(told["composed"]["upper"])
+def tuning_text(tuning: Mapping[str, Any]) -> str:
+    """What `userdp.sim.planning.alternatives.tuned` returned, in a few lines."""
+    composed = run_summary.upper(tuning["composed"]["upper"])
     lines = [
-        f"tuning: {told['runs']} runs on the same users, whatever is seen of them: "
+        f"tuning: {tuning['runs']} runs on the same users, whatever is seen of them: "
         f"epsilon <= {composed}"
     ]
-    if told["repeat_and_select"] is None:
-        return "\n".join([*lines, f"  repeat-and-select: not available: {told['reason']}"])
+    if tuning["repeat_and_select"] is None:
+        return "\n".join([*lines, f"  repeat-and-select: not available: {tuning['reason']}"])
     lines += [
-        f"  repeat-and-select, {name} number of runs of mean {told['runs']}: "
+        f"  repeat-and-select, {name} number of runs of mean {tuning['runs']}: "
         f"epsilon <= {run_summary.upper(value)}"
-        for name, value in told["repeat_and_select"].items()
+        for name, value in tuning["repeat_and_select"].items()
     ]
     rule = "  (only if the number of runs is drawn at random first, and the best alone is released)"
     return "\n".join([*lines, rule])

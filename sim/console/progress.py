@@ -1,4 +1,4 @@
-"""One line of progress for one run, on standard error."""
+"""Shows the progress of a run on standard error."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Self, TextIO
 import rich.console
 import rich.progress
 
-Score = tuple[str, float]  # what it is, and its value
+Score = tuple[str, float]  # name and value, for example ("perplexity", 210.0)
 
 
 class Progress:
-    """A bar with epsilon so far and the held-out score; in a file, a line every tenth of the run.
+    """A progress bar with epsilon and held-out score; in a file, ten lines over the whole run.
 
     >>> with Progress(30) as progress:
     ...     progress.update(1, epsilon=0.4)
@@ -45,7 +45,12 @@ class Progress:
     def update(
         self, number: int, *, epsilon: float | None = None, score: Score | None = None
     ) -> None:
-        """Round ``number`` is over; the last score given stays in view."""
+        """Show that round ``number`` is over.
+
+        Args:
+            epsilon: upper value, spent so far; None where the run is not private.
+            score: held out; None shows the last one again.
+        """
         self._score = score if score is not None else self._score
         figures = _figures(epsilon, self._score)
         if self._bar is not None:
@@ -73,5 +78,5 @@ def _figures(epsilon: float | None, score: Score | None) -> str:
 
 
 def up(epsilon: float) -> str:
-    """Two decimals, never below the value: it is an upper one."""
+    """An upper value of epsilon in two decimals, rounded up."""
     return f"{math.ceil(epsilon * 100) / 100:.2f}" if math.isfinite(epsilon) else "infinite"

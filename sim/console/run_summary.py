@@ -1,6 +1,6 @@
-"""What a person sees in the terminal: the plan before a run, the outcome after it.
+"""Prints the plan before a run and the outcome after it, as rows of title and value.
 
-On a terminal long values wrap under themselves; in a file or a pipe every value is one line.
+On a terminal long values are wrapped and indented; in a file or a pipe every value is one line.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from userdp.sim.planning.noise_estimate import NoiseEstimate
 from userdp.sim.planning.planner import Plan
 from userdp.sim.run_folder.layout import RunFolder
 
-_DIGITS = 4  # of a printed figure
+_DIGITS = 4  # significant digits of a printed figure
 
 
 def print_start(
@@ -29,7 +29,14 @@ def print_start(
     reproducible: bool,
     real: Mapping[str, int],
 ) -> None:
-    """The start-up block: public values only, and real counts where simulation_only is on."""
+    """Print the parameters of a run before its first round: public values only.
+
+    Args:
+        model: name and size.
+        minutes: expected training time; None where it cannot be known.
+        reproducible: whether the noise replays from a seed, so that the run is not private.
+        real: true counts of users and records, by name; empty unless ``track.simulation_only``.
+    """
     mechanism = plan.mechanism
     rows = {
         "declared users": f"{mechanism.users:,}",
@@ -48,7 +55,12 @@ def print_start(
 
 
 def print_end(folder: RunFolder, scores: Mapping[str, str], statement: Mapping[str, Any]) -> None:
-    """The closing summary: scores, where things are, and the claim last."""
+    """Print the end of a run: its scores, the places of its files, and the claim.
+
+    Args:
+        scores: rows of title and value.
+        statement: the privacy statement.
+    """
     rows = {
         **scores,
         "adapter": f"{folder.adapter}",
@@ -60,11 +72,20 @@ def print_end(folder: RunFolder, scores: Mapping[str, str], statement: Mapping[s
 
 
 def print_json(value: Any) -> None:
+    """Print plain values as JSON.
+
+    Raises:
+        ValueError: a number is infinite or NaN.
+    """
     print(json.dumps(value, indent=2, allow_nan=False))
 
 
 def print_plan(described: Mapping[str, Any], plan: Plan) -> None:
-    """The answer of ``userdp plan`` to a person."""
+    """Print a plan as rows.
+
+    Args:
+        described: `userdp.sim.planning.planner.described` of the plan.
+    """
     rows = {
         "strategy": f"{described['strategy']}, k = {described['records_per_user']}",
         "rounds": f"{described['rounds']}, q = {described['sampling_rate']:.{_DIGITS}g}, "
@@ -85,7 +106,7 @@ def print_plan(described: Mapping[str, Any], plan: Plan) -> None:
 
 
 def claim(plan: Plan, reproducible: bool) -> str:
-    """One line: what the whole run will cost."""
+    """The epsilon that the whole run will cost, in one line."""
     if not plan.mechanism.private:
         return "NOT PRIVATE: no clip, no noise"
     least = prose.round_down(plan.epsilon.lower, _DIGITS)
@@ -105,7 +126,7 @@ def _estimate(estimate: NoiseEstimate) -> str:
 
 
 def upper(value: float | None) -> str:
-    """An upper value in few digits, never below itself."""
+    """An upper value in four digits, rounded up; None is infinite."""
     return _figure(None if value is None else prose.round_up(value, _DIGITS))
 
 
@@ -124,13 +145,14 @@ def _time(minutes: float) -> str:
 
 
 def print_rows(title: str, rows: Mapping[str, str]) -> None:
+    """Print a title, and below it the rows with their names aligned."""
     width = max(map(len, rows))
     lines = [_wrapped(f"  {name:<{width}}  ", value) for name, value in rows.items()]
     print("\n".join([title, *lines]), flush=True)
 
 
 def _wrapped(prefix: str, text: str) -> str:
-    """The text after its prefix; on a terminal, further lines are indented as far."""
+    """The text after its prefix; on a terminal, further lines are indented by the prefix."""
     if not sys.stdout.isatty():
         return prefix + text
     return textwrap.fill(

@@ -118,6 +118,7 @@ RULES: Table[SelectionRule] = Table(
             select=random_chunk, drawn_anew=True, whole_records=False, crosses_records=True
         ),
     },
+    kinds=[SelectionRule],
 )
 
 

@@ -1,1 +1,1 @@
-"""From settings and a declared number of users to a mechanism and its epsilon; reads no data."""
+"""Plans: the mechanism for the settings and a declared number of users, and its epsilon."""

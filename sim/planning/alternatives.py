@@ -1,8 +1,8 @@
-"""Alternatives to a plan at one budget, and what tuning costs: from public numbers alone.
+"""Compares strategies and k at one privacy budget, and prices hyperparameter tuning.
 
-Every strategy and k draws the same expected number G of record gradients a round, hence the same
-sampling rate q = G / (N k). What cannot be known without data is the signal: how much clipping
-shrinks a mean. The ranking is by noise alone.
+Both use public numbers alone. Every strategy and k draws the same expected number G of record
+gradients a round, so its sampling rate is q = G / (N k). How much clipping shrinks the mean, the
+signal, cannot be known without data: the ranking is by noise alone.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def compared() -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Alternative:
-    """One strategy and k at G gradients a round, or why it is not possible."""
+    """One strategy and k at G gradients a round, with its plan or why there is none."""
 
     strategy: str
     records_per_user: int
-    cohort: float  # expected users' worth of gradients a round, G / k
+    cohort: float  # G / k
     plan: Plan | None
     reason: str | None  # exactly one of plan and reason
 
@@ -46,25 +46,35 @@ class Alternative:
 
 
 def advice(plan: Plan, settings: Settings, *, alternatives: bool) -> dict[str, Any]:
-    """What ``userdp plan`` adds to a plan: under --all, and where ``plan.tuning_runs`` is given.
+    """What ``userdp plan`` adds to a plan, as plain values.
+
+    Args:
+        alternatives: whether to compare strategies (``--all``).
+
+    Returns:
+        ``alternatives`` if asked for, and ``tuning`` if ``plan.tuning_runs`` is given.
 
     Raises:
-        ConfigurationError: the settings do not say what to compare.
+        ConfigurationError: the settings do not determine what to compare.
     """
-    told: dict[str, Any] = {}
+    answers: dict[str, Any] = {}
     if alternatives:
         quantiles = settings.plan.records_per_user
-        told["alternatives"] = [described(row, quantiles) for row in ranked(settings, plan.delta)]
+        rows = ranked(settings, plan.delta)
+        answers["alternatives"] = [described(row, quantiles) for row in rows]
     if settings.plan.tuning_runs is not None:
-        told["tuning"] = tuned(plan, settings.plan.tuning_runs)
-    return told
+        answers["tuning"] = tuned(plan, settings.plan.tuning_runs)
+    return answers
 
 
 def ranked(settings: Settings, delta: float) -> list[Alternative]:
-    """Both strategies at every k of ``plan.ks``, least noise first; impossible ones last.
+    """Every compared strategy at every k of ``plan.ks``, least noise first; impossible ones last.
+
+    Args:
+        delta: of every claim.
 
     Raises:
-        ConfigurationError: no budget, no number of users or no number of gradients to compare at.
+        ConfigurationError: the settings lack a budget, the users or the gradients to compare at.
     """
     users, gradients = _users(settings), _gradients(settings)
     ks = sorted(set(settings.plan.ks))
@@ -81,7 +91,11 @@ def mean_of_capped(quantiles: Sequence[float], k: int) -> float:
 
     Args:
         quantiles: records per user at equally spaced probabilities from 0 to 1, ascending; linear
-            in between. A single one is everybody's.
+            in between. A single one holds for every user.
+        k: cap on the records of a user.
+
+    >>> mean_of_capped([0, 10], 5)  # uniform between 0 and 10
+    3.75
     """
     if len(quantiles) == 1:
         return float(min(quantiles[0], k))
@@ -90,10 +104,14 @@ def mean_of_capped(quantiles: Sequence[float], k: int) -> float:
 
 
 def tuned(plan: Plan, runs: int) -> dict[str, Any]:
-    """What choosing the best of ``runs`` runs of a plan costs, for ``userdp plan --json``."""
+    """The price of choosing the best of ``runs`` runs of a plan, as plain values.
+
+    Raises:
+        ConfigurationError: the plan is not private, or the accountant refuses so many rounds.
+    """
     if not plan.mechanism.private:
         raise ConfigurationError(
-            f"plan.tuning_runs={runs}: a strategy that is not private has no epsilon to add up."
+            f"plan.tuning_runs={runs}: a strategy that is not private has no epsilon to compose."
         )
     event = plan.mechanism.event()
     try:
@@ -124,10 +142,13 @@ def tuned(plan: Plan, runs: int) -> dict[str, Any]:
 def described(row: Alternative, quantiles: Sequence[float] | None) -> dict[str, Any]:
     """One alternative as plain values; what is unknown or infinite is None.
 
-    ``real_gradients`` are expected ones a round; for Group Privacy ``strategy.resample`` decides
-    whether a user's missing records are drawn again or leave their slots empty.
+    ``real_gradients`` are those of records, expected in a round. Where users have record slots, it
+    is the number with resampling; without it, slots beyond a user's records are empty.
+
+    Args:
+        quantiles: records per user, as `mean_of_capped` takes them; None: unknown.
     """
-    told: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "strategy": row.strategy,
         "records_per_user": row.records_per_user,
         "cohort": row.cohort,
@@ -141,7 +162,7 @@ def described(row: Alternative, quantiles: Sequence[float] | None) -> dict[str, 
         "clipped_unit": registry.find(row.strategy).unit,
     }
     if row.plan is not None:
-        told |= {
+        facts |= {
             "sampling_rate": row.plan.mechanism.sampling_rate,
             "noise_multiplier": row.plan.mechanism.noise_multiplier,
             "epsilon": {
@@ -149,7 +170,7 @@ def described(row: Alternative, quantiles: Sequence[float] | None) -> dict[str, 
                 "upper": planner.finite(row.plan.epsilon.upper),
             },
         }
-    return told
+    return facts
 
 
 def _users(settings: Settings) -> int:
@@ -166,19 +187,20 @@ def _users(settings: Settings) -> int:
     if not accountants.find(privacy.accountant).certified:
         raise ConfigurationError(
             f"privacy.accountant={privacy.accountant}: --all compares at a budget that is met for "
-            f"certain; take {accountants.DEFAULT}."
+            f"certain; choose {accountants.DEFAULT}."
         )
     return users
 
 
 def _gradients(settings: Settings) -> float:
-    """G: as asked for, else what the configured strategy expects."""
-    asked, k = settings.plan.gradients, settings.strategy.k
-    if asked is None and k == 0:
+    """G: ``plan.gradients``, else the expected number of the configured strategy."""
+    gradients, k = settings.plan.gradients, settings.strategy.k
+    if gradients is None and k == 0:
         raise ConfigurationError(
-            "strategy.records_per_user=all: the gradients of a round are open; give plan.gradients."
+            "strategy.records_per_user=all: the gradients of a round are not known; give "
+            "plan.gradients."
         )
-    gradients = settings.cohort * k if asked is None else asked
+    gradients = settings.cohort * k if gradients is None else gradients
     if gradients == 0:
         raise ConfigurationError(f"plan.gradients={gradients:g}: must be above 0.")
     return gradients
@@ -187,31 +209,31 @@ def _gradients(settings: Settings) -> float:
 def _row(
     settings: Settings, name: str, k: int, *, users: int, delta: float, gradients: float
 ) -> Alternative:
-    known = registry.find(name).options()
+    allowed = registry.find(name).options()
     strategy = replace(
         settings.strategy,
         name=name,
         records_per_user=k,
-        options={key: v for key, v in settings.strategy.options.items() if key in known},
+        options={key: v for key, v in settings.strategy.options.items() if key in allowed},
     )
     cohort = gradients / k
     plan, reason = None, None
     try:
-        plan = planner.made(replace(settings, strategy=strategy, cohort=cohort), users, delta)
+        plan = planner.make_at(replace(settings, strategy=strategy, cohort=cohort), users, delta)
     except ConfigurationError as error:
         reason = str(error)
     return Alternative(strategy=name, records_per_user=k, cohort=cohort, plan=plan, reason=reason)
 
 
 def _has_slots(row: Alternative) -> bool:
-    """Whether users own record slots, which resampling fills."""
+    """Whether the clipped unit is a record slot, which resampling fills."""
     return registry.find(row.strategy).unit == RECORD_SLOT
 
 
 def _real_gradients(
     row: Alternative, quantiles: Sequence[float] | None, *, resample: bool
 ) -> float | None:
-    """Expected gradients of records, not of empty slots; resampling fills whoever has a record."""
+    """Expected gradients of records; resampling fills all slots of a user with a record."""
     if quantiles is None or row.plan is None:
         return None
     k = row.records_per_user
@@ -220,7 +242,7 @@ def _real_gradients(
 
 
 def _segment_mean(low: float, high: float, k: int) -> float:
-    """Mean of min(x, k) for x uniform between low and high."""
+    """Mean of min(x, k) for x uniform between ``low`` and ``high``."""
     if high <= k:
         return (low + high) / 2
     if low >= k:

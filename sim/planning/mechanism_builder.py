@@ -1,4 +1,4 @@
-"""From the settings of a strategy to its mechanism; `userdp.sim.planning.planner` finds its price."""
+"""Builds the mechanism of a run from the settings of its strategy."""
 
 from __future__ import annotations
 
@@ -16,8 +16,13 @@ from userdp.sim.config.strategy import Strategy
 def builder(settings: Settings, users: int, delta: float) -> Callable[[float], Mechanism]:
     """The mechanism of a run as a function of its noise multiplier, at a fixed clip norm.
 
+    Args:
+        users: N, declared.
+        delta: of the claim.
+
     Raises:
-        ConfigurationError: a private mechanism without a clip norm.
+        ConfigurationError: a private mechanism has no clip norm. The returned function raises it
+            where a parameter is out of range.
     """
     strategy = settings.strategy
     cls = strategy.mechanism
@@ -29,15 +34,17 @@ def builder(settings: Settings, users: int, delta: float) -> Callable[[float], M
 
     def build(noise_multiplier: float) -> Mechanism:
         z = noise_multiplier if cls.private else 0.0
-        made = cls(users=users, cohort=settings.cohort, noise_multiplier=z, **options)
+        mechanism = cls(users=users, cohort=settings.cohort, noise_multiplier=z, **options)
         target = settings.privacy.epsilon
-        return made.for_run(rounds=settings.rounds, delta=delta, epsilon=target)
+        return mechanism.for_run(rounds=settings.rounds, delta=delta, epsilon=target)
 
     return build
 
 
 def adapted(mechanism: Mechanism, strategy: Strategy) -> Mechanism:
-    """The mechanism with the clip norm set free, where the strategy asks for it; costs the same.
+    """The mechanism with an adaptive clip norm if ``strategy.clip_quantile`` is set.
+
+    Its event, and so its price, is the same.
 
     Raises:
         ConfigurationError: the noise leaves no room for the clip bits, or nothing is clipped.

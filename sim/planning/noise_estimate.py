@@ -1,7 +1,8 @@
-"""Noise found by an accountant that only estimates; the claim stays the certified one.
+"""Noise calibrated with an accountant that only estimates; the claim stays a certified one.
 
-With ``privacy.accountant=edgeworth`` (EW-Tune, arXiv 2210.15042) the estimate steers the search for
-the noise multiplier and nothing else: budget, ledger, statement and claim are of the PLD.
+With such an accountant (``privacy.accountant=edgeworth``; EW-Tune, arXiv 2210.15042) the estimate
+is used in the search for the noise multiplier and nowhere else: budget, ledger, statement and claim
+are computed by `userdp.server.accounting.accountants.DEFAULT`.
 """
 
 from __future__ import annotations
@@ -16,35 +17,35 @@ from userdp.sim.config.settings import Privacy
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseEstimate:
-    """What the estimating accountant says of the noise that is used; an estimate, no bound."""
+    """The estimated epsilon of the noise that is used; it is no bound."""
 
-    accountant: str
-    order: int
-    target: float | None
-    epsilon: float
+    accountant: str  # name in the configuration
+    order: int  # of the Edgeworth expansion
+    target: float | None  # epsilon that the noise was calibrated to; None where it was given
+    epsilon: float  # estimated
 
 
 def estimator(privacy: Privacy) -> EstimatingAccountant | None:
-    """The accountant that finds the noise, if ``privacy.accountant`` names one that estimates."""
+    """The accountant that ``privacy.accountant`` names, if it is one that only estimates."""
     accountant = accountants.find(privacy.accountant)
     return accountant if isinstance(accountant, EstimatingAccountant) else None
 
 
 def check(event: RoundEvent, privacy: Privacy) -> None:
-    """Refuse an event that an estimate cannot describe.
+    """Check that an estimate can describe the event.
 
     Raises:
-        ConfigurationError: the guarantee of a round may fail.
+        ConfigurationError: the guarantee of a round may fail with some probability.
     """
     if event.failure_probability:
         raise ConfigurationError(
             f"privacy.accountant={privacy.accountant}: estimates no round whose guarantee may "
-            f"fail; take one of {', '.join(accountants.certified_names())}."
+            f"fail; choose one of {', '.join(accountants.certified_names())}."
         )
 
 
 def of(
-    found_by: EstimatingAccountant,
+    accountant: EstimatingAccountant,
     event: RoundEvent,
     events: int,
     privacy: Privacy,
@@ -56,5 +57,5 @@ def of(
         accountant=privacy.accountant,
         order=order,
         target=privacy.epsilon,
-        epsilon=found_by.estimate([(event, events)], delta, order=order),
+        epsilon=accountant.estimate([(event, events)], delta, order=order),
     )

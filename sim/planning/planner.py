@@ -1,4 +1,7 @@
-"""From settings and a public number of users to a mechanism and its price; reads no data."""
+"""Plans a run: its mechanism, calibrated to a target epsilon, and what the rounds cost.
+
+A plan needs the settings and the public number of users; it reads no data.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,15 @@ from userdp.sim.config.settings import Settings
 from userdp.sim.planning import mechanism_builder, noise_estimate
 from userdp.sim.planning.noise_estimate import NoiseEstimate
 
-_calibrate = functools.lru_cache(maxsize=256)(accounting.calibrate)  # a sweep checks, then runs
+_calibrate = functools.lru_cache(maxsize=256)(accounting.calibrate)  # a sweep plans each job twice
 _LOG = logging.getLogger("userdp")
 Options = Mapping[str, str]  # how a claim is computed: accountant and group_bound
-_DIGITS = 6  # of a calibrated noise multiplier, rounded up: what is printed is what is used
+_DIGITS = 6  # a calibrated noise multiplier is rounded up to these, so that it prints in full
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A mechanism, how often it runs and what that costs at ``delta``."""
+    """A mechanism, the number of its rounds, and their epsilon at ``delta``."""
 
     mechanism: Mechanism
     rounds: int
@@ -33,31 +36,38 @@ class Plan:
     accountant: str
     group_bound: str
     epsilon: accounting.Epsilon  # of all the rounds; infinite where nothing is noised
-    target: float | None  # the epsilon that the claim must meet, if one must
-    noise_estimate: NoiseEstimate | None = None  # where an estimate found the noise
+    target: float | None  # epsilon that the claim must not exceed; None: no limit
+    noise_estimate: NoiseEstimate | None = None  # if an estimating accountant is configured
 
     @property
     def events(self) -> int:
-        """How many of the mechanism's events the rounds cost."""
+        """Number of the mechanism's events in all the rounds."""
         return self.mechanism.event_count(self.rounds)
 
     @property
     def options(self) -> Options:
-        """How the claim is computed, as `server.accounting` takes it."""
+        """How the claim is computed, as keyword arguments of `userdp.server.accounting`."""
         return {"accountant": self.accountant, "group_bound": self.group_bound}
 
 
 def make(settings: Settings, users: int) -> Plan:
-    """The mechanism that meets the settings, calibrated if they name a target epsilon.
+    """The plan of a run, with calibrated noise if the settings have a target epsilon.
+
+    Args:
+        users: N, declared.
 
     Raises:
         ConfigurationError: the settings contradict each other or no noise meets the target.
     """
-    return made(settings, users, _delta(settings, users))
+    return make_at(settings, users, _delta(settings, users))
 
 
-def made(settings: Settings, users: int, delta: float) -> Plan:
-    """As ``make``, at a delta that was checked before."""
+def make_at(settings: Settings, users: int, delta: float) -> Plan:
+    """As `make`, at this delta, which is not compared with the number of users.
+
+    Raises:
+        ConfigurationError: as `make`.
+    """
     privacy = settings.privacy
     build = mechanism_builder.builder(settings, users, delta)
     estimator = noise_estimate.estimator(privacy)
@@ -85,17 +95,19 @@ def made(settings: Settings, users: int, delta: float) -> Plan:
         delta=delta,
         epsilon=spent,
         target=None if estimator else privacy.epsilon,
-        noise_estimate=estimator
-        and noise_estimate.of(estimator, mechanism.event(), events, privacy, delta),
+        noise_estimate=noise_estimate.of(estimator, mechanism.event(), events, privacy, delta)
+        if estimator
+        else None,
         **options,
     )
 
 
 def bare(settings: Settings) -> Plan:
-    """A plan for ``plan.sampling_rate`` in the place of declared users.
+    """The plan for declared users, or for ``plan.sampling_rate`` instead of them.
 
     Raises:
-        ConfigurationError: neither the rate (with delta) nor ``privacy.users`` is given.
+        ConfigurationError: as `make`; or neither the rate (with delta) nor ``privacy.users`` is
+            given, or both are, or the rate alone does not determine the price.
     """
     rate, users = settings.plan.sampling_rate, settings.privacy.users
     if rate is None:
@@ -111,12 +123,13 @@ def bare(settings: Settings) -> Plan:
         raise ConfigurationError(
             f"privacy.users={users}: plan.sampling_rate={rate} replaces it; give one of them."
         )
-    users = 2**20  # any power of two: cohort / users is then the rate to the last bit
-    plan = made(replace(settings, cohort=rate * users), users, settings.privacy.delta)
+    users = 2**20  # with a power of two, cohort / users is exactly the rate
+    plan = make_at(replace(settings, cohort=rate * users), users, settings.privacy.delta)
     for name in plan.mechanism.depends_on_users():
+        value = settings.strategy.options.get(name, getattr(settings.strategy, name, None))
         raise ConfigurationError(
-            f"strategy.{name}: plan.sampling_rate={rate} says nothing of the number of users, "
-            "which the price of this option depends on; give privacy.users instead."
+            f"strategy.{name}={value}: plan.sampling_rate={rate} says nothing of the number of "
+            "users, which the price of this option depends on; give privacy.users instead."
         )
     if plan.mechanism.sampling_rate != rate:
         raise ConfigurationError(
@@ -127,13 +140,13 @@ def bare(settings: Settings) -> Plan:
 
 
 def described(plan: Plan, settings: Settings, names: Sequence[str] | None = None) -> dict[str, Any]:
-    """The plan as ``userdp plan --json`` prints it; infinite is None.
+    """The plan as plain values, as ``userdp plan --json`` prints it; infinity is None.
 
     Args:
-        names: accountants to ask beside the claim's; None: all that certify.
+        names: accountants under ``accountants``; None: all that certify.
     """
     mechanism = plan.mechanism
-    # Under plan.sampling_rate the cohort of the plan stands for the rate only.
+    # With plan.sampling_rate the number of users, and so the cohort of the plan, is arbitrary.
     bare_rate = settings.plan.sampling_rate is not None
     expected = settings.cohort * mechanism.group_size if bare_rate else mechanism.expected_units
     return {
@@ -157,7 +170,7 @@ def described(plan: Plan, settings: Settings, names: Sequence[str] | None = None
 
 
 def _cap_cost(plan: Plan) -> dict[str, Any]:
-    """The cap of the cohort, and what the same noise would give without it."""
+    """The cap of the cohort, and epsilon of the same noise without it; empty without a cap."""
     event = plan.mechanism.event() if plan.mechanism.private else None
     if event is None or event.cohort_cap is None:
         return {}
@@ -166,17 +179,17 @@ def _cap_cost(plan: Plan) -> dict[str, Any]:
 
 
 def finite(value: float) -> float | None:
-    """JSON has no infinity."""
+    """The value, or None if it is infinite or NaN, which JSON does not have."""
     return value if math.isfinite(value) else None
 
 
 def bound_of(accountant: str, plan: Plan) -> str:
-    """How this accountant joins a user's slots: those that analyse no mixture take the lemma."""
+    """The group bound for this accountant: the lemma where it does not analyse mixtures."""
     return plan.group_bound if accountants.find(accountant).analyses_mixtures else "lemma"
 
 
 def _by_accountant(plan: Plan, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What each accountant says of this noise, and the noise it would ask for the target."""
+    """For each accountant, epsilon of the plan's noise and the noise for the plan's target."""
     return {
         name: dict(zip(("epsilon", "noise_multiplier"), _figures(plan, name), strict=True))
         | {"certified": True}
@@ -185,14 +198,12 @@ def _by_accountant(plan: Plan, names: Sequence[str]) -> dict[str, dict[str, Any]
 
 
 def _figures(plan: Plan, accountant: str) -> tuple[float | None, float | None]:
-    """Epsilon at the plan's noise, and the accountant's own noise; None where it has no answer."""
+    """Epsilon at the plan's noise, and noise for the plan's target; None if it has no figure."""
     if accountant == plan.accountant:
-        own = None if plan.target is None else plan.mechanism.noise_multiplier
-        return finite(plan.epsilon.upper), own
-    event, options = (
-        plan.mechanism.event(),
-        {"accountant": accountant, "group_bound": bound_of(accountant, plan)},
-    )
+        noise = None if plan.target is None else plan.mechanism.noise_multiplier
+        return finite(plan.epsilon.upper), noise
+    event = plan.mechanism.event()
+    options = {"accountant": accountant, "group_bound": bound_of(accountant, plan)}
     try:
         spent = _epsilon(event, plan.events, plan.delta, options).upper
         if plan.target is None:
@@ -223,7 +234,7 @@ def _calibrated(
     event: accounting.RoundEvent, events: int, settings: Settings, delta: float, options: Options
 ) -> float:
     target = settings.privacy.epsilon
-    if target is None:  # Settings allows neither only where nothing is private
+    if target is None:  # Settings refuses a private strategy with neither
         raise ConfigurationError("privacy.epsilon=None: give a target or a noise multiplier.")
     try:
         if estimator := noise_estimate.estimator(settings.privacy):

@@ -14,8 +14,8 @@ from userdp.server.accounting.edgeworth import estimate
 TARGET = 8.0
 BATCH, EPOCHS = 2000, 20
 HEAD = [
-    "task", "delta", "T", "q", "z of EW-Tune", "epsilon it claims", "estimate, order 0 / 1 / 2 / 3",
-    "certified epsilon", "z that PLD asks for 8", "z by RDP",
+    "task", "delta", "T", "q", "z of EW-Tune", "its epsilon", "estimate, order 0 / 1 / 2 / 3",
+    "certified epsilon", "z by PLD", "z by RDP",
 ]  # fmt: skip
 
 

@@ -44,7 +44,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("privacy.epsilon=true", ["privacy.epsilon=True", "number"]),
         ("privacy.epsilon=null", ["privacy.epsilon=None", "exactly one"]),
         ("privacy.delta=2", ["privacy.delta=2", "below 1"]),
-        ("privacy.accountant=nonsense", ["privacy.accountant=nonsense", "'pld'"]),
+        ("privacy.accountant=nonsense", ["privacy.accountant=nonsense", "choose one of pld"]),
         ("privacy.users=12.5", ["privacy.users=12.5", "integer"]),
         ("strategy.records_per_user=0", ["strategy.records_per_user=0", "1 or more"]),
         ("strategy.records_per_user=x", ["strategy.records_per_user=x", "integer", "'all'"]),
@@ -143,8 +143,8 @@ def test_optimisers_for_noisy_gradients(capsys, elsewhere, optimizer, override, 
 def test_noise_that_is_correlated_over_rounds_in_one_space_bears_no_scale(capsys, elsewhere):
     strategy = "strategy=matrix_factorization"
     asked = small_world.overrides(strategy, "optimizer=scale_then_privatize")
-    told = f"optimizer=scale_then_privatize: {strategy}"
-    check_refused(capsys, ["run", *asked], told, "take optimizer=adam")
+    told = ("optimizer=ScaleThenPrivatize", strategy, "take optimizer=adam")
+    check_refused(capsys, ["run", *asked], *told)
     assert list(elsewhere.iterdir()) == []
 
 

@@ -80,7 +80,7 @@ def test_optimisers_for_noisy_gradients_leave_a_verified_claim_that_names_them(o
     assert cli.main(["verify", str(folder)]) == 0
     header = json.loads((folder / "ledger.jsonl").read_text().splitlines()[0])
     asked = str(header)
-    assert f"server.{optimizer}." in asked
+    assert f"userdp.server.optimizers.{optimizer}." in asked
     assert ("floor" in asked) == (optimizer == "adam_bc")
     rescaled = optimizer == "scale_then_privatize"
     assert ("scale_eps" in asked) == rescaled
@@ -170,7 +170,7 @@ def test_what_only_a_simulation_may_see_is_switched_on_and_said(capsys):
 
 def test_an_interrupted_run_goes_on_and_counts_every_intent(monkeypatch, capsys):
     """Interrupted after the intent of round 3 of 4: that round is spent, one is left."""
-    fold = server_strategy.PrivateStrategy._fold
+    fold = server_strategy.PrivateStrategy._aggregated
 
     def interrupted(self, replies):
         if self.number == 3:
@@ -178,7 +178,7 @@ def test_an_interrupted_run_goes_on_and_counts_every_intent(monkeypatch, capsys)
         return fold(self, replies)
 
     with monkeypatch.context() as patch:
-        patch.setattr(server_strategy.PrivateStrategy, "_fold", interrupted)
+        patch.setattr(server_strategy.PrivateStrategy, "_aggregated", interrupted)
         arguments = small_world.overrides("output=run", "rounds=4", "privacy.epsilon=5")
         assert cli.main(["run", *arguments]) == 130
     line = capsys.readouterr().err.splitlines()[-1]
@@ -197,7 +197,7 @@ def test_an_interrupted_run_goes_on_and_counts_every_intent(monkeypatch, capsys)
 
 @pytest.mark.parametrize("optimizer", ["adam_bc", "scale_then_privatize"])
 def test_a_stopped_run_of_an_optimiser_for_noisy_gradients_goes_on(monkeypatch, optimizer):
-    fold = server_strategy.PrivateStrategy._fold
+    fold = server_strategy.PrivateStrategy._aggregated
 
     def interrupted(self, replies):
         if self.number == 2:
@@ -205,7 +205,7 @@ def test_a_stopped_run_of_an_optimiser_for_noisy_gradients_goes_on(monkeypatch, 
         return fold(self, replies)
 
     with monkeypatch.context() as patch:
-        patch.setattr(server_strategy.PrivateStrategy, "_fold", interrupted)
+        patch.setattr(server_strategy.PrivateStrategy, "_aggregated", interrupted)
         more = [f"optimizer={optimizer}", "output=run", "rounds=3"]
         assert cli.main(["run", *small_world.overrides(*more)]) == 130
     assert cli.main(["run", "resume=run"]) == 0

@@ -17,7 +17,7 @@ from userdp.server import strategy as server_strategy
 from userdp.server.ledger import ledger
 from userdp.server.statement import prose, schema
 from userdp.sim import cli
-from userdp.sim.run import runner as sim_run
+from userdp.sim.run import resume
 
 KIND = ["strategy=matrix_factorization", "strategy.records_per_user=2", "optimizer=sgd"]
 SIX = [*KIND, "rounds=6", "privacy.epsilon=5"]
@@ -32,7 +32,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def interrupted(monkeypatch, number: int, *options: str) -> None:
     """A run in the folder ``run`` that is stopped after the intent of a round."""
-    fold = server_strategy.PrivateStrategy._fold
+    fold = server_strategy.PrivateStrategy._aggregated
 
     def stopping(self, replies):
         if self.number == number:
@@ -40,7 +40,7 @@ def interrupted(monkeypatch, number: int, *options: str) -> None:
         return fold(self, replies)
 
     with monkeypatch.context() as patch:
-        patch.setattr(server_strategy.PrivateStrategy, "_fold", stopping)
+        patch.setattr(server_strategy.PrivateStrategy, "_aggregated", stopping)
         assert cli.main(["run", *small_world.overrides("output=run", *options)]) == 130
 
 
@@ -162,9 +162,9 @@ def test_what_was_read_before_another_process_went_on_is_not_used(monkeypatch, c
     """The noise that a resume has read must be of the ledger that it then holds."""
     interrupted(monkeypatch, 3, *SIX)
     capsys.readouterr()
-    verify = sim_run.verify
+    verify = resume.verify
     with monkeypatch.context() as patch:
-        patch.setattr(sim_run, "verify", lambda path: replace(verify(path), rounds=2))
+        patch.setattr(resume, "verify", lambda path: replace(verify(path), rounds=2))
         assert cli.main(["run", "resume=run"]) == 2
     assert told_lines(capsys).startswith("userdp: error: resume=run: another process")
     assert cli.main(["run", "resume=run"]) == 0

@@ -1,1 +1,1 @@
-"""The concentration mechanism: a noised test decides how much noise a round needs."""
+"""Concentration mechanism: a noised test decides in every round which mean is released."""

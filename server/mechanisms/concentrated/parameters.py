@@ -1,7 +1,6 @@
-"""Public parameters of the concentration test, and what follows from them; releases nothing.
+"""Public parameters of the concentration test: radius, threshold, split of the noise; their checks.
 
-Radius, threshold and the split of the noise of `userdp.server.mechanisms.concentrated.mechanism`; docs/concentration.md has the
-proof that they are enough.
+`mechanism` releases with them; docs/concentration.md proves that they suffice.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from userdp.server.mechanisms.concentrated import statistic
 from userdp.server.mechanisms.user_wise import UserWise
 from userdp.sim.common.errors import ConfigurationError
 
-DELTA_SHARE = 0.01  # of delta, for the test's failures in all rounds
-LEAST_TAU = 1e-4  # times C: below, float32 in the updates decides who is whose neighbour
-RESOLUTION = 2.0**-52  # of the uniforms behind the noise: so far off its tail's probability may be
+DELTA_SHARE = 0.01  # share of delta for failures of the test, in all rounds together
+LEAST_TAU = 1e-4  # times C: below it, float32 rounding of updates decides who is a neighbour
+RESOLUTION = 2.0**-52  # of the uniforms behind the noise: error of a tail's probability, at most
 CHOICES = {
     "test_statistic": tuple(statistic.STATISTICS),
     "on_failure": ("fallback", "halt"),
@@ -31,16 +30,21 @@ CHOICES = {
 
 @dataclass(frozen=True, kw_only=True)
 class ConcentrationRule(UserWise):
-    """User-wise cohorts and clip, and a noised test for how closely the updates agree."""
+    """User-wise cohorts and clip, and a noised test for how closely the updates agree.
+
+    Raises:
+        ConfigurationError: as `UserWise`; the cohort is capped, the clip norm adapts, or an option
+            is outside its range.
+    """
 
     keeps_rows: ClassVar[bool] = True
     compared: ClassVar[bool] = False
 
     tau: float | None = None  # radius; None: a fiftieth of the clip norm
     min_weight: float | None = None  # W_min; None: half of the expected cohort
-    test_share: float = 0.05  # of 1/z^2, for the test
-    test_statistic: str = "weight"  # W, or "pairs", t
-    on_failure: str = "fallback"  # or "halt"
+    test_share: float = 0.05  # share of 1/z^2 for the test
+    test_statistic: str = "weight"  # "weight" for W, "pairs" for t
+    on_failure: str = "fallback"  # "fallback" or "halt"
     failure_probability: float = field(default=0.0, metadata=SET_BY_RUN)  # of one round
 
     def __post_init__(self) -> None:
@@ -81,60 +85,67 @@ class ConcentrationRule(UserWise):
 
     @property
     def radius(self) -> float:
-        """tau."""
+        """tau, in units of the updates."""
         return self.clip_norm / 50 if self.tau is None else self.tau
 
     @property
     def least_weight(self) -> float:
-        """W_min."""
+        """W_min, in users."""
         return self.expected_units / 2 if self.min_weight is None else self.min_weight
 
     @property
     def test_multiplier(self) -> float:
-        """z_t."""
+        """z_t, noise multiplier of the test."""
         return statistic.split(self.noise_multiplier, self.test_share)[0]
 
     @property
     def update_multiplier(self) -> float:
-        """z_g, of either branch."""
+        """z_g, noise multiplier of the update in either branch."""
         return statistic.split(self.noise_multiplier, self.test_share)[1]
 
     @property
     def test_sensitivity(self) -> float:
+        """Bound on the change of the statistic by one user."""
         return statistic.STATISTICS[self.test_statistic]
 
     @property
     def mean_sensitivity(self) -> float:
-        """L2 change of the mean by one user, where the test passed."""
+        """Bound on the L2 change of the mean by one user, where the test passed."""
         return statistic.MEAN_SHIFT * self.radius / self.least_weight
 
     @property
     def quantile(self) -> float:
-        """h: standard deviations by which the threshold exceeds W_min."""
+        """h: by how many standard deviations of the test's noise the threshold exceeds W_min."""
         return -float(special.ndtri(max(0.0, self.failure_probability - RESOLUTION)))
 
     @property
     def threshold(self) -> float:
-        """What the noised statistic must reach."""
+        """Value from which on the noised statistic passes the test."""
         return self.least_weight + self.test_sensitivity * self.test_multiplier * self.quantile
 
     def for_run(self, *, rounds: int, delta: float, epsilon: float | None) -> Self:
-        """The mechanism with its failure probability: all rounds' take a share of ``delta``.
+        """The mechanism with its failure probability a round.
 
-        Without a target, epsilon is what the noise multiplier costs at the rest of delta.
+        The failures of all rounds together take ``DELTA_SHARE`` of ``delta``. Without a target,
+        epsilon is what the noise multiplier costs at the rest of delta.
         """
         if epsilon is None:
-            epsilon = self._implied(rounds, (1 - DELTA_SHARE) * delta)
+            epsilon = self._epsilon_without_failures(rounds, (1 - DELTA_SHARE) * delta)
         failure = DELTA_SHARE * delta / rounds / (1 + math.exp(min(epsilon, 700)))
         return replace(self, failure_probability=failure)
 
-    def _implied(self, rounds: int, delta: float) -> float:
+    def _epsilon_without_failures(self, rounds: int, delta: float) -> float:
         try:
             return accounting.epsilon([(self.event().unfailing(), rounds)], delta).upper
         except (ValueError, OverflowError):  # hardly any noise, or a delta beyond what is certified
             return math.inf
 
     def remarks(self) -> Sequence[str]:
+        """Warns of a radius at which a passed test adds more noise than a failed one.
+
+        Raises:
+            ConfigurationError: the test cannot pass, or may fail less often than noise can resolve.
+        """
         if math.isinf(self.quantile):
             raise ConfigurationError(
                 f"strategy=concentrated: epsilon leaves {self.failure_probability:.1e} a round for "
@@ -155,12 +166,15 @@ class ConcentrationRule(UserWise):
         ]
 
     def depends_on_users(self) -> Sequence[str]:
+        """The test's share, since the threshold counts users."""
         return ["test_share"]
 
     def event(self) -> RoundEvent:
+        """A Poisson-subsampled Gaussian that fails with the round's failure probability."""
         return replace(super().event(), failure_probability=self.failure_probability)
 
     def details(self) -> Mapping[str, Any]:
+        """Parameters of the test, and the noise of test and update."""
         return {
             "tau": self.radius,
             "min_weight": self.least_weight,
@@ -178,5 +192,5 @@ class ConcentrationRule(UserWise):
 
 
 def _finite(value: float) -> float | None:
-    """A ledger has no infinity."""
+    """None for infinity, which a ledger cannot hold."""
     return value if math.isfinite(value) else None

@@ -4,33 +4,38 @@ Choquette-Choo et al., arXiv 2306.08153; the view of prefix sums as a workload, 
 Denisov et al., arXiv 2202.08312; Poisson coins under bands are section 4 of the former.
 
 Position p of N belongs to public group p mod b. For t in 1..T:
-    U ~ group (t-1) mod b, all of it; or each member by a coin of probability q' = cohort b / N
+    U = group (t-1) mod b, all of it; or each member by a coin of probability q' = cohort b / N
     y_t = (xi_t - sum over d in 1..b-1 of M[t, t-d] y_{t-d}) / M[t, t],   xi_t ~ N(0, (z C)^2 I)
-    release (sum of g_u over u in U + y_t) / m,   m = N / b, or the cohort that was asked for
+    release (sum of g_u over u in U + y_t) / m,   m = N / b, or ``cohort`` where coins are tossed
 
-M is `userdp.server.mechanisms.matrix_factorization.factor`'s: lower-triangular, b bands, columns of norm 1, so ``M y = xi``. Noise of one
-round takes back some of the noise of the rounds before; without coins nobody's cohort is a secret.
+M is lower-triangular with b bands and columns of norm 1 (`factor`), so ``M y = xi``. The noise of a
+round cancels part of the noise of earlier rounds. Without coins, who takes part in a round is
+public.
 
-Guarantee: T rounds cost a user K = ceil(T / b) Poisson-subsampled Gaussians (q', z); at q' = 1 that
+Guarantee: T rounds cost a user K = ceil(T / b) Poisson-subsampled Gaussians (q', z); at q' = 1 this
 is one Gaussian of multiplier z / sqrt(K) for the run. Neighbours: one user added or removed, every
 other user at their own position. Proof, for releases x_t = G_t + y_t of sums G:
-1. The releases are the rows ``e_t = M[t, :] G + xi_t`` put through M^-1, which is public; rows and
-   releases up to t are functions of one another, so an adversary sees the rows e_1, ..., e_t.
-2. A user takes part in rounds at least b apart. Their update u in round s (norm <= C) moves the
-   rows s, ..., s + b - 1 by ``M[t, s] u``, and no other rows; rows of two participations do not
-   overlap. Before row s is seen, u is settled: it depends on earlier releases and on their data.
-3. Given the rows before s, all other users' part of a row is the same function of the past with the
-   user and without. So over these b rows the privacy loss is that of N(0, (z C)^2) against its
-   shift by ``||M[:, s]|| ||u|| <= C`` in one direction: adaptivity changes nothing, since rows
-   after s reveal no new u. With a coin for s it is that of (1-q') N(0) + q' N(shift), one coin for
-   all b rows: a Poisson-subsampled Gaussian of multiplier z.
+1. With the rows ``e_t = M[t, :] G + xi_t``, the releases are x = M^-1 e, and M is public. Rows and
+   releases up to round t are therefore functions of one another: an adversary who sees the
+   releases sees exactly the rows e_1, ..., e_t.
+2. A user takes part in rounds that are at least b apart. Their update u in round s (norm <= C)
+   moves the rows t = s, ..., s + b - 1 by ``M[t, s] u``, and no other row, so the rows of two
+   participations do not overlap. u is fixed before row s is seen: it depends on earlier releases
+   and on the user's data.
+3. Given the rows before s, the part of a row that comes from all other users is the same function
+   of the past with the user and without. Over these b rows the privacy loss is therefore that of
+   N(0, (z C)^2) against its shift by ``||M[:, s]|| ||u|| <= C`` in one direction. Adaptivity does
+   not change this, since the rows after s reveal no new u. With a coin for round s, the loss is
+   that of (1-q') N(0) + q' N(shift), with one coin for all b rows: a Poisson-subsampled Gaussian of
+   multiplier z.
 4. The participations compose adaptively: K events.
 
-A prefix of r rounds holds at most ceil(r / b) participations, each with a part of its column, whose
-norm is at most 1: ``ceil(r / rounds_per_event)`` events price every prefix, and all T rounds are
-priced before the first. A round that was intended and not released is a row kept back: the rest is
-post-processing of the whole. Its row is used if it was stored, or drawn afresh, which is the same
-law because nothing was released of it; its intent stays spent, and its number is not used again.
+The first r rounds hold at most ceil(r / b) participations, each with a part of its column, whose
+norm is at most 1. So ``ceil(r / rounds_per_event)`` events account for every prefix, and all T
+rounds are accounted for before the first one. If a round was intended and not released, one row is
+withheld, and the other releases are post-processing of the complete run. If its row was stored, it
+is used; else it is drawn anew, which has the same law because nothing of the lost row was released.
+The intent of such a round stays spent, and its number is not used again.
 """
 
 from __future__ import annotations
@@ -46,7 +51,8 @@ import numpy as np
 from userdp.server.ledger.query import Query
 from userdp.server.mechanisms import sampling
 from userdp.server.mechanisms.base import SET_BY_RUN, USER, Mechanism, Release
-from userdp.server.mechanisms.matrix_factorization import factor as banded
+from userdp.server.mechanisms.matrix_factorization import factor
+from userdp.server.mechanisms.matrix_factorization.factor import Factor
 from userdp.server.mechanisms.matrix_factorization.noise_state import NoiseWindow
 from userdp.sim.common import rng
 from userdp.sim.common.errors import ConfigurationError
@@ -54,8 +60,8 @@ from userdp.sim.protocol.cohort_sum import CohortSum
 from userdp.sim.protocol.contract import Assignment
 
 _INDEPENDENT = "independent"  # M = I, for comparison: the same groups under plain noise
-_OBJECTIVES = (*banded.OBJECTIVES, _INDEPENDENT)
-_ROUNDING = 1e-9  # by which a cohort may seem larger than a group through division
+_OBJECTIVES = (*factor.OBJECTIVES, _INDEPENDENT)
+_ROUNDING = 1e-9  # relative error by which division may make a cohort exceed its group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +69,19 @@ class MatrixFactorization(Mechanism):
     """User-wise sums of one public group a round, under noise that is correlated over rounds.
 
     ``noise_multiplier`` is z, of one participation. ``noise_std`` is the root mean square over the
-    rounds, since the noise of a single round is not the same in each.
+    rounds, since it differs from round to round.
+
+    Raises:
+        ConfigurationError: as `Mechanism`; the clip norm adapts, an option is outside its range, or
+            the groups are smaller than the cohort.
     """
 
     unit: ClassVar[str] = USER
-    rescalable: ClassVar[bool] = False  # the noise of a round takes back that of earlier ones
+    rescalable: ClassVar[bool] = False  # noise cancels noise of earlier rounds in the same space
 
     rounds: int = field(default=1, metadata=SET_BY_RUN)  # T, the horizon
-    bands: int | None = None  # b, with coins inside the groups; None: whole groups of about cohort
-    objective: str = "mean"  # whose error the factor minimises: "mean", "last"; or "independent"
+    bands: int | None = None  # b, with coins in each group; None: whole groups of about ``cohort``
+    objective: str = "mean"  # error that M minimises: "mean" or "last"; "independent" for M = I
     window: NoiseWindow = field(
         default_factory=NoiseWindow, repr=False, compare=False, metadata=SET_BY_RUN
     )
@@ -103,42 +113,44 @@ class MatrixFactorization(Mechanism):
 
     @property
     def groups(self) -> int:
-        """b: rounds from one participation of a user to the next."""
+        """b: number of groups, and of rounds from one participation of a user to the next."""
         return self.bands or round(self.users / self.cohort)
 
     @property
     def sampling_scheme(self) -> str:
+        """Public groups, with or without coins inside them."""
         return "public groups" if self.sampling_rate == 1 else "public groups with poisson coins"
 
     @property
     def sampling_rate(self) -> float:
-        """q', of a coin inside the round's group."""
+        """q', the probability of heads of a coin inside the round's group; 1 for whole groups."""
         return 1.0 if self.bands is None else min(1.0, self.cohort * self.bands / self.users)
 
     @property
     def expected_units(self) -> float:
-        """m: a public group's share of the declared users, times the rate of its coins."""
+        """m: the declared users over the number of groups, times the rate of the coins."""
         return self.users / self.groups if self.sampling_rate == 1 else self.cohort
 
     @property
     def rounds_per_event(self) -> int:
+        """b: in so many rounds in a row a user takes part at most once."""
         return self.groups
 
     @property
     def participations(self) -> int:
-        """K: rounds of one user, at most."""
+        """K: largest number of rounds that one user takes part in."""
         return self.event_count(self.rounds)
 
     @property
-    def factor(self) -> banded.Factor:
-        """M, found once for all runs of a process."""
+    def factor(self) -> Factor:
+        """M; the search runs once in a process, for all runs that need the same M."""
         if self.objective == _INDEPENDENT:
-            return banded.identity(self.rounds)
-        return banded.optimal(self.rounds, self.groups, self.objective)
+            return factor.identity(self.rounds)
+        return factor.optimal(self.rounds, self.groups, self.objective)
 
     @property
     def noise_std(self) -> float:
-        """Of the noise on the sum, a coordinate; root mean square over the rounds."""
+        """Standard deviation of the noise on one coordinate of the sum, root mean square over T."""
         return self._scale * math.sqrt(float(self.factor.variances.mean()))
 
     @property
@@ -147,67 +159,92 @@ class MatrixFactorization(Mechanism):
         return self.noise_multiplier * self.clip_norm
 
     def for_run(self, *, rounds: int, delta: float, epsilon: float | None) -> Self:
+        """The mechanism with its horizon T."""
         return replace(self, rounds=rounds)
 
     def queries(self) -> Sequence[Query]:
-        """One participation, as the rows of its column see it."""
+        """One query: a participation of norm C against the noise xi, over its column of M."""
         return [Query(name="update", sensitivity=self.clip_norm, noise_std=self._scale)]
 
     def details(self) -> Mapping[str, Any]:
         """Groups, factor, and its squared errors at noise N(0, 1), on a participation of norm 1."""
-        factor, whole = self.factor, self.sampling_rate == 1
-        once = {"run_noise_multiplier": self.noise_multiplier / math.sqrt(self.participations)}
+        matrix, whole = self.factor, self.sampling_rate == 1
+        run_noise = {"run_noise_multiplier": self._run_noise_multiplier}
         return {
             "groups": self.groups,
-            "bands": factor.width,
+            "bands": matrix.width,
             "participations": self.participations,
             "horizon": self.rounds,
             "objective": self.objective,
-            "mean_squared_error": float(f"{factor.mean_error:.6g}"),
-            "max_squared_error": float(f"{factor.max_error:.6g}"),
-            **(once if whole else {}),
-            "factor_sha256": factor.digest,
+            "mean_squared_error": float(f"{matrix.mean_error:.6g}"),
+            "max_squared_error": float(f"{matrix.max_error:.6g}"),
+            **(run_noise if whole else {}),
+            "factor_sha256": matrix.digest,
         }
 
+    @property
+    def _run_noise_multiplier(self) -> float:
+        """z / sqrt(K): the one Gaussian that the whole run costs where no coins are tossed."""
+        return self.noise_multiplier / math.sqrt(self.participations)
+
     def draw(self, stream: rng.SecretStream, number: int) -> Assignment:
-        """The group of round ``number``, or the heads among its members."""
+        """The group of round ``number``, or those of its members whose coin shows heads."""
         first = (number - 1) % self.groups
         members = len(range(first, self.users, self.groups))
-        chosen = sampling.poisson_positions(stream, self.sampling_rate, members)
-        return Assignment(users=first + self.groups * chosen, slots=np.empty(0, np.int64))
+        heads = sampling.poisson_positions(stream, self.sampling_rate, members)
+        return Assignment(users=first + self.groups * heads, slots=np.empty(0, np.int64))
 
     def release(self, cohort: CohortSum, stream: rng.SecretStream, number: int) -> Release:
-        """Mean of round ``number`` under its row of correlated noise; float64, once, here."""
+        """Mean of round ``number`` with its row of correlated noise.
+
+        Noise is drawn and added in float64 on the CPU, once, here.
+
+        Args:
+            cohort: sum over all users of the round, ``total`` (D,) float64.
+            stream: the round's secret stream; D normals are drawn for each new row.
+            number: of the round, from 1.
+
+        Raises:
+            ValueError: the row of this round was drawn before, or the horizon has no such round.
+        """
         size, units = len(cohort.total), self.expected_units
         row = self.window.row(self.factor, stream, number, size)
         std = self._scale * math.sqrt(float(self.factor.variances[number - 1]))
         return Release((cohort.total + self._scale * row) / units, std / units)
 
     def store_secrets(self, folder: Path) -> None:
+        """Write the noise rows that later rounds need."""
         self.window.save(folder, self.factor)
 
     def load_secrets(self, folder: Path, size: int, *, released: int, intended: int) -> None:
-        if intended < self.rounds:  # a run whose rounds are all spent needs no more noise
+        """Read the noise rows, unless all rounds are spent: such a run needs none.
+
+        Raises:
+            ConfigurationError: the rows are missing, damaged, too old, or of another run.
+        """
+        if intended < self.rounds:
             self.window.load(folder, self.factor, released=released, intended=intended)
             self.window.check_size(size)
 
     def delete_secrets(self, folder: Path) -> None:
+        """Delete the noise rows."""
         self.window.delete(folder)
 
     def console(self) -> str:
+        """One line for the terminal: what a round does."""
         k = self.records_per_user or "all"
         return f"user-wise: the mean over a user's {k} records, clipped"
 
     def console_rows(self) -> Mapping[str, str]:
-        """Bands, groups and participations."""
-        count, run_noise = self.participations, self.noise_multiplier
+        """One row: bands, groups and participations."""
+        count = self.participations
         times = "once" if count == 1 else f"{count} times"
         row = (
             f"over {self.factor.width} rounds; {self.groups} public groups, a user takes part "
             f"{times} at most"
         )
         if self.sampling_rate == 1:
-            row += f": together one Gaussian of {run_noise / math.sqrt(count):.4g}"
+            row += f": together one Gaussian of {self._run_noise_multiplier:.4g}"
         return {"correlated": row}
 
     @classmethod
@@ -223,6 +260,7 @@ class MatrixFactorization(Mechanism):
 
     @classmethod
     def assumptions(cls, facts: Mapping[str, Any]) -> Sequence[str]:
+        """That places in the list of users are public, and the noise rows stayed secret."""
         return [
             "a user's place in the list of users, and so their group and rounds, is public and "
             "stays when another user comes or goes",

@@ -1,13 +1,15 @@
-"""The noise rows of the last rounds, which later rounds are correlated with: secret until the end.
+"""Noise rows of the last rounds, which the noise of later rounds depends on; secret during the run.
 
 A row is ``y_t = (xi_t - sum over d >= 1 of M[t, t-d] y_{t-d}) / M[t, t]`` with ``xi_t ~ N(0, I)``
 fresh from a secret stream, so that ``M y = xi``. Only b - 1 rows are kept, in memory and in a file
-of their own: whoever reads it can take noise out of the releases of those rounds.
+of their own: whoever reads that file can subtract noise from the releases of those rounds.
 
 Formal guarantees:
-- a row is drawn once: a number that is not above the window's is refused;
-- rounds that were intended and never released get rows of the same law as if they had been;
-- a file appears under its name complete, on disk, and readable by its owner alone.
+- a row is drawn once: a round that is not after the newest row's is refused;
+- rounds that were intended and never released get rows of the same law as if they had been
+  released;
+- the file appears under its name only when it is complete and on disk, and its owner alone can
+  read it.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,34 +31,40 @@ _FILE, _FORMAT = "noise", 1
 
 
 class NoiseWindow:
-    """The last rows of unit noise, newest first; rounds are the ledger's numbers."""
+    """The last noise rows at scale 1, newest first; rounds have the ledger's numbers."""
 
     def __init__(self) -> None:
         self.number = 0  # of the newest row; 0 before the first
         self._rows: list[np.ndarray] = []  # each (D,) float64
 
     def row(self, factor: Factor, stream: rng.SecretStream, number: int, size: int) -> np.ndarray:
-        """(D,) the row of round ``number``, after rows for rounds that were passed over.
+        """(D,) float64 row of round ``number``; first draws rows for rounds that were left out.
+
+        Args:
+            factor: M.
+            stream: secret; D normals are drawn for each new row.
+            number: of the round, from 1.
+            size: D.
 
         Raises:
-            ValueError: the window holds a row of that number or a later one.
+            ValueError: the window holds a row of that round or a later one.
         """
         if number <= self.number:
             raise ValueError(f"The noise of round {number} was drawn before.")
-        for each in range(self.number + 1, number + 1):
-            own, *before = factor.row(each)
+        for current in range(self.number + 1, number + 1):
+            diagonal, *coefficients = factor.row(current)
             row = rng.standard_normal(stream, size)
-            for weight, earlier in zip(before, self._rows, strict=False):
-                row -= weight * earlier
-            self._rows = [row / own, *self._rows][: max(1, factor.width - 1)]
-            self.number = each
+            for coefficient, earlier in zip(coefficients, self._rows, strict=False):
+                row -= coefficient * earlier
+            self._rows = [row / diagonal, *self._rows][: max(1, factor.width - 1)]
+            self.number = current
         return self._rows[0]
 
     def save(self, folder: Path, factor: Factor) -> None:
-        """Store durably, replacing the file before; mode 0600."""
+        """Write the rows that later rounds need, durably and with mode 0600; replaces the file."""
         folder.mkdir(parents=True, exist_ok=True)
         content = np.array(self._rows[: factor.width - 1], dtype="<f8").tobytes()
-        head = {
+        header = {
             "format": _FORMAT,
             "number": self.number,
             "factor": factor.digest,
@@ -63,49 +72,53 @@ class NoiseWindow:
         }
         temporary = folder / f"{_FILE}.tmp"
         temporary.unlink(missing_ok=True)
-        place = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(place, "wb") as file:
-            file.write(json.dumps(head).encode() + b"\n" + content)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(json.dumps(header).encode() + b"\n" + content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(folder / _FILE)
         sync_folder(folder)
 
     def load(self, folder: Path, factor: Factor, *, released: int, intended: int) -> None:
-        """Take up the stored rows; without a file, a run that released nothing begins anew.
+        """Read the stored rows; without a file, a run that released nothing starts without rows.
 
         Args:
+            folder: of the checkpoint.
+            factor: M, of the resumed run.
             released: number of the last round that may have been released.
-            intended: number of the last round that the ledger intends.
+            intended: number of the last round with an intent in the ledger.
 
         Raises:
-            ConfigurationError: the file is missing, damaged, too old, or of another run.
+            ConfigurationError: the file is missing, unreadable, damaged, too old, or of another
+                run.
         """
         path = folder / _FILE
         try:
-            first, _, content = path.read_bytes().partition(b"\n")
+            line, _, content = path.read_bytes().partition(b"\n")
         except FileNotFoundError:
             if released:
                 raise _refused(path, "is missing") from None
             return
         except OSError as error:
             raise _refused(path, f"cannot be read ({error.strerror})") from None
-        head = _head(path, first, content)
-        if head["factor"] != factor.digest or head["number"] > intended:
+        header = _header(path, line, content)
+        number = header["number"]
+        if header["factor"] != factor.digest or number > intended:
             raise _refused(path, "is of another run")
-        if head["number"] < released:
-            raise _refused(path, f"ends at round {head['number']}, before the last release")
-        kept = min(head["number"], factor.width - 1)
-        if kept and (not content or len(content) % (8 * kept)):
-            raise _refused(path, f"does not hold {kept} rows")
-        rows = np.frombuffer(content, "<f8").astype(np.float64).reshape(kept, -1 if kept else 0)
-        self.number, self._rows = head["number"], list(rows)
+        if number < released:
+            raise _refused(path, f"ends at round {number}, before the last release")
+        count = min(number, factor.width - 1)
+        if count and (not content or len(content) % (8 * count)):
+            raise _refused(path, f"does not hold {count} rows")
+        rows = np.frombuffer(content, "<f8").astype(np.float64).reshape(count, -1 if count else 0)
+        self.number, self._rows = number, list(rows)
 
     def check_size(self, size: int) -> None:
-        """Refuse rows of another adapter than one of D = ``size``.
+        """Check that every row has D = ``size`` numbers.
 
         Raises:
-            ConfigurationError: a row has another length.
+            ConfigurationError: one has another length, so it belongs to another adapter.
         """
         if any(len(row) != size for row in self._rows):
             raise ConfigurationError(
@@ -115,27 +128,29 @@ class NoiseWindow:
 
     @staticmethod
     def delete(folder: Path) -> None:
-        """Remove what was stored; the secrets of a run that has ended are of no more use."""
+        """Delete the file in ``folder``, if there is one: a run that has ended needs no rows."""
         for name in (_FILE, f"{_FILE}.tmp"):
             (folder / name).unlink(missing_ok=True)
         if folder.is_dir():
             sync_folder(folder)
 
 
-def _head(path: Path, first: bytes, content: bytes) -> dict:
+def _header(path: Path, line: bytes, content: bytes) -> dict[str, Any]:
+    """The file's first line, checked against the rows that follow it."""
+    header: dict[str, Any] = {}
     try:
-        head = json.loads(first)
-        whole = head["sha256"] == hashlib.sha256(content).hexdigest()
-        fits = head["format"] == _FORMAT and type(head["number"]) is int and head["factor"]
+        header = json.loads(line)
+        intact = header["sha256"] == hashlib.sha256(content).hexdigest()
+        fits = header["format"] == _FORMAT and type(header["number"]) is int and header["factor"]
     except (ValueError, KeyError, TypeError):
-        whole = fits = False
-    if not (whole and fits):
+        intact = fits = False
+    if not (intact and fits):
         raise _refused(path, "is damaged")
-    return head
+    return header
 
 
-def _refused(path: Path, what: str) -> ConfigurationError:
+def _refused(path: Path, problem: str) -> ConfigurationError:
     return ConfigurationError(
-        f"resume: {path} {what}: later noise would not fit the noise that was released; restore "
+        f"resume: {path} {problem}: later noise would not fit the noise that was released; restore "
         "it, or start a new run."
     )

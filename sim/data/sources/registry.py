@@ -15,4 +15,5 @@ SOURCES: Table[Source | GeneratedPopulation] = Table(
         "parquet": "userdp.sim.data.sources.parquet.SOURCE",
         "hub": "userdp.sim.data.sources.hub.SOURCE",
     },
+    kinds=[Source, GeneratedPopulation],
 )

@@ -28,6 +28,7 @@ from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config import hydra_compose
 from userdp.sim.data.population import Population
 from userdp.sim.planning import planner
+from userdp.sim.protocol.layout import to_array
 from userdp.sim.protocol import messages
 from userdp.sim.protocol.cohort_sum import CohortSum
 from userdp.sim.run import ledger_header
@@ -104,7 +105,7 @@ def flower_norms(start, rounds=40):
         FedAvg(), noise_multiplier=1e-3, num_sampled_clients=40, initial_clipping_norm=start,
         clipped_count_stddev=0.1,
     )  # fmt: skip
-    zero = ArrayRecord({"w": messages._array(np.zeros(3))})
+    zero = ArrayRecord({"w": to_array(np.zeros(3))})
     for _ in range(rounds):
         wrapper.configure_train(1, zero, ConfigRecord(), _NoNodes(ClientApp(), 1))
         wrapper.current_arrays = zero
@@ -121,7 +122,7 @@ def reply(norm):
     asked = Message(RecordDict(), dst_node_id=2, message_type="train")
     content = RecordDict(
         {
-            "arrays": ArrayRecord({"w": messages._array(norm * np.array([0.6, 0.8, 0.0]))}),
+            "arrays": ArrayRecord({"w": to_array(norm * np.array([0.6, 0.8, 0.0]))}),
             "metrics": MetricRecord({"num-examples": 1.0}),
         }
     )

@@ -108,8 +108,8 @@ def test_smaller_stacks_drop_nobody():
                 engine=engine,
             )
         )  # fmt: skip
-    assert sums[0].units == sums[1].units == 12
-    assert sums[0].failed == sums[1].failed == 0
+    assert sums[0].figures["cohort_size"] == sums[1].figures["cohort_size"] == 12
+    assert sums[0].figures["failed_units"] == sums[1].figures["failed_units"] == 0
     torch.testing.assert_close(sums[0].total, sums[1].total, atol=1e-6, rtol=1e-4)
 
 
@@ -296,7 +296,7 @@ def test_the_header_names_cap_adjacency_and_event():
     [
         (
             ["strategy=group_privacy"],
-            "strategy.cohort_max=230: strategy=group_privacy has no such option",
+            "strategy.cohort_max=230: no such key",
         ),
         (["strategy.cohort_max=0"], "strategy.cohort_max=0"),
         (["strategy.cohort_max=2.5"], "strategy.cohort_max"),

@@ -301,12 +301,12 @@ def test_where_every_record_is_a_user_the_claim_is_at_record_level_and_says_so()
     assert said["unit"] == "record"
     assert said["not_covered"][-1] == schema.RECORDS
     assert schema.RECORDS not in built()["not_covered"]
-    claimed, unit, *_ = prose.prose(said).split("\n\n")
+    claimed, unit, *_ = prose.text(said).split("\n\n")
     assert "differentially private at record level" in claimed
     assert "every record is a user of its own" in claimed
     assert "one record, filed as a user of its own, out of 2484 declared users" in unit
-    assert "user level" not in prose.prose(said)
-    assert "user level" in prose.prose(built())
+    assert "user level" not in prose.text(said)
+    assert "user level" in prose.text(built())
 
 
 def test_the_card_of_a_record_level_claim_does_not_call_it_user_level():

@@ -172,7 +172,7 @@ def test_runs_on_other_data_are_told_apart_by_its_name(tmp_path):
     assert "No one epsilon covers these 3 runs" in told.sentences[0]
     assert told.sentences[1].startswith("Looking at 2 runs on the users of mail alone costs")
     assert told.sentences[2].startswith("Looking at 1 run on the users of plays alone costs")
-    assert told.sentences[3].endswith("who is in several bears what each of them costs.")
+    assert told.sentences[3].endswith("a user who is in several bears the cost of each.")
 
 
 def test_correlated_rounds_are_priced_by_their_events(tmp_path):

@@ -18,7 +18,7 @@ from helpers.sweeps import GRID, stamps, sweep
 from userdp.sim import cli
 from userdp.sim.run import runner
 from userdp.sim.run_folder import composed_epsilon
-from userdp.sim.run_folder.layout import RunFolder
+from userdp.sim.run_folder.layout import RunFolder, SweepFolder
 from userdp.sim.sweep import jobs
 
 
@@ -57,7 +57,7 @@ def test_a_crash_ends_its_job_alone_and_the_same_command_tries_only_that_again(m
     assert begun == [2]
     assert "4 of 4 complete, 3 of them from before" in capsys.readouterr().out
     assert {name: stamps()[name] for name in before} == before
-    assert jobs.reason(Path("mine/1")) is None
+    assert jobs.failure_reason(RunFolder(Path("mine/1"))) is None
 
 
 @pytest.mark.parametrize("on", [False, True])
@@ -70,12 +70,12 @@ def test_the_text_of_a_crash_is_kept_only_in_simulations(monkeypatch, capsys, on
     for text in (*kept, capsys.readouterr().err):
         assert ("for this" in text) == on
         assert "MemoryError" in text
-    reason = jobs.reason(Path("mine/0"))
+    reason = jobs.failure_reason(RunFolder(Path("mine/0")))
     if on:
         assert reason == "MemoryError: no room for this"
     else:
         assert re.fullmatch(
-            r"MemoryError at tests/test_sweep_again.py:\d+ in run_or_crash, "
+            r"MemoryError at sweep/test_going_on.py:\d+ in run_or_crash, "
             r"called at sim/sweep/sweep.py:\d+ in _task",
             reason,
         )
@@ -167,8 +167,8 @@ def test_ctrl_c_stops_the_sweep_and_says_how_to_go_on(monkeypatch, capsys):
 )
 def test_another_sweep_in_the_folder_is_refused(capsys, other, named):
     Path("mine").mkdir()
-    every = jobs.asked(small_world.overrides(*GRID[:2]), Path("mine"))
-    jobs.write_index(every, Path("mine"), GRID)
+    every = jobs.compose(small_world.overrides(*GRID[:2]), Path("mine"))
+    jobs.write_index(every, SweepFolder(Path("mine")), GRID)
     Path("mine/0").mkdir()
     Path("mine/0/config.yaml").write_text(json.dumps(every[0].config))
     assert sweep(*other, "output=mine") == 2

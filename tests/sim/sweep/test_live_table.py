@@ -24,14 +24,15 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def four(tmp_path: Path) -> list[Job]:
     overrides = small_world.overrides("cohort=3,4,5,6")
-    return jobs.asked(overrides, tmp_path)
+    return jobs.compose(overrides, tmp_path)
 
 
 def write(job: Job, *rows: dict, begun: bool = True) -> None:
-    job.folder.mkdir(exist_ok=True)
-    (job.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    job.folder.path.mkdir(exist_ok=True)
+    job.folder.config.write_text("rounds: 2")
+    job.folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
     if begun:
-        (job.folder / jobs.OUTPUT).write_text("userdp run")
+        job.folder.output.write_text("userdp run")
 
 
 def finish(job: Job) -> None:
@@ -42,7 +43,7 @@ def finish(job: Job) -> None:
         {"round": 2, "heldout_perplexity": 250.0},
         {"round": 2, "summary/epsilon": 7.981},
     )
-    (job.folder / "privacy_statement.json").write_text("{}")
+    job.folder.statement.write_text("{}")
 
 
 def shown(four: list[Job], stream: io.StringIO) -> str:
@@ -52,7 +53,7 @@ def shown(four: list[Job], stream: io.StringIO) -> str:
     with live_table.LiveTable(four, stream):
         finish(four[1])
         write(four[2], {"round": 1, "epsilon": 4.002})
-        jobs.fail(four[2].folder, ValueError("no"))
+        jobs.record_failure(four[2].folder, ValueError("no"))
         write(four[3], {"round": 1, "epsilon": 3.0}, {"round": 2, "epsilon": 4.0})
     return stream.getvalue()
 
@@ -79,7 +80,7 @@ def test_a_terminal_shows_a_line_a_job_and_how_many_are_where(four):
 
 def test_a_small_terminal_shows_where_the_sweep_is(tmp_path, monkeypatch):
     monkeypatch.setenv("LINES", "12")
-    many = jobs.asked(small_world.overrides("cohort=range(1,13)"), tmp_path)
+    many = jobs.compose(small_world.overrides("cohort=range(1,13)"), tmp_path)
     for job in many[:8]:
         finish(job)
     stream = Terminal()
@@ -92,14 +93,14 @@ def test_a_small_terminal_shows_where_the_sweep_is(tmp_path, monkeypatch):
 def test_a_run_has_ended_where_statement_and_summary_are_there(four, lost):
     """A copied folder may lack either: such a job is not complete, for reports as for sweeps."""
     finish(four[0])
-    (four[0].folder / "config.yaml").write_text("rounds: 2")
+    four[0].folder.config.write_text("rounds: 2")
     path = four[0].folder.metrics
     path.write_text(path.read_text().replace("summary/epsilon", "summary/heldout_loss"))
-    (four[0].folder / "privacy_statement.json").write_text('{"private": true}')
+    four[0].folder.statement.write_text('{"private": true}')
     if lost is not None:
-        (four[0].folder / lost).unlink()
-    assert jobs.complete(four[0].folder) == (lost is None)
-    [run] = reader.read(four[0].folder)
+        (four[0].folder.path / lost).unlink()
+    assert four[0].folder.complete == (lost is None)
+    [run] = reader.read(four[0].folder.path)
     assert run.complete == (lost is None)
     with live_table.LiveTable(four[:1], io.StringIO()) as seen:
         assert seen._rows[0].state == ("complete" if lost is None else "waiting")

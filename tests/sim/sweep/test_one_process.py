@@ -17,10 +17,11 @@ from helpers.sweeps import GRID, stamps, sweep
 from userdp.server.ledger import ledger
 from userdp.sim import cli
 from userdp.sim.run import prepare
-from userdp.sim.run_folder.layout import RunFolder
+from userdp.sim.run_folder.layout import RunFolder, SweepFolder
 from userdp.sim.sweep import jobs
 
 MINE = Path("mine")
+SWEEP = SweepFolder(MINE)
 
 
 @pytest.fixture(autouse=True)
@@ -35,9 +36,11 @@ def test_two_processes_do_not_start_one_sweep(monkeypatch, capsys, written, ende
     other = contextlib.ExitStack()
 
     def start_other(*_):
-        other.enter_context(jobs.alone(MINE))
+        other.enter_context(jobs.exclusive(SWEEP))
         if written:
-            jobs.write_index(jobs.asked(small_world.overrides(*GRID[:2]), MINE), MINE, ["theirs"])
+            jobs.write_index(
+                jobs.compose(small_world.overrides(*GRID[:2]), MINE), SWEEP, ["theirs"]
+            )
         if ended:
             other.close()
 
@@ -45,14 +48,14 @@ def test_two_processes_do_not_start_one_sweep(monkeypatch, capsys, written, ende
     with other:
         assert sweep(*GRID) == 2
     assert "another process" in capsys.readouterr().err
-    assert (MINE / jobs.INDEX).exists() == written
-    assert not written or json.loads((MINE / jobs.INDEX).read_text())["overrides"] == ["theirs"]
+    assert SWEEP.index.exists() == written
+    assert not written or json.loads(SWEEP.index.read_text())["overrides"] == ["theirs"]
     assert not stamps()
 
 
 def test_two_processes_do_not_go_on_with_one_sweep(capsys):
-    with jobs.alone(MINE):
-        jobs.write_index(jobs.asked(small_world.overrides(*GRID[:2]), MINE), MINE, GRID)
+    with jobs.exclusive(SWEEP):
+        jobs.write_index(jobs.compose(small_world.overrides(*GRID[:2]), MINE), SWEEP, GRID)
         assert sweep(*GRID) == 2
     assert "another process" in capsys.readouterr().err
     assert not stamps()
@@ -61,7 +64,7 @@ def test_two_processes_do_not_go_on_with_one_sweep(capsys):
 def test_a_ledger_is_locked_before_it_is_read(monkeypatch):
     """Else its owner could spend a round between the look and the removal."""
     assert cli.main(["run", *small_world.overrides("output=mine/0")]) == 0
-    [job] = jobs.asked(small_world.overrides(), MINE)
+    [job] = jobs.compose(small_world.overrides(), MINE)
     looks, real = [], ledger.verify
 
     def verify(path):

@@ -270,7 +270,7 @@ def stopped(folder, monkeypatch, where, number):
             "noise": (MatrixFactorization, "store_secrets"),
             "state": (Checkpoint, "save"),
             "done": (type(run.ledger), "done"),
-            "release": (PrivateStrategy, "_fold"),
+            "release": (PrivateStrategy, "_aggregated"),
         }[where]
         patch.setattr(owner, name, maybe(getattr(owner, name)))
         with pytest.raises(KilledError):
