@@ -1,1 +1,1 @@
-"""The write-ahead record of every release, and the hash chain that protects it."""
+"""Write-ahead ledger of every release, protected by a hash chain."""

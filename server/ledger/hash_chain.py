@@ -1,7 +1,7 @@
-"""What a ledger's lines say: sealed entries, the rules of their order, and what they add up to.
+"""Hash chain of a ledger's entries: their spelling, the rules of their order, and their totals.
 
-Knows nothing of files. An entry holds its own hash and that of the entry before, so a line that is
-edited, moved or removed no longer follows from its neighbours.
+No file is read or written here. An entry holds its own hash and that of the entry before, so a line
+that is edited, moved or removed no longer fits its neighbours.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from userdp.sim.common import renamed
 from userdp.sim.common.flatten import flatten
 
 FORMAT = 1
-Spent = list[tuple[dict[str, Any], int]]  # events of a round, with how often each was intended
+Spent = list[tuple[dict[str, Any], int]]  # each distinct event, and how many rounds intended it
 Entry = Mapping[str, Any]
 
 
 def _check_noise(event: Mapping[str, Any], queries: Sequence[Query]) -> None:
+    """Check that the queries together cost the event's Gaussian: ``sum 1/z_i^2 = 1/z^2``."""
     z = event.get("noise_multiplier")
     if not isinstance(z, int | float) or not (math.isfinite(z) and z >= 0):
         raise ValueError(f"Expected a finite event noise_multiplier >= 0, got {z!r}.")
@@ -36,7 +37,15 @@ def _check_noise(event: Mapping[str, Any], queries: Sequence[Query]) -> None:
 
 
 def plain(value: Any, name: str) -> Any:
-    """A deep copy of what JSON keeps exactly; refuses everything else, naming where it stands."""
+    """A deep copy of a value that JSON stores exactly.
+
+    Args:
+        value: of mappings with text keys, sequences, text, numbers, booleans and None.
+        name: of the value, for messages.
+
+    Raises:
+        ValueError: the value, or a part of it, has no exact form in JSON; names the part.
+    """
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {key: plain(item, f"{name}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -49,44 +58,54 @@ def plain(value: Any, name: str) -> Any:
 
 
 def line_of(entry: Entry) -> bytes:
-    """The one spelling of an entry in a file, without its newline."""
+    """The only spelling of an entry that a ledger's file may hold, without its newline."""
     return json.dumps(entry, separators=(",", ":"), allow_nan=False).encode()
 
 
 def seal(body: Entry, previous: str) -> dict[str, Any]:
-    """The entry with the hash of the one before, and the SHA-256 of all that as its own."""
+    """The entry with the hash ``previous`` of the entry before, and with its own SHA-256 hash."""
     entry = {**body, "previous": previous}
     return {**entry, "hash": hashlib.sha256(line_of(entry)).hexdigest()}
 
 
 def differences(stored: Entry, asked: Entry) -> list[str]:
-    """Every field in which two headers differ, with both values; old names count as today's."""
-    ours, theirs = flatten(renamed.current(stored)), flatten(asked)
+    """Every field in which two headers differ, with both values; empty where they agree.
+
+    Dotted names of older versions in the stored header count as today's.
+    """
+    old, new = flatten(renamed.current(stored)), flatten(asked)
     return [
-        f"{name}: {ours.get(name, 'absent')!r} in the ledger, {theirs.get(name, 'absent')!r} asked"
-        for name in ours | theirs
-        if name not in ours or name not in theirs or ours[name] != theirs[name]
+        f"{name}: {old.get(name, 'absent')!r} in the ledger, {new.get(name, 'absent')!r} asked"
+        for name in old | new
+        if name not in old or name not in new or old[name] != new[name]
     ]
 
 
 @dataclass
 class Chain:
-    """What the entries so far say."""
+    """The state that the entries of a ledger add up to, entry by entry."""
 
     mechanism: dict[str, Any] = field(default_factory=dict)  # the header's
     created: str = ""
-    codes: list[str] = field(default_factory=list)  # hashes of the code that wrote, in order
+    codes: list[str] = field(default_factory=list)  # distinct hashes of the run's code, in order
     hashes: list[str] = field(default_factory=list)
     last_round: int = 0
-    done: dict[int, bool] = field(default_factory=dict)  # every intended round -> is it stored
+    done: dict[int, bool] = field(default_factory=dict)  # intended round -> its release is stored
     spent: dict[str, int] = field(default_factory=dict)  # event as JSON -> times intended
 
     @property
     def head(self) -> str:
+        """Hash of the last entry; empty before the first."""
         return self.hashes[-1] if self.hashes else ""
 
     def read(self, line: bytes) -> None:
-        """Check and add a line of a file."""
+        """Check and add one line of a file.
+
+        Raises:
+            ValueError: the line is damaged, or may not come next.
+            KeyError: a field of the entry is missing.
+            TypeError, AttributeError: a field has a value of the wrong type.
+        """
         entry = json.loads(line)
         if not isinstance(entry, dict) or line_of(entry) != line:
             raise ValueError("the line was not written by this program")
@@ -97,7 +116,11 @@ class Chain:
         self.add(entry)
 
     def check(self, entry: Entry) -> None:
-        """Raise ValueError where a sealed entry may not come next."""
+        """Check that a sealed entry may come next.
+
+        Raises:
+            ValueError: it may not.
+        """
         if (entry["kind"] == "header") != (not self.hashes):
             raise ValueError("a ledger has one header, as its first line")
         match entry["kind"]:
@@ -129,7 +152,7 @@ class Chain:
             )
 
     def add(self, entry: Entry) -> None:
-        """Count an entry that ``check`` let pass."""
+        """Add an entry that `check` has passed."""
         if entry.get("code", "") not in ("", *self.codes):
             self.codes.append(entry["code"])
         match entry["kind"]:
@@ -145,5 +168,5 @@ class Chain:
         self.hashes.append(entry["hash"])
 
     def composition(self) -> Spent:
-        """Each distinct event with its number of intents."""
+        """Each distinct event, and how many rounds intended it."""
         return [(json.loads(event), count) for event, count in self.spent.items()]

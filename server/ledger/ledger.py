@@ -1,9 +1,9 @@
-"""The write-ahead record of a run's releases, a file of hash-chained JSON lines that only grows.
+"""Write-ahead ledger of a run's releases: an append-only file of hash-chained JSON lines.
 
 A round is spent as soon as its intent is on disk, whether or not a release followed. The order is
-``intend`` (returns after fsync), release, store, ``done``; a crash between any two of them leaves
-an account that is at least what was released. Lines hold the public mechanism only: no user, no
-realised cohort, no seed, and no time of a round (its length depends on who took part).
+``intend`` (returns after fsync), release, store, ``done``. After a crash between any two of them,
+the ledger accounts for at least what was released. Lines hold the public mechanism only: no user,
+no realised cohort, no seed, and no time of a round (its length depends on who took part).
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ Spent = hash_chain.Spent
 
 
 class LedgerError(ValueError):
-    """The ledger's file is damaged, in use, missing, there already, or of another history."""
+    """The ledger's file is damaged, in use, missing, exists already, or has another history."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """What a ledger's file says, once its chain and every round's noise have been recomputed."""
+    """Content of a ledger's file, after its chain and the noise of every round were recomputed."""
 
     header: dict[str, Any]  # the mechanism the run was started with
     created: str  # UTC, ISO 8601
     codes: tuple[str, ...]  # hashes of the code that started and resumed the run
-    spent: Spent  # every intent, released or not
-    rounds: int  # intents
-    unfinished: tuple[int, ...]  # rounds intended and not known to be stored; they count
+    spent: Spent  # events of all intents, released or not
+    rounds: int  # number of intents
+    unfinished: tuple[int, ...]  # rounds intended and not known to be stored; they are spent
     head: str  # hash of the last entry
-    torn_bytes: int  # of a line whose writing was interrupted; nothing was released under it
+    torn_bytes: int  # length of a last line that was cut by a crash; nothing was released under it
 
 
 def verify(path: Path) -> Account:
@@ -49,35 +49,39 @@ def verify(path: Path) -> Account:
             order of rounds, or records queries that do not combine to its event; names the line.
     """
     try:
-        links, tail = _read(path, path.read_bytes())
+        chain, tail = _read(path, path.read_bytes())
     except FileNotFoundError as error:
         raise LedgerError(f"{path} does not exist.") from error
     return Account(
-        header=links.mechanism,
-        created=links.created,
-        codes=tuple(links.codes),
-        spent=links.composition(),
-        rounds=len(links.done),
-        unfinished=tuple(number for number, done in links.done.items() if not done),
-        head=links.head,
+        header=chain.mechanism,
+        created=chain.created,
+        codes=tuple(chain.codes),
+        spent=chain.composition(),
+        rounds=len(chain.done),
+        unfinished=tuple(number for number, done in chain.done.items() if not done),
+        head=chain.head,
         torn_bytes=len(tail),
     )
 
 
 class Ledger:
-    """A ledger open for writing by this process alone; make one with ``create`` or ``resume``."""
+    """A ledger that this process alone has open for writing; from `create` or `resume`."""
 
-    def __init__(self, path: Path, file: BinaryIO, links: hash_chain.Chain) -> None:
-        self._path, self._file, self._links = path, file, links
+    def __init__(self, path: Path, file: BinaryIO, chain: hash_chain.Chain) -> None:
+        self._path, self._file, self._chain = path, file, chain
 
     @classmethod
     def create(cls, path: Path, header: Mapping[str, Any], *, code: str = "") -> Self:
-        """Start a ledger whose header is the whole mechanism, as plain values.
+        """Start a ledger.
 
-        Where the header has an ``event``, every round must record it. ``code``: hash of the code.
+        Args:
+            path: of the new file.
+            header: the whole mechanism as plain values. Where it has an ``event``, every round must
+                record that event.
+            code: hash of the code.
 
         Raises:
-            LedgerError: a file of that name exists.
+            LedgerError: a file of that name exists, or its folder does not.
             ValueError: a value has no exact form in JSON.
         """
         body = {
@@ -97,15 +101,19 @@ class Ledger:
     def resume(
         cls, path: Path, header: Mapping[str, Any], expected_head: str | None = None, code: str = ""
     ) -> Self:
-        """Go on with a ledger; every intent in it stays spent. Other ``code`` is noted.
+        """Continue a ledger; every intent in it stays spent.
 
         Args:
+            path: of the file.
+            header: of the run that resumes; must equal the ledger's.
             expected_head: the head that the run's checkpoint stored. It must occur in the chain:
-                otherwise the checkpoint is of a fork, or releases were cut off this ledger.
+                otherwise the checkpoint is of a fork, or entries were removed from this ledger.
+            code: hash of the code; recorded where it differs.
 
         Raises:
             ConfigurationError: ``header`` differs from the ledger's; names fields and both values.
             LedgerError: the file is missing, in use, damaged, or without ``expected_head``.
+            ValueError: a value of ``header`` has no exact form in JSON.
         """
         ledger = cls(path, _open(path, "r+b"), hash_chain.Chain())
         try:
@@ -117,15 +125,18 @@ class Ledger:
         return ledger
 
     def intend(self, number: int, event: Mapping[str, Any], queries: Sequence[Query]) -> None:
-        """Spend round ``number``; on disk when this returns, so the release may follow.
+        """Spend round ``number``; once this returns, the intent is on disk and the release may follow.
 
         Args:
+            number: of the round; above every earlier one.
             event: the accounting event, with its ``noise_multiplier`` z.
-            queries: the Gaussian queries of this round; sum 1/z_i^2 must be 1/z^2.
+            queries: the Gaussian queries of this round; ``sum 1/z_i^2`` must be ``1/z^2``.
 
         Raises:
-            ValueError: the queries do not combine to the event, the event is not the header's, or
-                the number is not above every earlier one; nothing is written then.
+            ValueError: the queries do not combine to the event, the event is not the header's or
+                has no exact form in JSON, or the number is not above every earlier one; nothing is
+                written then.
+            OSError: the disk did not take the whole line; the ledger is closed then.
         """
         body = {"kind": "intent", "round": number, "event": hash_chain.plain(event, "event")}
         self._append({**body, "queries": [query.to_dict() for query in queries]})
@@ -135,37 +146,40 @@ class Ledger:
 
         Raises:
             ValueError: the round has no intent or is done already, or the digest is empty.
+            OSError: the disk did not take the whole line; the ledger is closed then.
         """
         self._append({"kind": "done", "round": number, "release": release_digest})
 
     @property
     def head(self) -> str:
-        """Hash of the last entry; a checkpoint stores it, so that a fork is seen on resume."""
-        return self._links.head
+        """Hash of the last entry; a checkpoint stores it, so that a resume detects a fork."""
+        return self._chain.head
 
     @property
     def codes(self) -> tuple[str, ...]:
         """Hashes of the code that started and resumed the run."""
-        return tuple(self._links.codes)
+        return tuple(self._chain.codes)
 
     @property
     def rounds_intended(self) -> int:
-        return len(self._links.done)
+        """Number of intents, all of which are spent."""
+        return len(self._chain.done)
 
     @property
     def next_round(self) -> int:
-        """The first number never intended; 1 at the start. An unfinished round is not repeated."""
-        return self._links.last_round + 1
+        """Number after the last intended one; 1 at the start. No unfinished round is repeated."""
+        return self._chain.last_round + 1
 
     def is_done(self, number: int) -> bool:
-        return self._links.done.get(number, False)
+        """Whether the release of round ``number`` is known to be stored."""
+        return self._chain.done.get(number, False)
 
     def spent(self) -> Spent:
-        """Each distinct event with how many rounds intended it, ready for an accountant."""
-        return self._links.composition()
+        """Each distinct event, and how many rounds intended it."""
+        return self._chain.composition()
 
     def close(self) -> None:
-        """Release the lock. Closing twice does nothing."""
+        """Close the file and release its lock; closing again does nothing."""
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -180,16 +194,15 @@ class Ledger:
         except BlockingIOError as error:
             raise LedgerError(f"{self._path} is in use: another process runs this run.") from error
 
-    def _load(self, asked: dict[str, Any], expected_head: str | None, code: str) -> None:
+    def _load(self, header: dict[str, Any], expected_head: str | None, code: str) -> None:
         content = self._file.read()
-        self._links, tail = _read(self._path, content)
-        differences = hash_chain.differences(self._links.mechanism, asked)
-        if differences:
+        self._chain, tail = _read(self._path, content)
+        if differences := hash_chain.differences(self._chain.mechanism, header):
             raise errors.ConfigurationError(
                 f"{self._path} is of another mechanism ({'; '.join(differences)}): "
                 "resume with its own values, or start a new run."
             )
-        if expected_head is not None and expected_head not in self._links.hashes:
+        if expected_head is not None and expected_head not in self._chain.hashes:
             raise LedgerError(
                 f"{self._path} has no entry {expected_head}, which the checkpoint names: the "
                 "checkpoint is of another run, or entries were removed from this ledger."
@@ -199,9 +212,9 @@ class Ledger:
         self._append({"kind": "note", "text": "resumed", "torn_bytes": len(tail), "code": code})
 
     def _append(self, body: Mapping[str, Any]) -> None:
-        """Check, write, sync, and only then count; after a failed write the ledger is closed."""
+        """Check, write, sync and then add an entry; after a failed write, close the ledger."""
         entry = hash_chain.seal(body, self.head)
-        self._links.check(entry)
+        self._chain.check(entry)
         line = hash_chain.line_of(entry) + b"\n"
         try:
             if self._file.write(line) != len(line):
@@ -210,7 +223,7 @@ class Ledger:
         except OSError:
             self.close()
             raise
-        self._links.add(entry)
+        self._chain.add(entry)
 
 
 def _open(path: Path, mode: Literal["xb", "r+b"]) -> BinaryIO:
@@ -223,25 +236,25 @@ def _open(path: Path, mode: Literal["xb", "r+b"]) -> BinaryIO:
 
 
 def _read(path: Path, content: bytes) -> tuple[hash_chain.Chain, bytes]:
-    """The chain of a file, and what a crash left of a line that was being written.
+    """The chain of a file, and the rest of a line whose writing a crash interrupted.
 
-    Only a line without its newline can be torn: its fsync never returned, so nothing was released
-    under it. A finished line that does not fit is damage, the last one too.
+    Only a line without its newline can be such a rest: its fsync never returned, so nothing was
+    released under it. A complete line that does not fit is damage, even if it is the last one.
     """
     *lines, tail = content.split(b"\n")
-    links = hash_chain.Chain()
+    chain = hash_chain.Chain()
     for number, line in enumerate(lines, start=1):
         try:
-            links.read(line)
+            chain.read(line)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise LedgerError(f"{path}, line {number}: {error}") from error
-    if not links.hashes:
+    if not chain.hashes:
         raise LedgerError(f"{path} has no header, so nothing was released: delete it, start anew.")
-    return links, tail
+    return chain, tail
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a new file's name durable, not only its content."""
+    """Write the folder's list of names to disk, so that a new file keeps its name after a crash."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

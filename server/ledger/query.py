@@ -1,4 +1,4 @@
-"""A Gaussian query of a round, as the ledger records it beside the round's event."""
+"""One Gaussian query of a round: name, sensitivity and noise, as the ledger stores them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from typing import Any
 class Query:
     """One Gaussian query of a round's joint release.
 
-    Several queries of one cohort cost one Gaussian of multiplier z with 1/z^2 = sum 1/z_i^2, since
-    whitening each by its noise makes them one query (Andrew et al., arXiv 1905.03871, section 3).
+    Several queries of one cohort cost one Gaussian of multiplier z with ``1/z^2 = sum 1/z_i^2``:
+    divided by their noise, they are one query (Andrew et al., arXiv 1905.03871, section 3).
+
+    Raises:
+        ValueError: the sensitivity is not positive, or the noise is negative or not finite.
     """
 
     name: str
@@ -28,14 +31,21 @@ class Query:
 
     @property
     def precision(self) -> float:
-        """1/z_i^2 of this query's noise multiplier z_i; infinite without noise."""
+        """``1/z_i^2``, where z_i is the noise multiplier of this query; infinite without noise."""
         return (self.sensitivity / self.noise_std) ** 2 if self.noise_std > 0 else math.inf
 
     def to_dict(self) -> dict[str, Any]:
-        bounded = self.sensitivity if math.isfinite(self.sensitivity) else None
-        return {"name": self.name, "sensitivity": bounded, "noise_std": self.noise_std}
+        """Fields as JSON values; an infinite sensitivity becomes None."""
+        sensitivity = self.sensitivity if math.isfinite(self.sensitivity) else None
+        return {"name": self.name, "sensitivity": sensitivity, "noise_std": self.noise_std}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Query:
-        bounded = values["sensitivity"] if values["sensitivity"] is not None else math.inf
-        return cls(name=values["name"], sensitivity=bounded, noise_std=values["noise_std"])
+        """The query that `to_dict` described.
+
+        Raises:
+            KeyError: a field is missing.
+            ValueError: a field is outside its range.
+        """
+        sensitivity = values["sensitivity"] if values["sensitivity"] is not None else math.inf
+        return cls(name=values["name"], sensitivity=sensitivity, noise_std=values["noise_std"])

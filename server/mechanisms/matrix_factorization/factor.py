@@ -37,10 +37,11 @@ _WEIGHT_BEFORE_LAST = 0.1  # of each earlier prefix sum, where the last one weig
 
 @dataclass(frozen=True, eq=False)
 class Factor:
-    """A lower-triangular M of T rows, by its bands.
+    """A lower-triangular matrix M for T rounds, stored by its bands.
 
-    Formal guarantees: every column has norm 1 to rounding and a positive diagonal; entries outside
-    the bands are zero; all errors are those of noise N(0, 1), one participation at clip norm 1.
+    Formal guarantees: every column has norm 1 up to rounding and a positive diagonal entry; entries
+    outside the bands are zero; all errors are for noise N(0, 1), which covers one participation at
+    clip norm 1.
     """
 
     bands: np.ndarray  # (b, T) float64, bands[d, j] = M[j + d, j]; read-only

@@ -1,7 +1,7 @@
 """Correlated noise: banded matrix factorisation over public groups of users.
 
-Choquette-Choo et al., arXiv 2306.08153; the view of prefix sums as a workload, and adaptivity, are
-Denisov et al., arXiv 2202.08312; Poisson coins under bands are section 4 of the former.
+Choquette-Choo et al., arXiv 2306.08153 (coins under bands: section 4); prefix sums as the workload,
+and adaptivity, are from Denisov et al., arXiv 2202.08312.
 
 Position p of N belongs to public group p mod b. For t in 1..T:
     U = group (t-1) mod b, all of it; or each member by a coin of probability q' = cohort b / N
