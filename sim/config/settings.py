@@ -107,7 +107,7 @@ class Privacy(Closed):
 
 @dataclass(frozen=True, kw_only=True)
 class Engine(Closed):
-    """The group ``engine``: sizes and switches that change speed and memory, not results."""
+    """The group ``engine``: speed and memory; results change by float rounding only."""
 
     max_tokens: Count | Literal["auto"]
     max_lanes: Count | Literal["auto"]

@@ -1,1 +1,1 @@
-"""What a run works on: its records and its base model, loaded as the settings say."""
+"""The inputs of a run: its records and its base model, loaded from the settings."""

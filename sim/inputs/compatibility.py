@@ -1,4 +1,4 @@
-"""Whether a base model can read the records as the settings cut and join them."""
+"""Checks that a base model can read records of the configured length and form."""
 
 from __future__ import annotations
 
@@ -6,24 +6,42 @@ from typing import Any
 
 from userdp.clients.models import language_model
 from userdp.sim.common.errors import ConfigurationError
-from userdp.sim.config.settings import Data, Model
+from userdp.sim.config.data import Data
+from userdp.sim.config.settings import Model
 
 
-def check_length(asked: Model, base: Any) -> None:
-    """Refuse records that are longer than the model has positions."""
+def check_length(settings: Model, base: Any) -> None:
+    """Check that the model has positions for the longest sequence.
+
+    Args:
+        base: the base model, a Transformers module.
+
+    Raises:
+        ConfigurationError: ``model.seq_len`` is larger than its number of positions.
+    """
     longest = language_model.longest_text(base)
-    if longest is not None and asked.seq_len > longest:
+    if longest is not None and settings.seq_len > longest:
         raise ConfigurationError(
-            f"model.seq_len={asked.seq_len}: this model has {longest} positions; take fewer."
+            f"model.seq_len={settings.seq_len}: this model has {longest} positions; choose fewer."
         )
 
 
 def check_pairs(data: Data, config: Any, tokenizer: Any) -> None:
-    """A record holds token ids alone, not which of two texts each belongs to."""
+    """Check that the model needs no token types, if a record joins two texts.
+
+    A stored record has token ids alone, and not which of the two texts each belongs to.
+
+    Args:
+        config: of the base model.
+        tokenizer: of the base model, a Transformers tokenizer.
+
+    Raises:
+        ConfigurationError: its tokenizer gives the second text another token type.
+    """
     if data.text_pair is None or getattr(config, "type_vocab_size", 1) < 2:
         return
     if 1 in tokenizer("a", "b").get("token_type_ids", ()):
         raise ConfigurationError(
             f"data.text_pair={data.text_pair}: this model tells two texts apart by token types, "
-            "which are not kept; choose one that does not, as RoBERTa."
+            "which are not stored; choose one without them, such as RoBERTa."
         )

@@ -1,4 +1,4 @@
-"""Loads or generates the corpus described by the settings of the data, and checks it."""
+"""Loads or generates the corpus that the settings of the data describe, and checks it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from userdp.sim.data.sources.registry import SOURCES
 
 
 def check(data: Data, seq_len: int) -> None:
-    """Refuse settings whose source cannot be read; reads no record.
+    """Check that the source of the settings can be read; reads no record.
+
+    Args:
+        seq_len: tokens of the longest sequence.
 
     Raises:
         ConfigurationError: a setting does not fit the source, or there is no such file.

@@ -1,4 +1,4 @@
-"""Where the base model is, and in what precision."""
+"""Device and precision of the base model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def device(name: str) -> torch.device:
     """The device of this name; ``auto`` is a GPU where there is one.
 
     Raises:
-        ConfigurationError: no such name, or no such GPU here.
+        ConfigurationError: the name is not valid, or this machine has no such GPU.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -22,13 +22,13 @@ def device(name: str) -> torch.device:
     named = torch.device(name)
     if named.type == "cuda" and (named.index or 0) >= torch.cuda.device_count():
         raise ConfigurationError(
-            f"device={name}: {torch.cuda.device_count()} GPUs are here; choose cpu."
+            f"device={name}: this machine has {torch.cuda.device_count()} GPUs; choose cpu."
         )
     return named
 
 
 def dtype(name: str, where: torch.device) -> torch.dtype:
-    """The precision of this name; ``auto`` is bfloat16 where a GPU has it, else float32."""
+    """The precision of this name; ``auto`` is bfloat16 on a GPU that has it, else float32."""
     if name == "auto":
         fits = where.type == "cuda" and torch.cuda.is_bf16_supported()
         return torch.bfloat16 if fits else torch.float32

@@ -1,4 +1,4 @@
-"""The inputs of a run: its users' records and its base model with the adapter, from the settings."""
+"""Loads the inputs of a run: its users' records, and its base model with an adapter."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Base:
-    """A base model without an adapter, as it was loaded."""
+    """A base model as it was loaded, without an adapter."""
 
     module: Any
     tokenizer: Any
-    path: str  # where it was loaded from
+    path: str  # folder or hub name that it was loaded from
     drawn: bool  # whether weights that the checkpoint lacks were drawn from the seed
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RunInputs:
-    """The records and the model of a run; what the nodes of one process share."""
+    """The records and the model of a run; shared by the nodes of one process."""
 
     corpus: Corpus
     model: LanguageModel
-    base: str  # where the base model was loaded from
-    base_name: str  # how the model card names it; becomes public
-    revision: str | None
-    drawn: bool  # whether some weights of the base were drawn from the seed
-    canaries: Canaries | None = None  # which of the training users are planted
-    cache: dict[Hashable, Any] = field(default_factory=dict)  # of values of corpus and base alone
+    base: str  # folder or hub name of the base model
+    base_name: str  # its public name, for the model card
+    revision: str | None  # commit of a base model of the hub
+    drawn: bool  # whether weights that the checkpoint lacks were drawn from the seed
+    canaries: Canaries | None = None  # the invented users among the training users
+    cache: dict[Hashable, Any] = field(default_factory=dict)  # values of corpus and base alone
 
     def cached(self, key: Hashable, compute: Callable[[], _Value]) -> _Value:
-        """The value under this key, computed at the first call.
+        """The value under this key, computed by the first call.
 
-        It must not depend on the adapter's values: inputs with the same base share their cache.
+        It must not depend on the adapter, since inputs with the same base share one cache.
         """
         if key not in self.cache:
             self.cache[key] = compute()
@@ -61,23 +61,24 @@ class RunInputs:
 
 
 def build(settings: Settings) -> RunInputs:
-    """Load or make the model; tokenise the records, or map them from the cache.
+    """The inputs of a run; tokenised records are mapped from the cache if they are there.
 
     Raises:
-        ConfigurationError: a model or data set that the settings name is missing or does not fit.
+        ConfigurationError: a model or data set of the settings is missing or does not fit.
     """
     return load(settings.data, settings.model, settings.seed, settings.device)
 
 
 def load_base(model: Model, device_name: str, classes: int | None, seed: int) -> Base:
-    """The base model without its adapter.
+    """The base model without an adapter.
 
     Args:
-        classes: number of classes, in a classification.
-        seed: draws a head that the checkpoint lacks.
+        device_name: as `devices.device` takes it.
+        classes: number of classes; None for next-token prediction.
+        seed: initialises a head that the checkpoint lacks.
 
     Raises:
-        ConfigurationError: as `build`.
+        ConfigurationError: the model is missing or did not load.
     """
     path, device = _model_path(model), devices.device(device_name)
     dtype = devices.dtype(model.dtype, device)
@@ -87,7 +88,7 @@ def load_base(model: Model, device_name: str, classes: int | None, seed: int) ->
         )
     except ConfigurationError:
         raise
-    except Exception as error:  # libraries report damaged model files in many ways
+    except Exception as error:  # libraries raise many types for damaged model files
         reason = (str(error).strip().splitlines() or [""])[0]
         raise ConfigurationError(
             f"model.path={path}: did not load: {type(error).__name__}: {reason}"
@@ -107,10 +108,11 @@ def load(
     """The inputs that these parts of the settings describe.
 
     Args:
-        seed: initialises the adapter, and a head that the base model lacks. Which users are held
-            out is decided by ``data.seed``.
-        base_loader: gives the base model, into which the adapter is then built.
-        corpus_loader: gives the records, tokenised.
+        seed: initialises the adapter, and a head that the base model lacks. It does not determine
+            which users are held out; ``data.seed`` does.
+        device_name: as `devices.device` takes it.
+        base_loader: loads the base model, into which the adapter is then built.
+        corpus_loader: loads the records, tokenised.
 
     Raises:
         ConfigurationError: as `build`.
@@ -143,7 +145,11 @@ def load(
 
 
 def fit_engine(settings: Settings, model: LanguageModel) -> EngineSettings:
-    """How much this machine computes at a time; also switches on checkpointing and compilation."""
+    """The sizes of stacks and blocks for this machine; switches checkpointing and compilation on.
+
+    Raises:
+        ConfigurationError: a configured size is below 1.
+    """
     engine = settings.engine
     acceleration.checkpoint(model.module, engine.checkpointing)
     acceleration.compile_layers(model.module, engine.compile)

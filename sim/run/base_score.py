@@ -1,8 +1,8 @@
-"""The base model's score on the held-out users, computed once and kept on disk.
+"""Scores the base model on the held-out users, once, and caches the score on disk.
 
-Base model and held-out users are public, and so is the score. Sweeps and repeated runs share it, as
-do adapters of every seed, since all of them start at B = 0. The losses of single records are kept
-for simulations alone: with ``data.split=record`` their users train too.
+Base model and held-out users are public, and so is the score. All runs of a sweep share it, also
+those with other seeds, since every adapter starts at B = 0. The losses of single records are stored
+for simulations alone: with ``data.split=record`` the same users are trained on.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ VERSION = 3  # of the procedure; part of the cache key
 def score(prepared: Prepared) -> heldout.Evaluation:
     """The score of the adapter before training, which is that of the base model.
 
-    The key covers the held-out records and how they are cut, the base model's configuration and
-    weights, the adapter (which holds the head of a classification), the kind of device, and whether
-    the losses of single records are kept (``track.simulation_only=true``).
+    The cache key covers the held-out records, their longest sequence, the configuration and weights
+    of the base model, the initial adapter (with the head of a classification), the type of device,
+    and whether the losses of single records are stored (``track.simulation_only=true``).
     """
     seq_len, keep_records = prepared.settings.model.seq_len, prepared.settings.track.simulation_only
     return prepared.inputs.cached(("base score", seq_len, keep_records), lambda: _stored(prepared))

@@ -1,4 +1,4 @@
-"""The end of a run: final scores, the privacy statement, the adapter with its model card."""
+"""Ends a run: final scores, the privacy statement, the adapter with its model card."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from userdp.sim.tracking.tracker import Tracker
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a run leaves behind."""
+    """The results of a run, beside the files in its folder."""
 
     folder: Path
-    before: Evaluation
-    after: Evaluation
+    before: Evaluation  # of the base model
+    after: Evaluation  # of the adapter
     statement: Mapping[str, Any]
-    training_seconds: float = 0.0  # rounds and held-out scores; depends on records: never stored
+    training_seconds: float = 0.0  # rounds and held-out scores; private, so never stored
 
 
 def score(prepared: Prepared, adapter: np.ndarray) -> Evaluation:
-    """The scores of an adapter (D,) float on the held-out records."""
+    """The scores of an adapter, (D,) of any float type, on the held-out records."""
     model = prepared.inputs.model
     return heldout.evaluate(
         model,
@@ -58,6 +58,8 @@ def finish(
     """Write statement, adapter, model card and summary, and print the outcome.
 
     Args:
+        before: score of the base model.
+        after: score of the adapter.
         released: further released figures of the whole run, by metric.
     """
     folder = prepared.folder
@@ -88,12 +90,17 @@ def finish(
 
 
 def _simulated(prepared: Prepared, scores: Mapping[int, Evaluation]) -> Measured:
-    """What only a simulation may measure; nothing unless ``track.simulation_only=true``."""
+    """Measurements on private data; none unless ``track.simulation_only=true``.
+
+    Args:
+        scores: held out, by number of rounds.
+    """
     if not prepared.settings.track.simulation_only:
         return Measured()
     inputs, last = prepared.inputs, prepared.optimizer.averaged
 
     def exposure(canaries: Canaries, number: int) -> np.ndarray:
+        """(canaries,) int64 ranks before training (``number`` is 0) or after it."""
         adapter = last if number else inputs.model.initial.numpy()
         max_tokens = prepared.engine.max_tokens
         return canary_exposure.ranks(canaries, inputs.model, adapter, max_tokens=max_tokens)
@@ -104,7 +111,7 @@ def _simulated(prepared: Prepared, scores: Mapping[int, Evaluation]) -> Measured
 
 
 def _score_rows(before: Evaluation, after: Evaluation) -> dict[str, str]:
-    """The scores as rows for the terminal."""
+    """The scores as rows of title and value, for the terminal."""
     figures = [
         f"{value:.2%}" if name == "accuracy" else f"{value:.2f}"
         for name, value in (before.headline, after.headline)

@@ -1,4 +1,4 @@
-"""The header of a run's ledger: its whole mechanism as plain public values."""
+"""Builds the header of a run's ledger: every parameter of its mechanism, as public plain values."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ _PACKAGES = ("userdp.sim", "userdp.clients", "userdp.server")
 
 
 def code() -> str:
-    """Hash of the code that runs. Other code may resume a run; the ledger then notes its hash."""
+    """Hash of the source code. Changed code may resume a run; the ledger then records its hash."""
     return statement.code_hash(_PACKAGES)
 
 
 def header(
     settings: Settings, plan: Plan, *, layout: str, base: str, rescaled: bool = False
 ) -> dict[str, Any]:
-    """Everything that must be the same for a run to be resumed.
+    """All parameters that must be the same for a run to be resumed.
 
     Args:
         layout: digest of the adapter's names and shapes.
         base: public name of the base model.
-        rescaled: whether updates are multiplied by a scale, made of releases, before the clip.
+        rescaled: whether updates are multiplied by a scale, computed from releases, before the
+            clip.
     """
     mechanism, strategy, data = plan.mechanism, settings.strategy, settings.data
     return {
@@ -53,7 +54,7 @@ def header(
         "records_per_user": strategy.records_per_user,
         "resample": strategy.resample,
         "rescaled": rescaled,
-        "records_bounded": False,  # nobody promises that no user has more than k records
+        "records_bounded": False,  # a user may have more than k records
         "chunks_cross_records": selection.RULES.find(settings.selection.rule).crosses_records,
         "selection": settings.selection.rule,
         "seq_len": settings.model.seq_len,
@@ -72,7 +73,7 @@ def header(
 
 
 def _adaptive_clip(mechanism: Mechanism) -> dict[str, float] | None:
-    """How the clip norm moves, and how z is shared; None where it is fixed."""
+    """Parameters of the adaptive clip norm, and of the split of z; None if C is fixed."""
     rule = mechanism.adaptive
     if rule is None:
         return None

@@ -1,4 +1,4 @@
-"""What the nodes of a run need: their local work, the records they hold, and their ClientApp."""
+"""Sets up the nodes of a run: their local work, their model and records, and their ClientApp."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from userdp.sim.run import record_perplexity
 
 
 def local_work(settings: Settings) -> LocalWork:
-    """What the configuration asks of every unit; the mechanism adds what its guarantee needs."""
+    """The local work of every unit, from the configuration."""
     strategy, rule = settings.strategy, settings.selection.rule
     return LocalWork(
         selection=rule,
@@ -36,15 +36,15 @@ def local_work(settings: Settings) -> LocalWork:
 
 
 def host(settings: Settings, inputs: RunInputs, engine: EngineSettings) -> Host:
-    """The model and the training records; scored, where the selection needs perplexities."""
+    """The model and the training records, with perplexities if the selection needs them."""
     return Host(inputs.model, _train_population(settings, inputs, engine), engine)
 
 
 def app_from_config(values: Mapping[str, Any]) -> ClientApp:
-    """The ClientApp of a process that serves nodes, built from a resolved configuration alone.
+    """The ClientApp of a process that serves nodes, from a resolved configuration alone.
 
-    The model is loaded and the records are mapped by the first message. A process on another
-    machine becomes a node of a run by this function; nothing of the server's memory is needed.
+    The first message loads the model and maps the records. A process on another machine becomes a
+    node of a run by this function: it needs nothing from the memory of the server's process.
 
     Args:
         values: plain values, as `config.yaml` of a run folder holds them.

@@ -1,4 +1,4 @@
-"""Everything of a run that can be refused, done before anything is written."""
+"""Prepares a run: checks everything that could stop it, before anything is written."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LoadInputs = Callable[[Data, Model, int, str], RunInputs]
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A run that may start."""
+    """A run that has passed all checks and may start."""
 
     settings: Settings
     inputs: RunInputs
@@ -41,15 +41,18 @@ class Prepared:
 
     @property
     def folder(self) -> RunFolder:
-        """Where the run keeps its files."""
+        """The folder of the run."""
         return RunFolder(self.settings.folder)
 
 
 def prepare(settings: Settings, load: LoadInputs = run_inputs.load) -> Prepared:
-    """Check the settings, load data and model, find the noise; writes nothing but caches.
+    """Check the settings, load data and model, and calibrate the noise; writes only caches.
+
+    Args:
+        load: loads the inputs; by default from scratch.
 
     Raises:
-        ConfigurationError: anything that would stop the run before its first round.
+        ConfigurationError: something would stop the run before its first round.
     """
     _check_folder(settings)
     trackers.check(settings)
@@ -73,16 +76,16 @@ def prepare(settings: Settings, load: LoadInputs = run_inputs.load) -> Prepared:
 
 
 def make_plan(settings: Settings, inputs: RunInputs) -> Plan:
-    """The mechanism of a run on these inputs, and its price.
+    """The plan of a run on these inputs.
 
     Raises:
-        ConfigurationError: as `planner.make`, or there are more users than were declared.
+        ConfigurationError: as `planner.make`, or more users than were declared.
     """
     return planner.make(settings, _declared_users(settings, inputs))
 
 
 def check(jobs: Sequence[Settings], load: LoadInputs) -> None:
-    """Prepare every job of a sweep without starting any; jobs with the same inputs in sequence.
+    """Prepare every job of a sweep without starting one, ordered so that inputs can be shared.
 
     Raises:
         ConfigurationError: for the first wrong job.
@@ -92,12 +95,12 @@ def check(jobs: Sequence[Settings], load: LoadInputs) -> None:
 
 
 def _check_folder(settings: Settings) -> None:
-    """A new run needs a folder of its own, a resumed one needs rounds that are left."""
+    """Refuse a new run in a folder with a run, and a resumed run without a round left."""
     folder = RunFolder(settings.folder)
     if settings.resume is None:
         if folder.ledger.exists():
             raise ConfigurationError(
-                f"output={folder.path}: it holds a run already; go on with it by "
+                f"output={folder.path}: it holds a run already; resume that run with "
                 f"resume={folder.path}, or choose a new folder."
             )
         _check_writable(folder.path)
@@ -125,7 +128,7 @@ def _check_writable(folder: Path) -> None:
 
 
 def _declared_users(settings: Settings, inputs: RunInputs) -> int:
-    """N: as declared, or counted once (then listed under the assumptions)."""
+    """N: as declared, else counted once, which the statement lists as an assumption."""
     if settings.plan.sampling_rate is not None:
         raise ConfigurationError(
             f"plan.sampling_rate={settings.plan.sampling_rate}: for userdp plan only; a run has "

@@ -1,6 +1,6 @@
-"""Scores of the records under the public base model, computed once and kept on disk.
+"""Computes the perplexity of every record under the public base model, once, and caches it on disk.
 
-The cache holds one figure per private record: as private as the records beside it, never logged.
+The cache has one figure for each private record; it is as private as the records, and never logged.
 """
 
 from __future__ import annotations
@@ -32,11 +32,16 @@ def with_perplexity(
     max_tokens: int,
     cache_folder: Path,
 ) -> Population:
-    """The population with its records' perplexities, mapped from disk.
+    """The population with the perplexities of its records, (records,) mapped from disk.
 
-    The key covers ``content`` (which must change with the population), the base model's
-    configuration and weights, ``seq_len`` and the kind of device, whose roundings could otherwise
-    turn a selection around.
+    The cache key covers ``content``, the configuration and weights of the base model, ``seq_len``
+    and the type of device, since another rounding could change a selection.
+
+    Args:
+        content: name that changes with the records of the population.
+        seq_len: tokens of the longest sequence.
+        max_tokens: positions of one forward pass.
+        cache_folder: root of the cache.
     """
     key = cache.fingerprint(
         "perplexity", VERSION, content, seq_len, model.base_digest(), model.device.type
@@ -53,13 +58,14 @@ def with_perplexity(
 
 
 def _progress() -> Callable[[Sequence[int]], Iterable[int]]:
-    """A bar on a terminal, of shares: how many records there are is nobody's business.
+    """A progress bar on a terminal; elsewhere one line before the start.
 
-    Elsewhere one line before the start: a file would keep how long all records took.
+    The bar shows a percentage, since the number of records is private; a log gets no bar, since it
+    would store how long the private records took.
     """
-    told = "Scoring records under the public base model, once"
+    title = "Scoring records under the public base model, once"
     if not sys.stderr.isatty():
-        print(told, file=sys.stderr, flush=True)
+        print(title, file=sys.stderr, flush=True)
         return iter
     console = rich.console.Console(stderr=True)
-    return functools.partial(rich.progress.track, description=told, console=console)
+    return functools.partial(rich.progress.track, description=title, console=console)

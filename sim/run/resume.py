@@ -1,4 +1,4 @@
-"""Going on with an interrupted run: ledger, checkpoint and the mechanism's secrets must agree."""
+"""Resumes an interrupted run, if ledger, checkpoint and the mechanism's secrets agree."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from userdp.sim.run.prepare import Prepared
 
 
 def open_ledger(prepared: Prepared) -> Ledger:
-    """The run's ledger, open for writing; optimiser and mechanism are as the last release left them.
+    """The run's ledger, open for writing; restores the optimiser and the mechanism's secrets.
 
     Raises:
         ConfigurationError: the checkpoint is damaged or of another adapter, the mechanism's secrets
-            are missing, the ledger is of another mechanism, or another process goes on with it.
+            are missing, the ledger is of another mechanism, or another process has resumed the run.
         LedgerError: the ledger is damaged, in use, or of another history than the checkpoint.
     """
     folder, checkpoint = prepared.folder, _checkpoint(prepared)
@@ -24,10 +24,10 @@ def open_ledger(prepared: Prepared) -> Ledger:
     _load_secrets(prepared, account, checkpoint)
     head = checkpoint.ledger_head if checkpoint else None
     ledger = Ledger.resume(folder.ledger, prepared.header, head, code=ledger_header.code())
-    if ledger.rounds_intended != account.rounds:  # it was read before it was locked
+    if ledger.rounds_intended != account.rounds:  # changed between reading and locking
         ledger.close()
         raise ConfigurationError(
-            f"resume={folder.path}: another process went on with it; try again."
+            f"resume={folder.path}: another process has resumed this run; try again."
         )
     if checkpoint:
         prepared.optimizer.restore(checkpoint.optimizer)
@@ -35,7 +35,7 @@ def open_ledger(prepared: Prepared) -> Ledger:
 
 
 def mechanism(prepared: Prepared) -> Mechanism:
-    """The mechanism as planned, or as the last stored release of a resumed run left it."""
+    """The planned mechanism; in a resumed run with the state after the last stored release."""
     planned = prepared.plan.mechanism
     if prepared.settings.resume is None:
         return planned
@@ -50,7 +50,7 @@ def _checkpoint(prepared: Prepared) -> Checkpoint | None:
         return Checkpoint.load(folder.checkpoint, layout.digest)
     except ConfigurationError:
         raise
-    except Exception as error:  # torch reports a damaged file in many ways
+    except Exception as error:  # torch raises many types for a damaged file
         reason = f"{type(error).__name__}: {error}"
         raise ConfigurationError(
             f"resume={folder.path}: {folder.checkpoint} is damaged: {reason}"
@@ -58,7 +58,7 @@ def _checkpoint(prepared: Prepared) -> Checkpoint | None:
 
 
 def _load_secrets(prepared: Prepared, account: Account, checkpoint: Checkpoint | None) -> None:
-    """Into the planned mechanism, before the ledger notes that the run goes on."""
+    """Load the secrets into the planned mechanism, before the ledger records the resumption."""
     if hash_chain.differences(account.header, hash_chain.plain(prepared.header, "header")):
         return  # another mechanism: `Ledger.resume` names the differences, and refuses
     finished = set(range(1, account.rounds + 1)) - set(account.unfinished)

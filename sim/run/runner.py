@@ -1,6 +1,6 @@
-"""One run from start to end: ledger, rounds, statement, adapter.
+"""Runs a federated training from start to end: ledger, rounds, statement, adapter.
 
-Whatever can be refused is refused by `userdp.sim.run.prepare` before the run folder exists.
+All checks are made by `userdp.sim.run.prepare`, before the run folder exists.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def run(
     config: Mapping[str, Any],
     load: prepare.LoadInputs = run_inputs.load,
 ) -> Result:
-    """Run all the rounds that are left, and write what the run leaves behind.
+    """Run all the rounds that are left, and write statement, adapter and summary.
 
     Args:
-        config: the resolved configuration, as it is stored.
-        load: loads records and model; runs of one process may share them.
+        config: the resolved configuration, as plain values; stored in the run folder.
+        load: loads records and model, which runs of one process may share.
 
     Raises:
         ConfigurationError: before a round is spent.
@@ -95,7 +95,7 @@ def _run_rounds(prepared: Prepared, ledger: Ledger, tracker: Tracker) -> Result:
 def _train(
     prepared: Prepared, strategy: PrivateStrategy, tracker: Tracker
 ) -> tuple[Evaluation, Evaluation]:
-    """All the rounds that are left; scores of the base model and of the last adapter."""
+    """Train for the rounds that are left; scores of the base model and of the last adapter."""
     plan, ledger, settings = prepared.plan, strategy.ledger, prepared.settings
     host = node_setup.host(settings, prepared.inputs, prepared.engine)
     before = base_score.score(prepared)
@@ -106,7 +106,7 @@ def _train(
         progress.update(ledger.rounds_intended, score=before.headline)
 
         def evaluate(server_round: int, _: ArrayRecord) -> MetricRecord | None:
-            """After each of Flower's rounds, which count from 1 in every process."""
+            """Score and show a round; Flower counts rounds from 1 in every process."""
             if server_round == 0:
                 return None
             spent, score = ledger.rounds_intended, None
@@ -162,7 +162,7 @@ def _strategy(prepared: Prepared, ledger: Ledger, tracker: Tracker) -> PrivateSt
 
 
 def _open_ledger(prepared: Prepared, config: Mapping[str, Any]) -> Ledger:
-    """Start the run's folder and ledger, or go on with those of ``resume``."""
+    """Create the run's folder and ledger, or open those of the resumed run."""
     settings, folder = prepared.settings, prepared.folder
     try:
         if settings.resume is not None:

@@ -15,9 +15,10 @@ from userdp.sim.planning.planner import Plan
 def minutes(
     settings: Settings, plan: Plan, inputs: RunInputs, engine: EngineSettings
 ) -> float | None:
-    """Minutes of training that the rounds take at most; None where k is open.
+    """Upper estimate of the minutes of training; None if k is "all".
 
-    Every record is counted at its full length, so that the figure says nothing of the real ones.
+    Every record counts with the longest possible length, so that the figure is independent of the
+    private records.
     """
     k, length = plan.mechanism.records_per_user, settings.model.seq_len
     if k == 0:
@@ -30,7 +31,7 @@ def minutes(
 
 
 def _seconds_a_row(model: LanguageModel, length: int, max_tokens: int) -> float:
-    """Seconds of one forward and backward pass, for each row of ``length`` tokens."""
+    """Seconds of a forward and backward pass for one row of ``length`` tokens."""
     rows = max(1, max_tokens // length)
     batch = model.load(memory.invented(model, length, rows))
     adapter = model.initial.to(model.device)

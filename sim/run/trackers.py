@@ -1,4 +1,4 @@
-"""The trackers of a run: ``metrics.jsonl`` always, and the sink that ``track`` names beside it."""
+"""Builds the trackers of a run: ``metrics.jsonl``, and the sink that ``track.sink`` names."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from userdp.sim.tracking.tracker import Tracker
 
 
 def check(settings: Settings) -> None:
-    """Refuse a sink that is not installed, before a round is spent.
+    """Check that the sink is installed.
 
     Raises:
-        ConfigurationError: names what to install.
+        ConfigurationError: it is not; names what to install.
     """
     if settings.track.sink == "tensorboard":
         tensorboard_tracker.check()
@@ -40,7 +40,7 @@ def of(settings: Settings) -> Tracker:
 
 
 def _tags(settings: Settings) -> list[str]:
-    """What a list of runs is filtered by."""
+    """Tags by which a list of runs can be filtered."""
     not_private = not settings.strategy.mechanism.private or settings.privacy.reproducible
     flags = {"NOT PRIVATE": not_private, "simulation_only": settings.track.simulation_only}
     kinds = [settings.strategy.name, settings.selection.rule]

@@ -1,4 +1,4 @@
-"""`userdp verify RUN`: recomputes the claim of a run from its ledger alone."""
+"""Recomputes the claim of a run from its ledger alone: the command ``userdp verify RUN``."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from userdp.server.statement import claim, prose, schema, statement
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.run_folder.layout import RunFolder
 
-# Not in the ledger: whether metrics were switched on, the sweep, the version that computed it.
+# Fields of a statement that do not follow from the ledger.
 _ELSEWHERE = ("not_covered", "sweep", "accountant_version")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verified:
-    """What a run's ledger proves."""
+    """The claim that follows from a run's ledger."""
 
     account: Account
     statement: Mapping[str, Any]  # rebuilt from the ledger
-    stored: bool  # whether the run's own statement is there; if so, it makes the same claim
+    stored: bool  # whether the run has a statement; if so, it makes the same claim
 
     def text(self) -> str:
-        """What the command prints."""
+        """The text that the command prints."""
         rounds, unfinished = self.account.rounds, len(self.account.unfinished)
         lines = [
             f"{rounds} rounds intended, {unfinished} of them without a release.",
             prose.text(self.statement).split("\n\n")[0],
         ]
-        missing = ["The privacy statement is not there: the run did not end."]
+        missing = ["There is no privacy statement: the run did not end."]
         return "\n".join([*([] if self.stored else missing), *lines])
 
 
@@ -64,7 +64,7 @@ def verify(folder: Path) -> Verified:
 
 
 def _matches(path: Path, facts: Mapping[str, Any]) -> bool:
-    """Whether the stored statement is there; refuses one of another claim than the ledger's."""
+    """Whether there is a stored statement; refuses one with another claim than the ledger's."""
     if not path.is_file():
         return False
     try:

@@ -1,1 +1,1 @@
-"""The files of a run folder: their names, reading them, and what a folder of runs spent together."""
+"""Run folders: file names, reading, what differs between runs, and their epsilon together."""

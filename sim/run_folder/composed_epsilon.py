@@ -1,9 +1,9 @@
-"""Composes the ledgers of a folder: what its runs spent on the private data together.
+"""Composes the ledgers of a folder: the epsilon of all its runs together.
 
-Every round that any ledger intended counts, whatever became of its run. Choosing among runs looks
-at all of them, so their composition is what holds; repeat-and-select is cheaper, under conditions.
-Only epsilons with the same meaning add up: runs of another unit, under another adjacency or on
-other data are composed apart, and the whole then has no epsilon.
+Every round that a ledger intended counts, whether or not its run ended. To choose among runs is to
+see all of them, so their composition is the valid claim; repeat-and-select is cheaper, under
+conditions. Only epsilons with the same meaning compose: runs with another unit, adjacency or data
+set are composed separately, and then there is no epsilon of the whole.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from userdp.server.ledger.ledger import Account, verify
 from userdp.server.statement import prose, statement
 from userdp.sim.run_folder import labels, layout
 
-_SHAPE = "geometric"  # of the number of runs that repeat-and-select would draw
+_SHAPE = "geometric"  # distribution of the number of runs under repeat-and-select
 _SEVERAL = (
     "Data sets are told apart by their paths; a user who is in several bears the cost of each."
 )
-# Why a composition is infinite.
+# Reasons for an infinite composition.
 _FAILING = (
     "the guarantee of a round may fail, with a probability that is set for its own run alone; at "
     "the epsilon of all rounds together these failures, which count e^epsilon times, exceed delta"
@@ -48,14 +48,14 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Spending:
-    """What a sweep cost; every epsilon is at ``delta``, and between the neighbours of its part."""
+    """The price of a sweep; every epsilon is at ``delta``, and for the neighbours of its part."""
 
-    runs: int  # ledgers
-    rounds: int  # that any of them intended
-    delta: float  # the least of the runs'; nan where there is no private run
-    parts: tuple[Part, ...]  # one a relation and data set, of the private runs
-    composed_upper: float  # infinite: a run is not private, several parts, none is certified
-    composed_lower: float  # of the private runs; 0 where there are several parts
+    runs: int  # number of ledgers
+    rounds: int  # intended by all ledgers together
+    delta: float  # smallest of the private runs; NaN if there is none
+    parts: tuple[Part, ...]  # of the private runs, one for each relation and data set
+    composed_upper: float  # infinite if a run is not private, or there are several parts or none
+    composed_lower: float  # of the private runs; 0 if there are several parts
     selected: float | None  # repeat-and-select; None where it has no figure
     sentences: list[str]  # for the top of a report
 
@@ -63,17 +63,16 @@ class Spending:
 def of_sweep(folder: Path) -> Spending:
     """Compose the ledgers in a folder, at any depth; a single run is a sweep of one.
 
-    The accountant is the PLD, with the mixture bound for Group Privacy, whatever the runs claim
-    by. A library may warn of Renyi orders that it leaves out, unless
+    The accountant is the PLD, with the mixture bound for Group Privacy, also for runs whose own
+    claim has another. A library warns of omitted Renyi orders unless
     `userdp.sim.common.third_party.accountants` was called.
 
     Raises:
         FileNotFoundError: there is no ledger.
         ValueError: a ledger is damaged; names the line.
     """
-    paths = [
-        path for path in layout.ledgers(folder) if b"\n" in path.read_bytes()
-    ]  # has its header
+    # Without a complete first line there is no header, and nothing was spent.
+    paths = [path for path in layout.ledgers(folder) if b"\n" in path.read_bytes()]
     accounts = [verify(path) for path in paths]
     if not accounts:
         raise FileNotFoundError(f"{folder} holds no run.")
@@ -99,7 +98,7 @@ def of_sweep(folder: Path) -> Spending:
 
 
 def events(account: Account) -> list[tuple[RoundEvent, int]]:
-    """What a private run's ledger spent: its events, and how often each happened.
+    """The events of a private run's ledger, and the number of each.
 
     Raises:
         ValueError: an earlier version of userdp wrote the ledger.
@@ -112,7 +111,7 @@ def events(account: Account) -> list[tuple[RoundEvent, int]]:
 
 
 def _data(run: Path) -> str:
-    """The data set of a run, by its configuration; empty where that is missing."""
+    """The data set of a run, from its configuration; empty if that is missing."""
     path = layout.RunFolder(run).config
     config = (yaml.safe_load(path.read_text()) if path.is_file() else None) or {}
     data = config.get("data") or {}
@@ -120,7 +119,7 @@ def _data(run: Path) -> str:
 
 
 def _parts(private: Sequence[tuple[Account, str]], delta: float) -> tuple[Part, ...]:
-    """By relation and data set, that of most runs first."""
+    """One part for each relation and data set, that with most runs first."""
     groups: dict[tuple[str, str], list[Account]] = {}
     for account, data in private:
         groups.setdefault((prose.relation(account.header), data), []).append(account)
@@ -147,10 +146,10 @@ def _part(relation: str, data: str, accounts: Sequence[Account], delta: float) -
 
 
 def _selected(private: Sequence[Account], delta: float) -> float | None:
-    """Repeat-and-select over these runs, each taken for the costliest of them; None: no figure.
+    """Epsilon of repeat-and-select over these runs; None where it is not available.
 
-    One bound for all runs is needed. Events that differ in noise alone have one: the least noise,
-    as often as any run has rounds.
+    The theorem needs one bound for every run. If the events differ in their noise alone, it is the
+    least noise for the largest number of events of a run.
     """
     parts = [part for account in private for part in events(account)]
     kinds = {(event.sampling_rate, event.group_size) for event, _ in parts}
@@ -170,7 +169,7 @@ def _selected(private: Sequence[Account], delta: float) -> float | None:
 
 def _sentences(parts: Sequence[Part], runs: int, delta: float) -> list[str]:
     if not parts:
-        return [f"NOT PRIVATE: none of {_runs(runs)} here has an epsilon."]
+        return [f"NOT PRIVATE: none of {_runs(runs)} has an epsilon."]
     open_ended = runs - sum(part.runs for part in parts)
     why = (
         f"NOT PRIVATE together: {_runs(open_ended)} of {runs} {_are(open_ended)} not private, so "

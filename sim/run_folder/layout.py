@@ -1,6 +1,6 @@
-"""The names of the files in a run's folder and in a sweep's, and when a run is complete.
+"""File names in the folder of a run and of a sweep, and the test whether a run is complete.
 
-No other file of the project spells these names.
+No other module contains these names.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ SUMMARY = "summary/"  # prefix of the figures of a whole run, in the last line o
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where the files of one run are; none of them need exist."""
+    """Paths of the files of one run; they need not exist."""
 
     path: Path
 
@@ -29,7 +29,7 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """One JSON object a line; the last one holds the summary."""
+        """The metrics, a JSON object a line; in a complete run the last one is the summary."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -44,12 +44,12 @@ class RunFolder:
 
     @property
     def model_card(self) -> Path:
-        """The README of the adapter's folder."""
+        """The model card: the README of the adapter's folder."""
         return self.adapter / "README.md"
 
     @property
     def checkpoint(self) -> Path:
-        """The folder of the stored release, and of what later rounds need."""
+        """The folder of the last stored release, and of secrets that later rounds need."""
         return self.path / "checkpoint"
 
     @property
@@ -74,14 +74,14 @@ class RunFolder:
 
     @property
     def output(self) -> Path:
-        """What a job of a sweep printed."""
+        """The standard output and standard error of a job of a sweep."""
         return self.path / "output.txt"
 
     @property
     def complete(self) -> bool:
-        """Whether the run has ended: statement and configuration are there, the summary is last.
+        """Whether the run has ended: configuration, statement and a last line with the summary.
 
-        The summary is the last that a run writes, after statement and adapter.
+        A run writes the summary at its very end, after statement and adapter.
         """
         files = (self.config, self.statement, self.metrics)
         if not all(file.is_file() for file in files):
@@ -91,32 +91,32 @@ class RunFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether any file of a run is here."""
+        """Whether the folder has a file that only runs write."""
         marks = (self.ledger, self.statement, self.metrics, self.failure)
         return any(mark.is_file() for mark in marks)
 
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """Where the files of a sweep are; the folder of a job is its number."""
+    """Paths of the files of a sweep; the folder of a job is named by the job's number."""
 
     path: Path
 
     @property
     def index(self) -> Path:
-        """Which job each folder is, as JSON."""
+        """The overrides of the sweep and the choices of each job, as JSON."""
         return self.path / "sweep.json"
 
     @property
     def lock(self) -> Path:
-        """Held by the process that carries the sweep out; never replaced, as the index is."""
+        """Locked by the process that runs the sweep; unlike the index, it is never replaced."""
         return self.path / "sweep.lock"
 
     def job(self, number: int) -> RunFolder:
-        """The folder of a job."""
+        """The folder of the job with this number."""
         return RunFolder(self.path / str(number))
 
 
 def ledgers(folder: Path) -> list[Path]:
-    """The ledgers in a folder, at any depth, in the order of their paths."""
+    """The ledgers in a folder, at any depth, sorted by path."""
     return sorted(folder.rglob(RunFolder(folder).ledger.name))

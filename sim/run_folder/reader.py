@@ -1,6 +1,6 @@
 """Reads run folders: configuration, metrics, statement, tables, and whether a run is complete.
 
-Nothing is checked against the ledger here (`userdp verify` does that), and nothing is written.
+The contents are not checked against the ledger, as `userdp verify` does, and nothing is written.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ State = Literal["complete", "incomplete", "failed"]
 Row = Mapping[str, Any]
 SIMULATION_ONLY = "simulation_only/"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a sweep has many files
-NAMED = {  # columns, and the configuration keys they show, that tell most runs of a sweep apart
+NAMED = {  # columns that distinguish most runs of a sweep, and the configuration keys they show
     **{"strategy": "strategy.name", "selection": "selection.rule"},
     **{"k": "strategy.records_per_user", "seed": "seed"},
 }
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)  # one is itself alone
+@dataclass(frozen=True, kw_only=True, eq=False)  # compared by identity
 class Run:
     """The contents of one run folder."""
 
     name: str  # path inside the folder that was read
     folder: Path
     state: State
-    why: str = ""  # the run is not complete
+    why: str = ""  # reason if the run is not complete
     config: Row = field(default_factory=dict)  # dotted name -> plain value
     rows: tuple[Row, ...] = ()  # metrics of each round, in order; round 0 is the base model
     summary: Row = field(default_factory=dict)
@@ -45,19 +45,22 @@ class Run:
 
     @property
     def complete(self) -> bool:
+        """Whether the run has ended and its scores are finite."""
         return self.state == "complete"
 
     @property
     def private(self) -> bool:
+        """Whether there is a statement, and it claims an epsilon."""
         return bool(self.statement.get("private"))
 
     @property
     def strategy(self) -> str:
+        """Name of the strategy, or "unknown"."""
         return str(self.config.get("strategy.name", self.statement.get("strategy", "unknown")))
 
     @property
     def noised(self) -> bool:
-        """Whether the mechanism adds noise; such a run may still be not private."""
+        """Whether the mechanism adds noise; the run need not be private even so."""
         if self.statement:
             return bool(self.statement["noise_multiplier"])
         targets = ("privacy.epsilon", "privacy.noise_multiplier")
@@ -65,30 +68,36 @@ class Run:
 
     @property
     def epsilon(self) -> float | None:
-        """The claim of the statement; until there is one, epsilon after the last round."""
+        """Upper epsilon of the statement; if there is none yet, epsilon after the last round."""
         if self.statement:
-            return self.statement["epsilon"] if self.noised else None
+            claimed: float | None = self.statement["epsilon"] if self.noised else None
+            return claimed
         return next((row["epsilon"] for row in reversed(self.rows) if row.get("epsilon")), None)
 
     @property
     def level(self) -> float | None:
-        """Epsilon to two digits: claims calibrated to one target differ after those."""
+        """Epsilon to two digits; claims that were calibrated to one target agree in these."""
         return level(self.epsilon)
 
     @property
     def last_round(self) -> int:
+        """The last round with metrics; 0 if there is none."""
         return int(self.rows[-1]["round"]) if self.rows else 0
 
     def named(self) -> dict[str, Any]:
-        """The first columns of a table of runs, which tell most runs apart; epsilon is its level."""
+        """The first columns of a table of runs, which distinguish most runs; epsilon is `level`."""
         columns = {column: self.config.get(key) for column, key in NAMED.items()}
         return {"run": self.name, **columns, "strategy": self.strategy, "epsilon": self.level}
 
     def table(self, name: str, columns: Sequence[str]) -> list[dict[str, str]]:
-        """Rows of one of its csv files as text; none where it has no such file.
+        """Rows of one of its csv files as text; empty where there is no such file.
+
+        Args:
+            name: of the file.
+            columns: that the file must have; it may have others.
 
         Raises:
-            ConfigurationError: one of ``columns`` is missing; further ones are left alone.
+            ConfigurationError: one of ``columns`` is missing.
         """
         path = self.folder / name
         if not path.is_file():
@@ -98,18 +107,18 @@ class Run:
             missing = [column for column in columns if column not in (rows.fieldnames or ())]
             if missing:
                 raise ConfigurationError(
-                    f"{path}: no column {missing[0]}; delete the file or mend it."
+                    f"{path}: no column {missing[0]}; delete the file or repair it."
                 )
             return list(rows)
 
     def series(self, key: str) -> list[tuple[int, float]]:
-        """(round, value) wherever the metric is a number; the later where a resume repeats one."""
+        """(round, value) of a metric, where it is a number; the last if a round was repeated."""
         values = {int(row["round"]): row[key] for row in self.rows if row.get(key) is not None}
         return [(number, float(value)) for number, value in sorted(values.items())]
 
 
 def read(folder: Path) -> list[Run]:
-    """Every run at or below a folder, by name; a folder inside a run's folder is no run."""
+    """Every run at or below a folder, sorted by name; folders inside a run's are not searched."""
     return [_run(place, _name(place, folder)) for place in _places(folder)]
 
 

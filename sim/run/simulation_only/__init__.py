@@ -1,1 +1,1 @@
-"""Measurements that see private data without noise; switched on by track.simulation_only."""
+"""Measurements on private data without noise; switched on by ``track.simulation_only``."""

@@ -1,6 +1,6 @@
-"""Measures what only a simulation may: scores by groups of users, and exposure of canaries.
+"""Measures scores by groups of users and the exposure of canaries, from private data.
 
-A run calls this only with ``track.simulation_only=true``.
+A run calls it only with ``track.simulation_only=true``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from userdp.sim.run_folder.layout import RunFolder
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Files in the run folder, figures of the whole run by metric, rows for the terminal."""
+    """The measurements of a run."""
 
-    files: Sequence[Path] = ()
-    figures: Mapping[str, float] = field(default_factory=dict)
-    shown: Mapping[str, str] = field(default_factory=dict)
+    files: Sequence[Path] = ()  # in the run folder
+    figures: Mapping[str, float] = field(default_factory=dict)  # of the whole run, by metric
+    shown: Mapping[str, str] = field(default_factory=dict)  # rows of title and value
 
 
 def measure(
@@ -34,13 +34,16 @@ def measure(
     canaries: Canaries | None,
     exposure: Callable[[Canaries, int], np.ndarray],
 ) -> Measured:
-    """Write scores by groups of users, and exposure of the canaries where there are any.
+    """Write scores by groups of users, and the exposure of the canaries if there are any.
 
     Args:
         folder: of the run.
         heldout: the held-out users.
-        scores: their scores by rounds spent, of the base model (0) and of the last adapter.
-        exposure: ranks (canaries,) int64 after so many rounds.
+        scores: their scores by number of rounds: of the base model (0) and of the last adapter.
+        exposure: from the canaries and a number of rounds to their ranks, (canaries,) int64.
+
+    Raises:
+        ValueError: an evaluation has no scores of records.
     """
     user_groups.write(folder.groups, heldout, scores)
     if canaries is None:
