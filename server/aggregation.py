@@ -1,4 +1,4 @@
-"""Adds up the replies of a round as they arrive, holding one reply at a time."""
+"""Adds up the replies of a round's nodes as they arrive, with one reply in memory at a time."""
 
 from __future__ import annotations
 
@@ -21,16 +21,22 @@ class Aggregation:
 
     @classmethod
     def empty(cls, size: int, *, count_unclipped: bool, keep_rows: bool) -> Aggregation:
-        """The sum over no unit, for an adapter of ``size`` parameters."""
+        """The sum over no unit.
+
+        Args:
+            size: D, parameters of the adapter.
+            count_unclipped: whether replies hold clip bits.
+            keep_rows: whether replies hold their rows.
+        """
         bits = 0.0 if count_unclipped else None
         return cls(np.zeros(size), bits, rows={} if keep_rows else None)
 
     def add(self, node: int, reply: CohortSum) -> None:
-        """Add the sum of one node.
+        """Add the reply of one node.
 
         Raises:
-            ValueError: the reply lacks clip bits or rows that the contract asked for, or has some
-                that it did not ask for.
+            ValueError: the reply lacks clip bits or rows that the contract asks for, or holds some
+                that it does not ask for.
         """
         if (reply.unclipped_bits is None) != (self.unclipped_bits is None):
             raise ValueError("The clip bits of a reply are not as the contract asked.")

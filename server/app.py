@@ -1,4 +1,4 @@
-"""The Flower ServerApp: hands a strategy the grid and the first adapter."""
+"""Flower ServerApp: starts a strategy with the grid and the adapter that its optimiser holds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 
 
 def server_app(strategy: PrivateStrategy, rounds: int, evaluate: EvaluateFn) -> ServerApp:
-    """Run ``rounds`` more rounds of the strategy from the adapter its optimiser holds."""
+    """The ServerApp of a run.
+
+    Args:
+        strategy: runs the rounds; its optimiser holds the adapter to start from.
+        rounds: number of rounds to run from there.
+        evaluate: called with the number of a round and its adapter, for public scores.
+    """
     app = ServerApp()
 
     @app.main()

@@ -1,4 +1,4 @@
-"""How many rounds stay within a run's target, and epsilon so far: accounted before round 1."""
+"""Privacy budget of a run: rounds that stay within the target, and epsilon after each of them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from userdp.server import accounting
 from userdp.server.mechanisms.base import Mechanism
 
-# Runs of a sweep that differ in their seed alone share these answers.
+# Jobs of a sweep that differ only in their seed share these results.
 _affordable = functools.lru_cache(maxsize=64)(accounting.affordable_rounds)
 _curve = functools.lru_cache(maxsize=64)(accounting.epsilon_curve)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What a run may spend."""
+    """Number of rounds that a run may intend, and what they cost."""
 
-    rounds: int  # the largest number of rounds that stays within the budget
-    epsilon_after: Callable[[int], float]  # certified upper epsilon after so many intents
+    rounds: int  # largest number of rounds that stays within the budget
+    epsilon_after: Callable[[int], float]  # intents so far -> certified upper epsilon
 
 
 def certified(
@@ -32,14 +32,19 @@ def certified(
     target: float | None,
     options: Mapping[str, str],
 ) -> Budget:
-    """The budget of a run of ``rounds`` rounds.
+    """The budget of a run, accounted for before its first round.
 
     Args:
         mechanism: with the noise that the run uses.
+        rounds: that were planned.
         delta: of the claim.
-        epsilon: upper epsilon of all the rounds.
-        target: the epsilon that must not be exceeded; None allows all the rounds.
-        options: ``accountant`` and ``group_bound``, as `accounting.epsilon` takes them.
+        epsilon: certified upper epsilon of all planned rounds.
+        target: the epsilon that the run must not exceed; None allows all planned rounds.
+        options: ``accountant`` and ``group_bound`` of `accounting.epsilon`.
+
+    Raises:
+        ConfigurationError: there is no accountant of this name.
+        ValueError: the accountant does not accept the mechanism's event.
     """
     if not mechanism.private:
         return Budget(rounds=rounds, epsilon_after=lambda _: math.inf)

@@ -1,17 +1,16 @@
-"""The stored release: adapter and optimiser after a round, and the ledger's head at that moment."""
+"""Checkpoint of a run: adapter, optimiser and mechanism after a round, and the ledger's head."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from userdp.server.ledger.ledger import sync_folder
+from userdp.server.ledger import durable_file
 from userdp.sim.common.errors import ConfigurationError
 
 _FILE = "state.pt"
@@ -19,27 +18,24 @@ _FILE = "state.pt"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a resumed run starts from."""
+    """State that a resumed run starts from."""
 
-    round: int
-    ledger_head: str
+    round: int  # number of the last round whose release is in the state
+    ledger_head: str  # hash of the ledger's last entry when the state was stored
     layout: str  # digest of the adapter's names and shapes
-    optimizer: dict[str, Any]
-    mechanism: dict[str, Any]  # what its releases have made of it
+    optimizer: dict[str, Any]  # of `ServerOptimizer.state`
+    mechanism: dict[str, Any]  # of `Mechanism.state`
 
     def save(self, folder: Path) -> str:
-        """Store durably, replacing the one before; returns the SHA-256 of the stored bytes."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write the checkpoint durably, in place of the last one.
+
+        Returns:
+            The SHA-256 of the stored bytes, in hexadecimal digits.
+        """
         buffer = io.BytesIO()
         torch.save(vars(self), buffer)
         content = buffer.getvalue()
-        temporary = folder / f"{_FILE}.tmp"
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / _FILE)
-        sync_folder(folder)
+        durable_file.replace(folder / _FILE, content)
         return hashlib.sha256(content).hexdigest()
 
     @classmethod
@@ -47,7 +43,7 @@ class Checkpoint:
         """The stored checkpoint, or None if the run stopped before its first release.
 
         Raises:
-            ConfigurationError: if it holds another adapter.
+            ConfigurationError: it is of an adapter with other names or shapes than ``layout``.
         """
         path = folder / _FILE
         if not path.exists():

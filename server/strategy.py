@@ -1,13 +1,13 @@
-"""The round, written once: a Flower strategy over any mechanism.
+"""Flower strategy that runs the rounds of any mechanism.
 
-1. Ask the ledger whether the budget holds; stop before touching data if it does not.
-2. Draw the cohort from the mechanism's secret coins.
-3. Write the intent, then send one message to each node that hosts sampled units.
-4. Add the nodes' sums, each once, holding one reply at a time.
-5. Release: noise once, divide by the public m, step the server optimiser.
-6. Store the release with the clip norm that follows from it, mark it done, log what may be logged.
+1. Check that the budget allows a round; if not, stop before any data is used.
+2. Draw the cohort with the mechanism's secret coins.
+3. Write the intent to the ledger, then send one message to each node that hosts sampled units.
+4. Add up the nodes' sums, each once, with one reply in memory at a time.
+5. Release: add noise once, divide by the public m, step the server optimiser.
+6. Store the state after the release, mark the round as done in the ledger, log its metrics.
 
-Evaluation is Flower's: ``start(..., evaluate_fn=...)`` calls it after each round.
+Flower evaluates: ``start(..., evaluate_fn=...)`` calls the function after each round.
 """
 
 from __future__ import annotations
@@ -42,15 +42,28 @@ class BudgetSpentError(Exception):
 
 
 class HaltedError(Exception):
-    """The mechanism releases nothing more; nothing was sent."""
+    """The mechanism has halted and releases nothing more; nothing was sent."""
 
 
 class NodeFailedError(Exception):
-    """A node did not answer, twice: the run stops before the release and can be resumed."""
+    """A node failed twice: the run stops before the release and can be resumed."""
 
 
 class PrivateStrategy(Strategy):
-    """Flower strategy that releases a mechanism's noised mean once a round."""
+    """Flower strategy that releases a mechanism's noised mean once a round.
+
+    Args:
+        mechanism: of the next round; replaced after each release.
+        work: what a unit computes before its clip.
+        layout: names and shapes of the adapter's D parameters.
+        ledger: open for writing.
+        budget: how many intents the ledger may hold.
+        optimizer: holds the adapter.
+        secrets: streams for coins and noise.
+        tracker: takes the metrics.
+        checkpoints: folder of the checkpoint and of the mechanism's secrets.
+        drop_failed_nodes: release without a node that failed twice, instead of stopping.
+    """
 
     def __init__(
         self,
@@ -70,18 +83,26 @@ class PrivateStrategy(Strategy):
         self.ledger, self.budget, self.optimizer = ledger, budget, optimizer
         self.secrets, self.tracker, self.checkpoints = secrets, tracker, checkpoints
         self.drop_failed_nodes = drop_failed_nodes
-        self.number = 0  # of the round under way, as the ledger counts
-        self._sent: dict[int, Message] = {}
+        self.number = 0  # the ledger's number of the current round
+        self._sent: dict[int, Message] = {}  # node -> its message, until its reply was added
         self._grid: Grid | None = None
         self._started = 0.0
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Guard, coins, intent, messages: in this order.
+        """Check the budget, draw the cohort, write the intent; returns the messages.
+
+        Args:
+            server_round: Flower's number of the round, which is not used: after a resume the
+                ledger's differs.
+            arrays: the global adapter.
+            config: not used.
+            grid: of the nodes.
 
         Raises:
-            HaltedError, BudgetSpentError: before any coin is drawn.
+            HaltedError: the mechanism has halted; no coin is drawn.
+            BudgetSpentError: the budget allows no further round; no coin is drawn.
         """
         if self.mechanism.halted:
             raise HaltedError(f"The mechanism halted in round {self.ledger.next_round - 1}.")
@@ -97,10 +118,15 @@ class PrivateStrategy(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord, MetricRecord]:
-        """Add up the replies, release, store, log; returns the new adapter and no metrics.
+        """Add up the replies, release, store, log.
+
+        Returns:
+            The new adapter, and no metrics: these go to the tracker.
 
         Raises:
             NodeFailedError: a node failed twice; nothing is released.
+            ValueError: a node replied twice, to another round, or without what the contract asks
+                for; nothing is released.
         """
         cohort = self._aggregated(replies)
         noise = self.secrets.stream("noise", self.number)
@@ -117,31 +143,35 @@ class PrivateStrategy(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """No message: private users are never scored."""
+        """No message: private users are not evaluated."""
         return []
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> None:
+        """Nothing to aggregate: no message was sent."""
         return None
 
     def summary(self) -> None:
-        """Nothing: the run prints its own start-up block."""
+        """Print nothing: the run prints its own summary at the start."""
 
     def _messages(
         self, arrays: ArrayRecord, assignment: Assignment, nodes: list[int]
     ) -> Iterable[tuple[int, Message]]:
-        """One message for each node that hosts sampled units; a user's node is slot mod nodes."""
+        """One message for each node that hosts sampled units.
+
+        The user at position p is hosted by node p mod n of the n nodes, in the order of their ids.
+        """
         contract = self.mechanism.contract(self.number, self.work)
         scale = self.optimizer.scale
         scaling = None if scale is None else self.layout.to_arrays(scale)
-        homes = assignment.users % len(nodes)
-        for home in np.unique(homes).tolist():
-            here = homes == home
-            slots = assignment.slots[here] if len(assignment.slots) else assignment.slots
-            part = Assignment(assignment.users[here], slots)
-            yield nodes[home], messages.train_message(nodes[home], arrays, contract, part, scaling)
+        hosts = assignment.users % len(nodes)
+        for host in np.unique(hosts).tolist():
+            hosted = hosts == host
+            slots = assignment.slots[hosted] if len(assignment.slots) else assignment.slots
+            part = Assignment(assignment.users[hosted], slots)
+            yield nodes[host], messages.train_message(nodes[host], arrays, contract, part, scaling)
 
     def _aggregated(self, replies: Iterable[Message]) -> CohortSum:
-        """Sum over nodes; a node that failed is asked once more."""
+        """The sum over all nodes; a node that failed is sent its message once more."""
         aggregation = Aggregation.empty(
             self.layout.size,
             count_unclipped=self.mechanism.adaptive is not None,
@@ -160,7 +190,7 @@ class PrivateStrategy(Strategy):
         return aggregation.cohort()
 
     def _add(self, aggregation: Aggregation, replies: Iterable[Message]) -> list[int]:
-        """Add the replies in place; returns the nodes that failed or were silent."""
+        """Add the replies to ``aggregation``; returns the nodes without a good reply so far."""
         for reply in replies:
             node = reply.metadata.src_node_id
             if reply.has_error():
@@ -172,7 +202,11 @@ class PrivateStrategy(Strategy):
         return sorted(self._sent)
 
     def _store(self) -> str:
-        """Secrets first: a stored release without the noise that goes on from it is a dead end."""
+        """Store secrets and state; returns the digest of the state.
+
+        Secrets come first: a stored release without the noise rows that later rounds depend on
+        could not be resumed.
+        """
         self.mechanism.store_secrets(self.checkpoints)
         state = Checkpoint(
             self.number,
@@ -184,7 +218,7 @@ class PrivateStrategy(Strategy):
         return state.save(self.checkpoints)
 
     def _figures(self, release: Release) -> dict[str, float]:
-        """Public and released figures of the round."""
+        """Public and released metrics of the round."""
         mechanism, size = self.mechanism, len(release.mean)
         noise = release.noise_std
         norm = float(np.linalg.norm(release.mean))
@@ -206,6 +240,6 @@ class PrivateStrategy(Strategy):
         }
 
     def _simulation_only(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """The clients' figures, each as the metric table says, and the length of the round."""
+        """Metrics of the clients' sums, as the metric table defines them, and the round's time."""
         seconds = time.perf_counter() - self._started
         return {**metric_kinds.from_sums(sums), "seconds_round": seconds}

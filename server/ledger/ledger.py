@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Self
 
-from userdp.server.ledger import hash_chain
+from userdp.server.ledger import durable_file, hash_chain
 from userdp.server.ledger.query import Query
 from userdp.sim.common import errors
 
@@ -94,7 +94,7 @@ class Ledger:
         ledger = cls(path, _open(path, "xb"), hash_chain.Chain())
         ledger._lock()
         ledger._append(body)
-        sync_folder(path.parent)
+        durable_file.sync_folder(path.parent)
         return ledger
 
     @classmethod
@@ -125,7 +125,7 @@ class Ledger:
         return ledger
 
     def intend(self, number: int, event: Mapping[str, Any], queries: Sequence[Query]) -> None:
-        """Spend round ``number``; once this returns, the intent is on disk and the release may follow.
+        """Spend round ``number``: its intent is on disk when this returns. A release may follow.
 
         Args:
             number: of the round; above every earlier one.
@@ -251,12 +251,3 @@ def _read(path: Path, content: bytes) -> tuple[hash_chain.Chain, bytes]:
     if not chain.hashes:
         raise LedgerError(f"{path} has no header, so nothing was released: delete it, start anew.")
     return chain, tail
-
-
-def sync_folder(folder: Path) -> None:
-    """Write the folder's list of names to disk, so that a new file keeps its name after a crash."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,1 +1,1 @@
-"""Server optimisers: torch.optim, and rules made for noisy means."""
+"""Server optimisers: torch.optim, and rules for noisy means."""

@@ -1,6 +1,6 @@
-"""DP-AdamBC: Adam with the known variance of the noise taken out of its second moment.
+"""DP-AdamBC: Adam whose second moment is corrected for the known variance of the noise.
 
-Tang, Shpilevskiy and Lecuyer, arXiv 2312.14334 (AAAI 2024). With `g_t` the negative of the released
+Tang, Shpilevskiy and Lecuyer, arXiv 2312.14334 (AAAI 2024). With g_t the negative of the released
 mean, sigma_t the standard deviation of the noise on one of its coordinates, and t = 1, 2, ...:
 
     m_t = b1 m_{t-1} + (1 - b1) g_t
@@ -8,13 +8,14 @@ mean, sigma_t the standard deviation of the noise on one of its coordinates, and
     w_t = b2 w_{t-1} + (1 - b2) sigma_t^2
     x_t = x_{t-1} - lr (m_t / (1 - b1^t)) / sqrt(max((v_t - w_t) / (1 - b2^t), floor))
 
-Adam's `sqrt(v_t)` tends to sigma wherever the noise exceeds the signal, and Adam is then SGD with a
-small learning rate. `v_t - w_t` estimates the second moment of the mean before its noise. The paper
-has a constant sigma, hence w_t / (1 - b2^t) = sigma^2; the noise here may follow a clip norm that
-adapts, so w is the average that v holds: the same weights, the same bias correction. The floor
-(gamma' there) is a variance: no coordinate is stepped as if its signal were below sqrt(floor).
+Where the noise exceeds the signal, Adam's ``sqrt(v_t)`` tends to sigma, so Adam acts as SGD with a
+small learning rate. ``v_t - w_t`` estimates the second moment of the mean before noise. The paper
+has a constant sigma, hence ``w_t / (1 - b2^t) = sigma^2``. In this package the noise may follow an
+adaptive clip norm, so w averages sigma^2 with the same weights and bias correction as v averages
+g^2. The floor (gamma' in the paper) is a variance: no coordinate moves as if its signal were below
+``sqrt(floor)``.
 
-Everything here is computed from releases and public noise levels: it costs no privacy.
+The rule uses releases and public noise levels only, so it costs no privacy.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ from userdp.sim.common.errors import ConfigurationError
 
 
 class AdamBC(torch.optim.Optimizer):
-    """A torch optimiser whose groups are told ``noise_std`` anew before every step.
+    """A torch optimiser that needs ``noise_std`` in its groups before every step.
 
     Args:
+        params: parameters of any shape.
         lr: learning rate, positive.
         betas: b1 and b2, within [0, 1).
-        floor: least corrected second moment, in squared units of the mean; positive.
+        floor: smallest corrected second moment, in squared units of the mean; positive.
 
     Raises:
         ConfigurationError: a value out of its range.
@@ -61,10 +63,10 @@ class AdamBC(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step along ``-grad``, whose noise has the ``noise_std`` of the group.
+        """One step along ``-grad``, where the group's ``noise_std`` is that of ``grad``.
 
         Raises:
-            ValueError: nobody told the noise of this step; that of the last is not taken again.
+            ValueError: ``noise_std`` was not set for this step; each value serves one step.
         """
         for group in self.param_groups:
             noise_std, group["noise_std"] = group["noise_std"], None
@@ -77,6 +79,7 @@ class AdamBC(torch.optim.Optimizer):
     def _update(
         self, parameter: Tensor, gradient: Tensor, noise_std: float, group: dict[str, Any]
     ) -> None:
+        """Step one parameter along its gradient, a tensor of the same shape."""
         state, (beta1, beta2) = self.state[parameter], group["betas"]
         if not state:
             state.update(step=0, noise_variance=0.0)

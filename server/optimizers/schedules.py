@@ -1,4 +1,9 @@
-"""Learning-rate schedules of the server optimiser: linear warm-up, then constant, linear, cosine."""
+"""Learning-rate schedules of the server optimiser, each after a linear warm-up.
+
+>>> factor = learning_rate_factor("linear", 1, 3)
+>>> [factor(step) for step in range(3)]
+[0.5, 1.0, 0.5]
+"""
 
 from __future__ import annotations
 
@@ -11,10 +16,15 @@ SCHEDULES = ("constant", "linear", "cosine")
 
 
 def learning_rate_factor(schedule: str, warmup: int, rounds: int) -> Callable[[int], float]:
-    """Factor on the learning rate of step t = 0, 1, ...: linear warm-up, then the decay.
+    """The function from a step t = 0, 1, ... to the factor on its learning rate.
+
+    Args:
+        schedule: "constant", "linear" or "cosine"; the last two fall to 0 at the end of the run.
+        warmup: rounds in which the factor rises linearly, from ``1 / (warmup + 1)``.
+        rounds: of the run.
 
     Raises:
-        ConfigurationError: for an unknown schedule or a warm-up longer than the run.
+        ConfigurationError: the schedule is unknown, or the warm-up is longer than the run.
     """
     if schedule not in SCHEDULES:
         raise ConfigurationError(f"schedule.name={schedule}: choose one of {', '.join(SCHEDULES)}.")

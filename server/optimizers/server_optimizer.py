@@ -1,6 +1,6 @@
-"""The server optimiser: torch.optim on one flat vector, fed with released means only.
+"""Server optimiser: steps the global adapter with torch.optim, along released means only.
 
-What it does is post-processing of a release and costs no privacy.
+All of it is post-processing of releases and costs no privacy.
 """
 
 from __future__ import annotations
@@ -18,16 +18,23 @@ from userdp.sim.common.errors import ConfigurationError
 class Rescaling(Protocol):
     """An optimiser whose units multiply their updates by a public scale before the clip."""
 
-    def scale(self) -> np.ndarray:
-        """(D,) float32, positive, computed from releases alone."""
+    def scale(self) -> np.ndarray | None:
+        """(D,) float32, positive, computed from releases alone; None before the first release."""
         ...
 
 
 class ServerOptimizer:
-    """The global adapter (D,) float32 and what steps it (FedOpt, Reddi et al., 2003.00295).
+    """The global adapter and its optimiser (FedOpt, Reddi et al., arXiv 2003.00295, Algorithm 1).
 
-    Beside it stands its average over the rounds, in which noise cancels: weights ``average^age``
-    (De et al., 2204.13650), adding up to one. Clients start from the adapter, not from this.
+    It also keeps an average of the adapter over the rounds, in which noise cancels: round weights
+    are proportional to ``average^age`` (De et al., arXiv 2204.13650). Clients start from the
+    adapter, not from its average.
+
+    Args:
+        adapter: (D,), where the first round starts.
+        make: builds the optimiser of a list of one parameter (D,) float32.
+        factor: step t = 0, 1, ... -> factor on the learning rate.
+        average: decay of the average; 0 keeps the last adapter alone.
 
     Raises:
         ConfigurationError: ``average`` is not in [0, 1).
@@ -50,41 +57,43 @@ class ServerOptimizer:
 
     @property
     def adapter(self) -> np.ndarray:
-        """Of the last round: where the next one starts."""
+        """(D,) float32 adapter after the last round, where the next one starts."""
         return self._parameter.detach().numpy().copy()
 
     @property
     def averaged(self) -> np.ndarray:
-        """What is scored and saved: the adapter itself where ``average`` is 0."""
+        """(D,) float32 average that is scored and saved; the adapter itself if ``average`` is 0."""
         return self._averaged.numpy().copy()
 
     @property
     def learning_rate(self) -> float:
-        """Of the next step."""
+        """Learning rate of the next step."""
         return float(self._schedule.get_last_lr()[0])
 
     @property
     def rescales(self) -> bool:
-        """Whether units are to multiply their updates by a scale before the clip."""
+        """Whether units multiply their updates by a scale before the clip."""
         return isinstance(self._optimizer, Rescaling)
 
     @property
     def scale(self) -> np.ndarray | None:
-        """What units multiply their next update by before the clip, (D,) float32; None: nothing."""
-        rule = self._optimizer
-        return rule.scale() if isinstance(rule, Rescaling) else None
+        """(D,) float32 by which units multiply their next update before the clip, if any."""
+        optimizer = self._optimizer
+        return optimizer.scale() if isinstance(optimizer, Rescaling) else None
 
     def step(self, noised_mean: np.ndarray, noise_std: float) -> None:
-        """One step along a released mean update (D,): its negative is the gradient.
+        """One step along a released mean: its negative is the gradient.
 
-        The mean is of updates as ``scale`` asked for them, and is divided by it first.
-        ``noise_std``: standard deviation of the noise on each of its coordinates, a public number
-        that only optimisers made for noisy gradients look at.
+        Args:
+            noised_mean: (D,) of updates that were multiplied by ``scale``; it is divided by
+                ``scale`` first.
+            noise_std: standard deviation of the noise on one coordinate of ``noised_mean``, a
+                public number; only optimisers for noisy gradients use it.
         """
         scale = self.scale
         update = noised_mean if scale is None else noised_mean / scale
         for group in self._optimizer.param_groups:
-            if "noise_std" in group:  # an optimiser that reckons with it
+            if "noise_std" in group:  # the optimiser takes the noise into account
                 group["noise_std"] = noise_std
         self._parameter.grad = torch.from_numpy(-update.astype(np.float32))
         self._optimizer.step()
@@ -93,6 +102,7 @@ class ServerOptimizer:
         self._averaged.lerp_(self._parameter.detach(), 1 / self._weight)
 
     def state(self) -> dict[str, Any]:
+        """State for `restore`: adapter, optimiser, schedule and average."""
         return {
             "adapter": self._parameter.detach(),
             "optimizer": self._optimizer.state_dict(),
@@ -102,6 +112,7 @@ class ServerOptimizer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Continue from what `state` returned."""
         with torch.no_grad():
             self._parameter.copy_(state["adapter"])
         self._optimizer.load_state_dict(state["optimizer"])

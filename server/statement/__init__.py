@@ -1,1 +1,1 @@
-"""The privacy claim of a run: as fields, as English and as a model card."""
+"""Privacy statement of a run: as JSON fields, as English text and as a model card."""

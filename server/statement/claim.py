@@ -1,4 +1,4 @@
-"""What an accountant says of the rounds in a ledger: the figures that a statement claims."""
+"""Accounts for the rounds in a ledger: the certified figures that a statement claims."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ from userdp.server import accounting
 from userdp.server.accounting import accountants
 from userdp.server.mechanisms.base import RECORD_SLOT
 
-_LEAST_DELTA = 1e-11  # below, double precision certifies nothing
-_SHARES = (1, 0.1, 0.01)  # of the run's delta: further deltas that a statement tells epsilon at
+_LEAST_DELTA = 1e-11  # below it, nothing is certified in double precision
+_SHARES = (1, 0.1, 0.01)  # shares of the run's delta: a statement gives epsilon at each
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What an accountant says of the composition in a ledger, at the header's delta."""
+    """Figures of an accountant for the composition in a ledger, at the header's delta.
 
-    epsilon: float  # upper value; infinite where there is none
+    Raises:
+        ValueError: the accountant only estimates, or the bounds contradict each other.
+    """
+
+    epsilon: float  # upper value; infinite without noise
     epsilon_lower: float
     accountant: str
     accountant_version: str
-    certified: bool  # False for estimates (central limit, Edgeworth): no claim rests on those
+    certified: bool  # False for estimates (central limit, Edgeworth), which are refused
     epsilon_at_deltas: Mapping[float, float]  # delta -> upper value
     slot_epsilon: float | None = None  # the same with one slot per user
 
@@ -37,15 +41,16 @@ class Claim:
 
 
 def from_ledger(header: Mapping[str, Any], spent: Sequence[tuple[Mapping[str, Any], int]]) -> Claim:
-    """The account of a ledger's composition, exact at its header's delta.
+    """The claim for a ledger's composition, at its header's delta.
 
     Args:
-        header: the ledger's.
-        spent: events as the ledger stores them, and in how many rounds each was intended.
+        header: of the ledger.
+        spent: each distinct event as the ledger stores it, and how many rounds intended it.
 
     Raises:
+        ConfigurationError: there is no accountant of the header's name.
         KeyError: the header lacks a field.
-        ValueError: the accountant refuses an event.
+        ValueError: the accountant does not accept an event.
     """
     name, delta = header["accountant"], header["delta"]
     accountant: dict[str, Any] = {
@@ -56,8 +61,7 @@ def from_ledger(header: Mapping[str, Any], spent: Sequence[tuple[Mapping[str, An
         "certified": True,
     }
     if header["event"]["noise_multiplier"] == 0:
-        infinite = {"epsilon": math.inf, "epsilon_lower": math.inf}
-        return Claim(**infinite, epsilon_at_deltas={}, **accountant)
+        return Claim(epsilon=math.inf, epsilon_lower=math.inf, epsilon_at_deltas={}, **accountant)
     composition = [
         (accounting.RoundEvent.from_dict(event), math.ceil(rounds / header["rounds_per_event"]))
         for event, rounds in spent

@@ -1,4 +1,4 @@
-"""The README of an adapter's folder, a Hugging Face model card led by the privacy claim."""
+"""Hugging Face model card of an adapter (its README.md), which starts with the privacy claim."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def text(
 
     Args:
         statement: a validated privacy statement.
-        base_model: name of the base model as others know it; becomes public.
-        base_revision: the revision that the adapter was trained on.
+        base_model: public name of the base model, for example its name on the hub.
+        base_revision: revision of the base model that the adapter was trained on.
         scores: public scores by name, for example held-out perplexity before and after.
-        classes: of a classification, in the order of its logits; else none.
+        classes: names of the classes in the order of the logits; empty for a language model.
     """
     title = f"LoRA adapter for {base_model}"
     if not statement["private"]:
@@ -74,7 +74,7 @@ def _front_matter(statement: Mapping[str, Any], base_model: str, task: str) -> s
 
 
 def _parameters(statement: Mapping[str, Any]) -> dict[str, Any]:
-    """The statement's figures and words, exactly; the texts stand in the prose."""
+    """Fields with one value each, exactly as in the statement; the text holds the others."""
     sampling = {f"sampling {name}": value for name, value in statement["sampling"].items()}
     plain = (str, int, float, type(None))
     return {

@@ -1,4 +1,4 @@
-"""What a privacy statement says in English; every figure in the text is the statement's own."""
+"""English text of a privacy statement; every figure in it is a field of the statement."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 from userdp.server.mechanisms import registry
 
-DIGITS = 6  # of a printed epsilon or delta: upper values rounded up, lower values down
+DIGITS = 6  # significant digits of an epsilon: upper values rounded up, lower values down
 
-# Every word that a field of the statement may hold, with what it means.
+# Values that a field of the statement may have, and how the text says them.
 ADJACENCY = {
     "add-or-remove-one-user": "adding or removing one user with all records",
     "zero-out-one-user": "emptying one user's records while the number of users stays",
@@ -37,26 +37,33 @@ CHOICES: dict[str, Mapping[str, str]] = {
 
 
 def round_up(value: float, digits: int = DIGITS) -> float | None:
-    """The smallest number of so many significant digits that is not below; None for infinity."""
+    """The least number with so many significant digits that is >= value; None for infinity.
+
+    >>> round_up(2.12453712), round_down(2.12453712)
+    (2.12454, 2.12453)
+    """
     return _rounded(value, digits, ROUND_CEILING)
 
 
 def round_down(value: float, digits: int = DIGITS) -> float | None:
-    """The largest number of so many significant digits that is not above; None for infinity."""
+    """The largest number with so many significant digits that is <= value; None for infinity."""
     return _rounded(value, digits, ROUND_FLOOR)
 
 
 def _rounded(value: float, digits: int, direction: str) -> float | None:
     if value == 0 or math.isinf(value):
         return None if value else 0.0
-    exact = Decimal(repr(value))  # the shortest spelling, so that rounding twice changes nothing
+    exact = Decimal(repr(value))  # shortest decimal form, so that rounding twice changes nothing
     return float(exact.quantize(Decimal(1).scaleb(exact.adjusted() - digits + 1), direction))
 
 
 def text(statement: Mapping[str, Any]) -> str:
-    """The statement as plain paragraphs, the claim in the first line.
+    """The statement as paragraphs of plain text, the claim in the first line.
 
-    A run that is not private says NOT PRIVATE there, with the reasons.
+    For a run that is not private, the first line says NOT PRIVATE and the reasons.
+
+    Raises:
+        ConfigurationError: there is no mechanism of the statement's strategy.
     """
     paragraphs = [_claim(statement), _protected(statement), statement["trust_model"]]
     paragraphs += [_mechanism(statement), _account(statement)]
@@ -81,14 +88,15 @@ def _claim(statement: Mapping[str, Any]) -> str:
     )
 
 
-def relation(of: Mapping[str, Any]) -> str:
-    """Between which neighbours an epsilon holds; ``of`` is a statement or a ledger's header."""
-    alone = ", where every record is a user of its own" if of["unit"] == "record" else ""
-    return f"{of['unit']} level, under {ADJACENCY[of['adjacency']]}{alone}"
+def relation(facts: Mapping[str, Any]) -> str:
+    """Privacy unit and adjacency of a claim; ``facts``: a statement or a ledger's header."""
+    unit, adjacency = facts["unit"], ADJACENCY[facts["adjacency"]]
+    records = ", where every record is a user of its own" if unit == "record" else ""
+    return f"{unit} level, under {adjacency}{records}"
 
 
 def _tier(epsilon: float) -> str:
-    """How strong an epsilon is, in the tiers of Ponomareva et al. (2303.00654, section 5.2)."""
+    """Strength of an epsilon, in the tiers of Ponomareva et al. (arXiv 2303.00654, section 5.2)."""
     if epsilon <= 1:
         strength = "at most 1, a strong formal guarantee"
     elif epsilon <= 10:
@@ -155,7 +163,7 @@ def _adaptive(statement: Mapping[str, Any]) -> str:
 
 
 def _details(statement: Mapping[str, Any]) -> str:
-    """The parameters that only this mechanism has."""
+    """Sentence with the parameters that only this mechanism has; empty where there are none."""
     details = statement["mechanism_details"]
     listed = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in details.items())
     return f" Its own parameters: {listed}." if listed else ""
@@ -196,8 +204,8 @@ def _slots(statement: Mapping[str, Any]) -> str:
     level = (
         "record level" if statement["record_level"] else "slot level (which is not record level)"
     )
-    own = _shown(statement["slot_epsilon"])
-    return f" At {level} epsilon is {own}, at {statement['unit']} level as above."
+    epsilon = _shown(statement["slot_epsilon"])
+    return f" At {level} epsilon is {epsilon}, at {statement['unit']} level as above."
 
 
 def _sweep(statement: Mapping[str, Any]) -> str:
@@ -207,11 +215,12 @@ def _sweep(statement: Mapping[str, Any]) -> str:
 
 
 def _shown(value: float | None) -> str:
-    """An upper value in few digits, never below itself."""
+    """An upper value, rounded up to ``DIGITS`` digits."""
     return "infinity" if value is None else f"{round_up(value):.{DIGITS}g}"
 
 
 def _shown_down(value: float | None) -> str:
+    """A lower value, rounded down to ``DIGITS`` digits."""
     return "infinity" if value is None else f"{round_down(value):.{DIGITS}g}"
 
 

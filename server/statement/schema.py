@@ -1,4 +1,4 @@
-"""What a privacy statement must hold: its fields, what each may say, and what contradicts what."""
+"""Schema of the privacy statement: its fields, their values, and checks for contradictions."""
 
 from __future__ import annotations
 
@@ -31,33 +31,33 @@ _NUMBER, _OPTIONAL = (int, float), (int, float, type(None))
 FIELDS: dict[str, type | tuple[type, ...]] = {
     "format": int,
     "private": bool,
-    "reasons": list,  # why not, when not private
+    "reasons": list,  # why the run is not private; empty when it is
     "strategy": str,
-    "unit": str,  # whom the claim protects: the user, or the record where each is its own user
-    "clipped_unit": str,  # what one clip bounds: user or record_slot
+    "unit": str,  # privacy unit: user, or record where every record is its own user
+    "clipped_unit": str,  # unit that one clip bounds: user or record_slot
     "adjacency": str,
     "trust_model": str,
     "declared_users": int,
     "epsilon": _OPTIONAL,  # certified upper value; null is infinite
     "epsilon_lower": _OPTIONAL,
-    "epsilon_at_deltas": dict,  # delta as text -> epsilon
+    "epsilon_at_deltas": dict,  # delta as text -> upper value of epsilon
     "delta": _OPTIONAL,
     "accountant": str,
     "accountant_version": str,
     "noise_multiplier": _NUMBER,  # z, of all queries of a round together
     "clip_norm": _OPTIONAL,  # of the first round, where it adapts
-    "adaptive_clip": (dict, type(None)),  # quantile, rate, and the noise of update and bits
+    "adaptive_clip": (dict, type(None)),  # quantile, learning rate, noise of update and bits
     "denominator": _NUMBER,  # expected units in a round
     "sampling": dict,  # scheme, rate, expected_cohort, cap
     "mechanism_details": dict,  # public parameters that only this mechanism has
     "rounds_per_event": int,  # rounds in which a user takes part at most once
-    "rounds": int,  # intents in the ledger, not the rounds that were planned
+    "rounds": int,  # number of intents in the ledger, which may differ from the plan
     "records_per_user": (int, str),
     "resample": bool,
-    "rescaled": bool,  # whether updates take on a scale, made of releases, before the clip
+    "rescaled": bool,  # whether updates are multiplied by a public vector before the clip
     "local_steps": int,
     "group_bound": (str, type(None)),
-    "slot_epsilon": _OPTIONAL,  # Group Privacy's inner figure
+    "slot_epsilon": _OPTIONAL,  # epsilon of one record slot, where slots are clipped
     "record_level": bool,  # whether slot_epsilon may be called record-level
     "selection": str,
     "released": list,
@@ -71,10 +71,10 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
 
 
 def validate(statement: Mapping[str, Any]) -> None:
-    """Refuse a statement that is incomplete or contradicts itself.
+    """Check that a statement is complete and does not contradict itself.
 
     Raises:
-        ValueError: names the field.
+        ValueError: it is not; names the field.
     """
     for name, kind in FIELDS.items():
         if name not in statement:

@@ -1,8 +1,8 @@
 """Builds a run's privacy statement from its ledger's header and the accountant's claim.
 
-Nothing is accounted here: the composition comes from the ledger, and epsilon from
-`userdp.server.statement.claim`. `schema.FIELDS` lists the fields of a statement; its English is in
-`prose`, and in the mechanism that the statement is about.
+No accounting happens in this module: the composition comes from the ledger, epsilon from `claim`.
+`schema.FIELDS` lists the fields of a statement. Its English text comes from `prose` and from the
+mechanism that the statement describes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from userdp.server.mechanisms import registry
 from userdp.server.statement import prose, schema
 from userdp.server.statement.claim import Claim
 
-# What the statement takes from the ledger's header, beside ``event`` and fields of the same name.
+# Fields of the ledger's header that a statement is built from.
 HEADER_FIELDS = (
     *("strategy", "clipped_unit", "adjacency", "declared_users", "users_counted", "delta"),
     *("event", "clip_norm", "adaptive_clip", "denominator", "sampling_scheme", "cohort_cap"),
@@ -38,19 +38,23 @@ def build(
     released: Sequence[str] = schema.RELEASED,
     sweep: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The statement of a run, ready for ``privacy_statement.json``.
+    """The statement of a run: the content of ``privacy_statement.json``.
 
     Args:
-        header: the ledger's, with every name of ``HEADER_FIELDS``; beside them ``simulated_cohort``
-            where noise was scaled for a cohort that was not run, and ``canaries`` where users were
-            planted.
-        spent: the ledger's composition; the number of rounds is taken from here.
-        claim: the account of that same composition.
-        codes: hashes of the code that started the run, and of that which resumed it if it changed.
+        header: of the ledger, with every name of ``HEADER_FIELDS``; also with ``simulated_cohort``
+            where noise was scaled for a cohort that was not run, and with ``canaries`` where users
+            were planted.
+        spent: the ledger's composition, which gives the number of rounds.
+        claim: for that same composition.
+        ledger_hash: hash of the ledger's last entry.
+        codes: hashes of the code that started the run and, where it changed, that resumed it.
+        simulation_only: whether the run ever wrote metrics without noise.
+        released: what the run published, beside what the mechanism adds.
+        sweep: facts about the sweep that the run belongs to, if any.
 
     Raises:
         ConfigurationError: there is no mechanism of the header's name.
-        ValueError: the header lacks a field, rounds of another event were spent, or the figures
+        ValueError: the header lacks a field, rounds of another event were spent, or fields
             contradict each other.
     """
     lacking = [name for name in HEADER_FIELDS if name not in header]
@@ -90,7 +94,7 @@ def build(
 
 
 def not_private_reasons(header: Mapping[str, Any]) -> list[str]:
-    """Why a run of this mechanism is not private; empty when it is."""
+    """Why a run with this ledger's header is not private; empty when it is."""
     reasons = []
     if header["event"]["noise_multiplier"] == 0:
         reasons.append(f"strategy={header['strategy']} adds no noise")
@@ -127,7 +131,7 @@ def _sampling(header: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_record_level(header: Mapping[str, Any], claim: Claim) -> bool:
-    """Whether taking one record away changes one slot at most, so that slot means record."""
+    """Whether one record changes one slot at most, so that ``slot_epsilon`` is record-level."""
     one_slot_a_record = header["records_bounded"] and not header["resample"]
     return (
         claim.slot_epsilon is not None
@@ -173,10 +177,10 @@ def code_hash(packages: Iterable[str]) -> str:
     """
     total = hashlib.sha256()
     for package in sorted(packages):
-        found = importlib.util.find_spec(package)
-        if found is None or found.origin is None:
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
             raise ValueError(f"No {package=} to hash.")
-        folder = Path(found.origin).parent
+        folder = Path(spec.origin).parent
         for file in sorted(folder.rglob("*.py")):
             content = hashlib.sha256(file.read_bytes()).hexdigest()
             total.update(f"{package}/{file.relative_to(folder).as_posix()} {content}\n".encode())

@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from userdp.server.ledger.ledger import sync_folder
+from userdp.server.ledger import durable_file
 from userdp.server.mechanisms.matrix_factorization.factor import Factor
 from userdp.sim.common import rng
 from userdp.sim.common.errors import ConfigurationError
@@ -62,7 +61,6 @@ class NoiseWindow:
 
     def save(self, folder: Path, factor: Factor) -> None:
         """Write the rows that later rounds need, durably and with mode 0600; replaces the file."""
-        folder.mkdir(parents=True, exist_ok=True)
         content = np.array(self._rows[: factor.width - 1], dtype="<f8").tobytes()
         header = {
             "format": _FORMAT,
@@ -70,15 +68,8 @@ class NoiseWindow:
             "factor": factor.digest,
             "sha256": hashlib.sha256(content).hexdigest(),
         }
-        temporary = folder / f"{_FILE}.tmp"
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(json.dumps(header).encode() + b"\n" + content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / _FILE)
-        sync_folder(folder)
+        line = json.dumps(header).encode()
+        durable_file.replace(folder / _FILE, line + b"\n" + content, mode=0o600)
 
     def load(self, folder: Path, factor: Factor, *, released: int, intended: int) -> None:
         """Read the stored rows; without a file, a run that released nothing starts without rows.
@@ -129,10 +120,7 @@ class NoiseWindow:
     @staticmethod
     def delete(folder: Path) -> None:
         """Delete the file in ``folder``, if there is one: a run that has ended needs no rows."""
-        for name in (_FILE, f"{_FILE}.tmp"):
-            (folder / name).unlink(missing_ok=True)
-        if folder.is_dir():
-            sync_folder(folder)
+        durable_file.remove(folder / _FILE)
 
 
 def _header(path: Path, line: bytes, content: bytes) -> dict[str, Any]:
