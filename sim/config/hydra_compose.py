@@ -39,12 +39,21 @@ def settings(overrides: Sequence[str]) -> tuple[Settings, DictConfig]:
         ConfigurationError: an unknown key or group, or a value that does not fit.
     """
     resumed = value(overrides, "resume")
-    config = _composed(overrides) if resumed is None else _stored(resumed, overrides)
+    config = _composed(overrides) if resumed is None else _changed(resumed, overrides)
     with open_dict(config):
         config.pop(_GRIDS, None)
     if "compare" in config:
         raise ConfigurationError("+experiment=selections: start it with userdp compare.")
     return validation.parse(config), config
+
+
+def stored(folder: RunFolder) -> tuple[Settings, DictConfig]:
+    """The configuration that a run was started with.
+
+    Raises:
+        ConfigurationError: there is none, or it is not valid.
+    """
+    return settings([f"resume={folder.path}"])
 
 
 def experiment(
@@ -108,7 +117,7 @@ def hydra_config(overrides: Sequence[str]) -> DictConfig | None:
 
 
 def hydra_overrides(overrides: Sequence[str]) -> list[str]:
-    """The overrides of Hydra itself and of the experiment, which determine how jobs are launched."""
+    """The overrides of Hydra itself and of the experiment: how jobs are made and launched."""
     parsed = zip(overrides, _parsed(overrides), strict=True)
     return [
         item
@@ -166,23 +175,21 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
     return config
 
 
-def _stored(folder: str, overrides: Sequence[str]) -> DictConfig:
+def _changed(folder: str, overrides: Sequence[str]) -> DictConfig:
     """The configuration of an earlier run, with further overrides of plain values."""
     path = RunFolder(Path(folder)).config
     if not path.is_file():
         raise ConfigurationError(f"resume={folder}: there is no {path}; name a run folder.")
     try:
-        stored: Any = OmegaConf.create(
-            renamed.current(OmegaConf.to_container(OmegaConf.load(path)))
-        )
+        values = OmegaConf.to_container(OmegaConf.load(path))
+        configuration: DictConfig = OmegaConf.create(renamed.current(values))
         changes: Any = OmegaConf.from_dotlist(list(overrides))
-        merged: Any = OmegaConf.merge(stored, changes)
+        merged: Any = OmegaConf.merge(configuration, changes)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
         raise ConfigurationError(f"resume={folder}: {_one_line(error)}") from None
     for name in changes:
-        if OmegaConf.is_dict(OmegaConf.select(stored, name)) and not OmegaConf.is_dict(
-            changes[name]
-        ):
+        is_group = OmegaConf.is_dict(OmegaConf.select(configuration, name))
+        if is_group and not OmegaConf.is_dict(changes[name]):
             raise ConfigurationError(
                 f"{name}={changes[name]}: a resumed run keeps its {name}; start a new run instead."
             )

@@ -1,6 +1,7 @@
-"""The jobs of a sweep: their settings, and the state of their folders; runs none of them.
+"""The jobs of a sweep: composes their settings and reads the state of their folders.
 
-A job's folder is its number, in the order of the choices; the sweep's index says what each is.
+The folder of a job is named by the job's number. The index of the sweep holds the choices of every
+job.
 """
 
 from __future__ import annotations
@@ -10,20 +11,17 @@ import fcntl
 import json
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import OmegaConf
-
 from userdp.server.ledger import ledger
-from userdp.sim.common import renamed
 from userdp.sim.common.errors import ConfigurationError, StoppedError, located
 from userdp.sim.config import hydra_compose, validation
 from userdp.sim.config.settings import Settings
 from userdp.sim.run_folder.layout import RunFolder, SweepFolder
 
-_PLACE = ("output", "sweep", "resume")  # where a run is kept, no part of what it is
+_PLACE = ("output", "sweep", "resume")  # keys that say where a run is stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +31,16 @@ class Job:
     number: int
     choices: tuple[str, ...]  # the overrides in which jobs differ
     settings: Settings
-    config: Mapping[str, Any]  # as it is stored
+    config: Mapping[str, Any]  # the resolved configuration, as the run folder holds it
 
     @property
     def folder(self) -> RunFolder:
-        """Where the run keeps its files."""
+        """The folder of the run."""
         return RunFolder(self.settings.folder)
 
     @property
     def name(self) -> str:
-        """The choices, as the terminal and messages name the job."""
+        """The choices as text: the name of the job in the terminal and in messages."""
         return " ".join(self.choices) or "the only job"
 
 
@@ -62,20 +60,20 @@ def compose(overrides: Sequence[str], folder: Path) -> list[Job]:
 
 def _job(number: int, overrides: list[str], choices: tuple[str, ...], folder: Path) -> Job:
     settings, config = hydra_compose.settings(overrides)
-    place = {"output": str(SweepFolder(folder).job(number).path), "sweep": str(folder)}
+    output, sweep = str(SweepFolder(folder).job(number).path), str(folder)
     return Job(
         number=number,
         choices=choices,
-        settings=replace(settings, **place),
-        config={**validation.resolved(config), **place},
+        settings=replace(settings, output=output, sweep=sweep),
+        config={**validation.resolved(config), "output": output, "sweep": sweep},
     )
 
 
 def check(jobs: Sequence[Job], sweep: SweepFolder) -> None:
-    """Refuse a folder that holds anything but a part of this very sweep.
+    """Check that the folder is new, or holds jobs of this very sweep.
 
     Raises:
-        ConfigurationError: naming what is there.
+        ConfigurationError: it has other runs, or jobs with other choices or settings.
     """
     if not sweep.index.exists():
         if any(RunFolder(place).ledger.exists() for place in sweep.path.glob("*/")):
@@ -92,7 +90,7 @@ def check(jobs: Sequence[Job], sweep: SweepFolder) -> None:
                 f"output={sweep.path}: it holds another sweep; job {job.number} is {there} there "
                 f"and {job.name} here; choose a new folder."
             )
-        if name := differing(job.folder, job.config):
+        if name := differing(job.folder, job.settings):
             raise ConfigurationError(
                 f"output={sweep.path}: job {job.number} was run with another {name}; "
                 "choose a new folder."
@@ -105,16 +103,16 @@ def check(jobs: Sequence[Job], sweep: SweepFolder) -> None:
 
 
 def job_choices(sweep: SweepFolder) -> Mapping[str, list[str]]:
-    """The choices of each job by its folder's name, as the sweep's index holds them."""
+    """The choices of each job by its folder's name, from the index of the sweep."""
     jobs: Mapping[str, list[str]] = json.loads(sweep.index.read_text())["jobs"]
     return jobs
 
 
 def write_index(jobs: Sequence[Job], sweep: SweepFolder, overrides: Sequence[str]) -> None:
-    """Write which job each folder is; the caller holds the folder's lock.
+    """Write the index of the sweep; the caller holds the folder's lock (`exclusive`).
 
     Raises:
-        ConfigurationError: another process was faster, and has written it.
+        ConfigurationError: another process has written it in the meantime.
     """
     if sweep.index.exists():
         raise ConfigurationError(
@@ -129,43 +127,50 @@ def write_index(jobs: Sequence[Job], sweep: SweepFolder, overrides: Sequence[str
     temporary.replace(sweep.index)
 
 
-def differing(folder: RunFolder, config: Mapping[str, Any]) -> str | None:
-    """In which part the run stored there has another configuration; None where in none."""
+def differing(folder: RunFolder, settings: Settings) -> str | None:
+    """The first group or value in which a stored run has other settings; None if there is none.
+
+    The settings are compared and not the files: older versions wrote the same ones differently.
+
+    Raises:
+        ConfigurationError: the stored configuration is not valid.
+    """
     if not folder.config.is_file():
         return None
-    stored = renamed.current(OmegaConf.to_container(OmegaConf.load(folder.config)))
-    names = [name for name in config if name not in _PLACE and stored.get(name) != config[name]]
-    return names[0] if names else None
+    stored, _ = hydra_compose.stored(folder)
+    names = [field.name for field in fields(Settings) if field.name not in _PLACE]
+    differing = [name for name in names if getattr(stored, name) != getattr(settings, name)]
+    return differing[0] if differing else None
 
 
 def clear_or_resume(job: Job) -> Settings:
-    """The settings to run the job with: from its first round, or from where it stopped.
+    """The settings to run the job with: as a new run, or to resume the one in its folder.
 
-    Files of a start that did not reach its first round are removed; nothing was spent there. The
-    ledger is locked before it is read, so no process can spend a round between reading and removal.
+    The files of a run that has not spent a round are removed. The ledger is locked before it is
+    read, so that no process can spend a round between reading and removal.
 
     Raises:
-        ConfigurationError: another process is at work in its folder.
+        ConfigurationError: another process uses its folder.
     """
     folder = job.folder
     if not folder.ledger.exists():
         return job.settings
     with _locked(folder.ledger, "r+b"):
         if _has_spent(folder):
-            if not folder.complete:  # it was cut off after its statement
+            if not folder.complete:  # it was interrupted after writing its statement
                 folder.statement.unlink(missing_ok=True)
             return replace(job.settings, resume=str(folder.path))
         for file in (folder.failure, folder.metrics, folder.config, folder.ledger):
-            file.unlink(missing_ok=True)  # the ledger last
+            file.unlink(missing_ok=True)  # the ledger last: it marks the others as a run's
     return job.settings
 
 
 @contextlib.contextmanager
 def exclusive(sweep: SweepFolder) -> Iterator[None]:
-    """Hold a sweep's folder, which is made if it is not there, for this process alone.
+    """Lock a sweep's folder for this process; the folder is created if there is none.
 
     Raises:
-        ConfigurationError: another process holds it.
+        ConfigurationError: another process has locked it.
     """
     sweep.path.mkdir(parents=True, exist_ok=True)
     with _locked(sweep.lock, "ab"):
@@ -179,26 +184,27 @@ def _locked(path: Path, mode: Literal["ab", "r+b"]) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigurationError(
-                f"output={path.parent}: another process is at it; wait for its end."
+                f"output={path.parent}: another process uses it; wait until it ends."
             ) from None
         yield
 
 
 def _has_spent(folder: RunFolder) -> bool:
-    """Whether a round may have been intended; `Ledger.resume` refuses a damaged ledger."""
-    if b"\n" not in folder.ledger.read_bytes():  # the header itself is torn
+    """Whether a round may have been intended; True for a damaged ledger."""
+    if b"\n" not in folder.ledger.read_bytes():  # the header is incomplete
         return False
     try:
         return ledger.verify(folder.ledger).rounds > 0
     except ledger.LedgerError:
-        return True
+        return True  # `Ledger.resume` will refuse it
 
 
 def record_failure(folder: RunFolder, error: Exception, *, simulation_only: bool = False) -> str:
-    """Write why a job failed, the reason as the first line; returns the reason.
+    """Write why a job failed to its folder, the reason as the first line; returns the reason.
 
-    Of an unexpected error, its kind and where it arose. Its text, which may quote a record, and the
-    traceback are written only with ``simulation_only``.
+    The reason of an expected error is its message; of another error, its class and where it arose.
+    Message and traceback of such an error, which may quote a record, are written only with
+    ``simulation_only``.
     """
     folder.path.mkdir(parents=True, exist_ok=True)
     expected, trace = isinstance(error, ConfigurationError | StoppedError), ""
@@ -212,7 +218,7 @@ def record_failure(folder: RunFolder, error: Exception, *, simulation_only: bool
 
 
 def failure_reason(folder: RunFolder) -> str | None:
-    """Why the job failed when it was last tried; None where it did not."""
+    """Why the last attempt at the job failed; None if it did not fail."""
     if not folder.failure.is_file():
         return None
     return (folder.failure.read_text().splitlines() or [""])[0]

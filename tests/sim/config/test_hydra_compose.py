@@ -71,7 +71,7 @@ def test_a_stored_configuration_comes_back_as_it_was(tmp_path):
 def test_what_is_no_override_is_named(item):
     with pytest.raises(ConfigurationError) as caught:
         hydra_compose.settings(["cohort=5", item])
-    assert str(caught.value).startswith(f"{item}: does not read as name=value")
+    assert str(caught.value).startswith(f"{item}: is not of the form name=value")
 
 
 def test_jobs_are_the_product_of_the_choices():
