@@ -1,1 +1,1 @@
-"""Simulates federated fine-tuning on one machine: data, configuration, planning, runs and sweeps."""
+"""Simulated federated fine-tuning on one machine: data, configuration, plans, runs and sweeps."""

@@ -1,4 +1,4 @@
-"""userdp from Python: what the commands do, and what runs leave behind as data frames.
+"""The Python interface of userdp: the commands as functions, and results as data frames.
 
 `import userdp` offers these functions. Importing this module is quick; torch and other libraries
 are imported by the functions that need them.
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
-    """A checked configuration, and its values as a run folder keeps them."""
+    """A checked configuration."""
 
     settings: Settings
-    values: Mapping[str, Any]
+    values: Mapping[str, Any]  # nested plain values, as a run folder stores them
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Run:
 
     @functools.cached_property
     def files(self) -> reader.Run:
-        """The contents of its folder, as reports read them.
+        """The contents of the run folder.
 
         Raises:
-            ConfigurationError: a file cannot be read.
+            ConfigurationError: a file is missing or cannot be read.
         """
         [run] = reader.read(self.folder)
         if not run.statement:
@@ -53,7 +53,7 @@ class Run:
 
     @property
     def statement(self) -> Mapping[str, Any]:
-        """The privacy statement: epsilon, delta, what is covered and what is not."""
+        """The privacy statement: epsilon, delta, assumptions, what is covered and what is not."""
         return self.files.statement
 
     @property
@@ -68,33 +68,37 @@ class Run:
 
     @functools.cached_property
     def frame(self) -> pd.DataFrame:
-        """The metrics, a row a round; round 0 is the base model. `metric_kinds` has the keys."""
+        """The metrics by round; round 0 is the base model.
+
+        `userdp.sim.tracking.metric_kinds.METRICS` describes the columns.
+        """
         import pandas as pd
 
         rows: dict[int, dict[str, Any]] = {}
         for values in self.files.rows:
-            rows.setdefault(values["round"], {}).update(values)  # a resumed run scores twice
+            rows.setdefault(values["round"], {}).update(values)  # a round may have several rows
         return pd.DataFrame(list(rows.values())).set_index("round")
 
     @property
     def summary(self) -> Mapping[str, Any]:
-        """The figures of the whole run, held-out scores before and after among them."""
+        """The figures of the whole run, including the held-out scores before and after."""
         return self.files.summary
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """The complete runs of a sweep's folder, and why the others are not complete."""
+    """The complete runs of a sweep, and why jobs failed."""
 
     folder: Path
     runs: tuple[Run, ...]
-    failures: Mapping[str, str]  # the reason of each failed job, by its folder's name
+    failures: Mapping[str, str]  # reason of each failed job, by its folder's name
 
     @functools.cached_property
     def frame(self) -> pd.DataFrame:
-        """A row a run, by the number of its folder: the values in which runs differ, the summary.
+        """One row for each run: the values in which runs differ, and the summary.
 
-        ``epsilon`` and ``delta`` are the run's own claim; the sweep as a whole costs `spending`.
+        The index is the name of the run's folder. ``epsilon`` and ``delta`` are the claim of the
+        single run; `spending` has that of the whole sweep.
         """
         import pandas as pd
 
@@ -111,7 +115,12 @@ class Sweep:
 
     @functools.cached_property
     def spending(self) -> Spending:
-        """What all rounds of the folder's ledgers cost together."""
+        """The epsilon of all runs of the sweep together, from their ledgers.
+
+        Raises:
+            FileNotFoundError: there is no ledger.
+            ValueError: a ledger is damaged.
+        """
         from userdp.sim.run_folder import composed_epsilon
 
         third_party.accountants()
@@ -119,10 +128,13 @@ class Sweep:
 
 
 def compose(*overrides: str) -> Configuration:
-    """The configuration that these overrides make, as on the command line.
+    """Compose and check a configuration.
+
+    Args:
+        overrides: as on the command line, for example ``"privacy.epsilon=3"``.
 
     Raises:
-        ConfigurationError: one line on what is wrong.
+        ConfigurationError: an override or a value is not valid.
     """
     from userdp.sim.config import hydra_compose, validation
 
@@ -131,13 +143,13 @@ def compose(*overrides: str) -> Configuration:
 
 
 def run(*overrides: str | Configuration) -> Run:
-    """Carry out one run, as `userdp run`.
+    """Carry out one run, as ``userdp run``.
 
     Args:
-        overrides: of the configuration; or one `Configuration`, composed before.
+        overrides: of the configuration; or one `Configuration`, which `compose` returned.
 
     Raises:
-        ConfigurationError: before a round is spent.
+        ConfigurationError: the run cannot start; no round is spent.
         StoppedError: a node failed twice; the run can be resumed.
     """
     third_party.environment()
@@ -152,64 +164,75 @@ def run(*overrides: str | Configuration) -> Run:
 
 
 def sweep(*overrides: str) -> Sweep:
-    """Run the grid of all comma-separated choices, as `userdp run -m`; failures are kept.
+    """Run the grid of all comma-separated choices, as ``userdp run -m``.
 
-    With the ``output=`` of an earlier sweep it goes on with it.
+    With the ``output=`` of an earlier sweep, that sweep is resumed. Failed jobs raise no error:
+    they are in `Sweep.failures`.
+
+    Args:
+        overrides: of the configuration; ``output=FOLDER`` names the folder of the sweep.
 
     Raises:
-        ConfigurationError: before the first job starts, whichever job is wrong.
+        ConfigurationError: the settings of a job are not valid; no job has started.
     """
     third_party.environment()
     from userdp.analysis.report import wandb_summary
-    from userdp.sim.sweep import sweep as sweeps
+    from userdp.sim.sweep.sweep import run as run_sweep
 
-    return load_sweep(sweeps.run(overrides, afterwards=wandb_summary.log).folder)
+    return load_sweep(run_sweep(overrides, afterwards=wandb_summary.log).folder)
 
 
 def plan(*overrides: str, alternatives: bool = False) -> dict[str, Any]:
-    """Noise for a target epsilon, or epsilon for a noise, as `userdp plan --json`; reads no data.
+    """Noise for a target epsilon, or epsilon for a noise, as ``userdp plan --json``.
+
+    It reads no data.
 
     Args:
+        overrides: of the configuration.
         alternatives: also compare strategies at several k, as ``--all`` does.
 
     Returns:
-        Plain values by name; an infinite figure is None.
+        Plain values by name; infinity is None.
 
     Raises:
         ConfigurationError: a setting is wrong, or no noise meets the target.
     """
     third_party.environment()
     third_party.accountants()
-    from userdp.sim.planning import alternatives as advice
     from userdp.sim.planning import planner
+    from userdp.sim.planning.alternatives import advice
 
     settings = compose(*overrides).settings
-    made = planner.bare(settings)
-    described = planner.described(made, settings)
-    return described | advice.advice(made, settings, alternatives=alternatives)
+    planned = planner.bare(settings)
+    described = planner.described(planned, settings)
+    return described | advice(planned, settings, alternatives=alternatives)
 
 
 def verify(folder: str | Path) -> Verified:
-    """Recompute the claim of a run from its ledger alone, as `userdp verify`.
+    """Recompute the claim of a run from its ledger alone, as ``userdp verify``.
 
     Raises:
         ConfigurationError: there is no such run, its ledger was changed, or its statement makes
             another claim than the ledger does.
     """
     third_party.accountants()
-    from userdp.sim.run import verify as verification
+    from userdp.sim.run.verify import verify as verify_run
 
-    return verification.verify(Path(folder))
+    return verify_run(Path(folder))
 
 
 def report(folder: str | Path, output: str | Path | None = None) -> Path:
-    """Write one HTML page about a run or a sweep, as `userdp report`; returns the page's path.
+    """Write one HTML page about a run or a sweep, as ``userdp report``.
 
     Args:
+        folder: of the run or the sweep.
         output: folder for the page and its figures; None: ``report`` below ``folder``.
 
+    Returns:
+        The path of the page.
+
     Raises:
-        ConfigurationError: no run is there, or a file of one cannot be read.
+        ConfigurationError: the folder has no run, or a file of one cannot be read.
     """
     third_party.accountants()
     from userdp.analysis.report import command
@@ -219,21 +242,23 @@ def report(folder: str | Path, output: str | Path | None = None) -> Path:
 
 
 def load(folder: str | Path) -> Run:
-    """A complete run of earlier.
+    """Read a complete run from its folder.
 
     Raises:
-        ConfigurationError: no complete run is there.
+        ConfigurationError: the folder has no complete run.
     """
     if not RunFolder(Path(folder)).complete:
-        raise ConfigurationError(f"{folder}: no complete run is there; go on with resume={folder}.")
+        raise ConfigurationError(
+            f"{folder}: no complete run is there; resume it with resume={folder}."
+        )
     return Run(Path(folder))
 
 
 def load_sweep(folder: str | Path) -> Sweep:
-    """The complete runs of an earlier sweep, or of one that is still at work.
+    """Read the complete runs of a sweep, which may still be running.
 
     Raises:
-        ConfigurationError: no sweep is there.
+        ConfigurationError: the folder has no sweep.
     """
     from userdp.sim.sweep import jobs
 

@@ -1,6 +1,6 @@
-"""The `userdp` command: verbs, their options, and exit codes.
+"""The ``userdp`` command: its verbs, their options, and exit codes.
 
-Each verb imports what it needs; `userdp --help` needs nothing but the standard library.
+Each verb imports what it needs; ``userdp --help`` imports almost only the standard library.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from userdp.sim.common.errors import ConfigurationError, StoppedError
 
 HELP = """userdp: federated fine-tuning of language models under user-level differential privacy
 
-  userdp run    [overrides] [-m]      one run, or a sweep; resume=RUN goes on with a run,
-                                      the same -m output=FOLDER with a sweep
+  userdp run    [overrides] [-m]      one run, or a sweep; resume=RUN resumes a run, the
+                                      same -m with output=FOLDER resumes a sweep
   userdp plan   [overrides] [--json]  noise for a target epsilon, or epsilon for a noise;
                                       --all: both strategies at several k, ranked by noise
   userdp verify RUN                   recomputes a run's claim from its ledger alone
@@ -42,7 +42,14 @@ _SWEEP = ("-m", "--multirun")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code, as ``HELP`` lists them."""
+    """Run one command.
+
+    Args:
+        arguments: of the command; None: those of the process.
+
+    Returns:
+        The exit code, as ``HELP`` lists them.
+    """
     third_party.environment()
     words = list(sys.argv[1:] if arguments is None else arguments)
     verbs: dict[str, Callable[[list[str]], Any]] = {
@@ -65,9 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _allow_modules_of_working_folder() -> None:
-    """Let dotted names find modules beside the user's data; they never hide an installed one."""
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)
+    """Let dotted names find modules in the working folder; installed modules come before them."""
+    if (folder := os.getcwd()) not in sys.path:
+        sys.path.append(folder)
 
 
 def _exit_code(verb: Callable[[list[str]], Any], arguments: list[str]) -> int:
@@ -91,7 +98,7 @@ def _print_error(text: str, code: int) -> int:
 
 @contextlib.contextmanager
 def _warnings_shown() -> Iterator[None]:
-    """Print our warnings on standard error, whatever third parties do to the root logger."""
+    """Print our warnings on standard error, even if a library changes the root logger."""
     log, handler = logging.getLogger("userdp"), logging.StreamHandler()
     handler.setFormatter(logging.Formatter("userdp: warning: %(message)s"))
     log.addHandler(handler)
@@ -104,11 +111,15 @@ def _warnings_shown() -> Iterator[None]:
 
 
 def _overrides(arguments: list[str], *flags: str) -> list[str]:
-    """The arguments without the flags of the verb; refuses any other flag."""
+    """The arguments without the flags of the verb.
+
+    Raises:
+        ConfigurationError: there is another flag.
+    """
     for item in arguments:
         if item.startswith("-") and item not in flags:
-            known = f"; known here: {', '.join(flags)}" if flags else ""
-            raise ConfigurationError(f"{item}: no such option{known}.")
+            options = f"; choose one of {', '.join(flags)}" if flags else ""
+            raise ConfigurationError(f"{item}: no such option{options}.")
     return [item for item in arguments if item not in flags]
 
 
@@ -123,7 +134,7 @@ def _run(arguments: list[str]) -> None:
     from userdp.sim.config import hydra_compose, validation
 
     settings, config = hydra_compose.settings(overrides)
-    from userdp.sim.run import runner  # heavy: a wrong configuration is refused before it
+    from userdp.sim.run import runner  # slow to import, so after the configuration is checked
 
     runner.run(settings, validation.resolved(config))
 
@@ -136,7 +147,7 @@ def _plan(arguments: list[str]) -> None:
     settings, _ = hydra_compose.settings(_overrides(arguments, "--all", "--json"))
     third_party.accountants()
     plan = planner.bare(settings)
-    # The other accountants are slow to import, and no part of the claim.
+    # The other accountants are slow to import, and not part of the claim.
     names = None if "--json" in arguments else [plan.accountant]
     described = planner.described(plan, settings, names)
     described |= alternatives.advice(plan, settings, alternatives="--all" in arguments)

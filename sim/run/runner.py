@@ -197,4 +197,4 @@ def _print_start(prepared: Prepared, minutes: float | None) -> None:
 
 
 def _resume_command(settings: Settings) -> str:
-    return f"go on with: userdp run resume={settings.folder}"
+    return f"resume with: userdp run resume={settings.folder}"

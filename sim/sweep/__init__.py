@@ -1,1 +1,1 @@
-"""Many runs: their jobs, how they are launched and watched, and what they share in memory."""
+"""Sweeps of many runs: their jobs, how these are launched and shown, and the inputs they share."""

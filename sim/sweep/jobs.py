@@ -139,8 +139,8 @@ def differing(folder: RunFolder, settings: Settings) -> str | None:
         return None
     stored, _ = hydra_compose.stored(folder)
     names = [field.name for field in fields(Settings) if field.name not in _PLACE]
-    differing = [name for name in names if getattr(stored, name) != getattr(settings, name)]
-    return differing[0] if differing else None
+    changed = [name for name in names if getattr(stored, name) != getattr(settings, name)]
+    return changed[0] if changed else None
 
 
 def clear_or_resume(job: Job) -> Settings:

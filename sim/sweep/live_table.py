@@ -1,6 +1,7 @@
-"""Shows a sweep in the terminal, a line for each job, read from the files that the jobs write.
+"""Shows the progress of a sweep in the terminal, read from the files that its jobs write.
 
-On a terminal it is a live table; in a file or a pipe it is a line whenever a job starts or ends.
+On a terminal it is a live table with a row for each job; in a file or a pipe, a line is written
+whenever the state of a job changes.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from userdp.sim.console import progress
 from userdp.sim.sweep import jobs
 from userdp.sim.sweep.jobs import Job
 
-_SECONDS = 1.0  # between two readings of the folders
-_MARGIN = 6  # lines of the terminal that are not for jobs
+_SECONDS = 1.0  # between two updates
+_MARGIN = 6  # lines of the terminal that are left free of jobs
 _SCORES = ("perplexity", "accuracy")
 _COLOURS = {"running": "bold", "failed": "red", "waiting": "dim"}
 
@@ -38,19 +39,19 @@ class Row:
 
     @property
     def figures(self) -> str:
-        """Epsilon and score as text."""
+        """Epsilon and score as text; empty where there are none."""
         epsilon = [] if self.epsilon is None else [f"epsilon {progress.up(self.epsilon)}"]
         return ", ".join([*epsilon, *([self.score] if self.score else [])])
 
 
 @dataclass
 class LiveTable:
-    """Shows the jobs while its ``with`` block runs them."""
+    """Shows the jobs of a sweep during a ``with`` block, which runs them."""
 
     jobs: Sequence[Job]
-    stream: TextIO
+    stream: TextIO  # standard error
     _rows: dict[int, Row] = field(default_factory=dict)
-    _sizes: dict[int, int] = field(default_factory=dict)  # of each job's output at the start
+    _sizes: dict[int, int] = field(default_factory=dict)  # bytes of each output at the start
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Self:
@@ -84,9 +85,9 @@ class LiveTable:
             before = self._rows[job.number]
             if before.state == "complete":
                 continue
-            now = self._rows[job.number] = self._row(job)
-            if now.state != before.state and self._live is None:
-                text = ", ".join(part for part in (now.state, now.figures) if part)
+            row = self._rows[job.number] = self._row(job)
+            if row.state != before.state and self._live is None:
+                text = ", ".join(part for part in (row.state, row.figures) if part)
                 print(f"job {job.number} ({job.name}): {text}", file=self.stream, flush=True)
         if self._live is not None:
             self._live.update(self._table())
@@ -137,12 +138,12 @@ class LiveTable:
 
 
 def _last_written(path: Path) -> Row:
-    """The round, epsilon and held-out score that a run wrote last."""
+    """The last round, epsilon and held-out score in a file of metrics."""
     row = Row(state="waiting")
     for line in _lines(path):
         try:
             values = json.loads(line)
-        except ValueError:  # still being written
+        except ValueError:  # the last line is not complete yet
             break
         epsilon = values.get("epsilon", values.get("summary/epsilon", row.epsilon))
         row = replace(row, round=values["round"], epsilon=epsilon)
@@ -153,13 +154,13 @@ def _last_written(path: Path) -> Row:
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a file; none where there is none."""
+    """The lines of a file; empty if there is no file."""
     try:
         return path.read_text().splitlines()
-    except FileNotFoundError:  # not begun, or removed by a new start
+    except FileNotFoundError:  # the job has not begun, or begins anew
         return []
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file; -1 where there is none."""
+    """Size of a file in bytes; -1 if there is no file."""
     return path.stat().st_size if path.exists() else -1

@@ -1,8 +1,9 @@
-"""Inputs of the runs of one process, which share records, base model and what is computed of them.
+"""Loads the inputs of many runs in one process so that they share records and base model.
 
-Shared are the tokenised records, the weights of the base model, and every value of these two alone:
-the base model's held-out score, perplexities of the records. Runs differ in seed, rank or targets
-of the adapter, which is built into modules of its own around the same frozen tensors.
+Shared are the tokenised records, the weights of the base model, and all that is computed from these
+two alone: the held-out score of the base model and the perplexities of the records. The adapters of
+the runs differ in seed, rank or targets; each is built into a copy of the modules that has the same
+frozen tensors.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from userdp.sim.data.corpus import Corpus
 from userdp.sim.inputs import corpus_loading, run_inputs
 from userdp.sim.inputs.run_inputs import Base, RunInputs
 
-_NO_LORA = Lora(r=1, alpha=1.0, targets="all-linear")  # a base model is the same under any
+_NO_LORA = Lora(r=1, alpha=1.0, targets="all-linear")  # placeholder in keys of base models
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Loaded:
-    """A base model, and the request that it was loaded for."""
+    """A base model, with the arguments that it was loaded with."""
 
     request: Hashable
     seed: int
@@ -35,9 +36,9 @@ class _Loaded:
 
 
 class SharedInputs:
-    """Loads inputs as `run_inputs.load` does; one base model is in memory at a time, as it is large.
+    """Loads inputs as `run_inputs.load` does, with one base model in memory at a time.
 
-    That holds as long as no caller keeps inputs: a run lets go of its own when it ends.
+    That is so as long as no caller holds references to inputs; a run drops its own at its end.
     """
 
     def __init__(self) -> None:
@@ -47,7 +48,11 @@ class SharedInputs:
         self._caches: dict[Hashable, dict[Hashable, Any]] = {}
 
     def load(self, data: Data, model: Model, seed: int, device: str) -> RunInputs:
-        """The inputs of these settings; raises as `run_inputs.load` does."""
+        """The inputs of these settings.
+
+        Raises:
+            ConfigurationError: as `run_inputs.load`.
+        """
         key = (data, model, seed, device)
         if self._last is None or self._last[0] != key:
             self._last = None
@@ -55,10 +60,10 @@ class SharedInputs:
         return self._last[1]
 
     def free(self) -> None:
-        """Let go of the base model and what is built around it; corpora and values stay."""
+        """Free the base model and the adapters around it; corpora and cached values stay."""
         self._base = self._last = None
-        gc.collect()  # modules refer to each other in circles
-        torch.cuda.empty_cache()  # for other processes; does nothing where CUDA was not used
+        gc.collect()  # modules are in reference cycles
+        torch.cuda.empty_cache()  # for other processes; does nothing if CUDA was not used
 
     def _build(self, data: Data, model: Model, seed: int, device: str) -> RunInputs:
         without_lora = replace(model, lora=_NO_LORA)
@@ -82,21 +87,21 @@ class SharedInputs:
 
     def _load_base(self, model: Model, device: str, classes: int | None, seed: int) -> Base:
         """The same for every seed, unless the checkpoint lacks weights, as those of a head."""
-        any_length = replace(model, seq_len=2)  # a base model does not depend on the text length
+        any_length = replace(model, seq_len=2)  # the base model is the same for all lengths
         request, loaded = (any_length, device, classes), self._base
         if loaded and loaded.request == request and (loaded.seed == seed or not loaded.base.drawn):
             return loaded.base
         del loaded
-        self.free()  # before the next is loaded
+        self.free()  # before the next one is loaded
         base = run_inputs.load_base(any_length, device, classes, seed)
         self._base = _Loaded(request=request, seed=seed, base=base)
         return base
 
 
 def copy_around(module: nn.Module) -> nn.Module:
-    """A copy of the module and all within it that holds the very same tensors.
+    """A copy of the module and its submodules that shares all parameters and buffers.
 
-    What is built into the copy leaves the module as it was; tensors must never change.
+    Modules inserted into the copy do not appear in the original; the tensors must never change.
     """
     tensors = [*module.parameters(), *module.buffers()]
     return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})

@@ -1,7 +1,7 @@
 """Runs a sweep's jobs, serially or in parallel; one failure does not stop the others.
 
-The same command into the same folder goes on: complete jobs are skipped, interrupted ones are
-resumed, and those that never reached their first round start anew.
+The same command with the same folder resumes the sweep: complete jobs are skipped, interrupted ones
+are resumed, and those that have not spent a round start anew.
 """
 
 from __future__ import annotations
@@ -40,20 +40,21 @@ Afterwards = Callable[[Path, Track], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a sweep leaves behind."""
+    """The result of a sweep, beside the files in its folder."""
 
     folder: Path
     jobs: tuple[Job, ...]
     failures: Mapping[int, str]  # reason by job number
-    skipped: int  # complete before this command
+    skipped: int  # jobs that were complete before this command
     seconds: float  # from the start of the command
-    training_seconds: float | None  # None where other processes trained
+    training_seconds: float | None  # None if other processes trained
 
 
 def main(overrides: Sequence[str], started: float, afterwards: Afterwards) -> None:
-    """Run a sweep and print how it went.
+    """Run a sweep and print its outcome.
 
     Args:
+        overrides: of the command.
         started: when the command started, by `time.perf_counter`.
         afterwards: as `run` takes it.
 
@@ -75,9 +76,11 @@ def run(
     started: float | None = None,
     afterwards: Afterwards = lambda *_: None,
 ) -> Outcome:
-    """Run every job of the sweep that is not complete; ``output=FOLDER`` holds them.
+    """Run every job of the sweep that is not complete.
 
     Args:
+        overrides: of the command; ``output=FOLDER`` names the folder of the sweep.
+        started: when the command started, by `time.perf_counter`; None: now.
         afterwards: called once the jobs have run, unless all were complete before.
 
     Raises:
@@ -95,13 +98,13 @@ def run(
             stack.enter_context(jobs.exclusive(sweep))
         todo = [job for job in all_jobs if not job.folder.complete]
         settings = [jobs.clear_or_resume(job) for job in todo]
-        new = [one for one in settings if one.resume is None]  # the others were checked before
+        new = [one for one in settings if one.resume is None]  # resumed jobs were checked before
         prepare.check(new, _inputs(folder).load)
         if not begun_before:  # a refused sweep leaves no folder
             stack.enter_context(jobs.exclusive(sweep))
             jobs.write_index(all_jobs, sweep, rest)
-        if not launcher.runs_here(overrides):
-            _free(folder)  # the memory is for the processes that run the jobs
+        if not launcher.runs_in_process(overrides):
+            _free(folder)  # leaves the memory to the processes that run the jobs
         training_seconds = _launch(all_jobs, todo, folder, overrides)
     if todo:
         afterwards(folder, todo[0].settings.track)
@@ -118,7 +121,7 @@ def run(
 def _launch(
     all_jobs: Sequence[Job], todo: Sequence[Job], folder: Path, overrides: Sequence[str]
 ) -> float | None:
-    """Run the jobs; seconds of training in this process, or None where other processes trained."""
+    """Run the jobs; seconds of training in this process, or None if other processes trained."""
     for job in todo:
         job.folder.failure.unlink(missing_ok=True)
     if not todo:
@@ -129,36 +132,36 @@ def _launch(
             results = launcher.launch(task, [job.number for job in todo], folder, overrides)
     except KeyboardInterrupt:
         interrupt = KeyboardInterrupt()
-        interrupt.add_note(f"to go on: {_resume_command(overrides, folder)}")
+        interrupt.add_note(f"to resume: {_resume_command(overrides, folder)}")
         raise interrupt from None
-    except Exception as error:  # of a launcher: one of its processes died, for example
+    except Exception as error:  # of the launcher, for example because one of its processes died
         _LOG.warning("The launcher stopped: %s: %s", type(error).__name__, error)
         return None
-    here = [seconds for process, seconds in results if process == os.getpid()]
-    return sum(here) if len(here) == len(results) else None
+    seconds = [seconds for process, seconds in results if process == os.getpid()]
+    return sum(seconds) if len(seconds) == len(results) else None
 
 
 @functools.lru_cache(maxsize=1)
 def _inputs(folder: Path) -> SharedInputs:
-    """What the jobs of one sweep share in this process."""
+    """The inputs that the jobs of one sweep share in this process."""
     return SharedInputs()
 
 
 def _free(folder: Path) -> None:
-    """Free the memory; a later sweep, or run, of this process loads what it needs."""
+    """Free the shared inputs; a later sweep of this process loads its own."""
     _inputs(folder).free()
     _inputs.cache_clear()
 
 
 def _task(todo: Mapping[int, Job], folder: Path, config: DictConfig) -> tuple[int, float]:
-    """Run one job, in whichever process the launcher calls this; process id, training seconds."""
+    """Run one job in the process that the launcher has chosen; its id, and seconds of training."""
     job = todo[config.job]
-    if job.folder.complete:  # a launcher may start again a job it lost sight of
+    if job.folder.complete:  # a launcher may repeat a job after it lost contact with it
         return os.getpid(), 0.0
     try:
         with _output_to(job.folder.output):
             result = runner.run(jobs.clear_or_resume(job), job.config, _inputs(folder).load)
-    except Exception as error:  # whatever it is: the other jobs go on
+    except Exception as error:  # of any type, so that the other jobs run
         simulation_only = job.settings.track.simulation_only
         jobs.record_failure(job.folder, error, simulation_only=simulation_only)
         return os.getpid(), 0.0
@@ -167,7 +170,7 @@ def _task(todo: Mapping[int, Job], folder: Path, config: DictConfig) -> tuple[in
 
 @contextlib.contextmanager
 def _output_to(path: Path) -> Iterator[None]:
-    """Send what a job prints and warns of to a file: the terminal shows the sweep."""
+    """Redirect output and warnings of a job to a file, since the terminal shows the sweep."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", buffering=1) as file:
         handler = logging.StreamHandler(file)
@@ -189,7 +192,7 @@ def _folder(overrides: Sequence[str]) -> Path:
     given = given or hydra_compose.value(overrides, "hydra.sweep.dir")
     if given is None:
         return Path(datetime.now().strftime("multirun/%Y-%m-%d/%H-%M-%S-%f"))
-    return Path(OmegaConf.create({"folder": given.strip("'\"")}).folder)  # may hold ${now:...}
+    return Path(OmegaConf.create({"folder": given.strip("'\"")}).folder)  # resolves ${now:...}
 
 
 def _without_place(overrides: Sequence[str]) -> list[str]:
@@ -201,7 +204,7 @@ def _resume_command(overrides: Sequence[str], folder: Path) -> str:
 
 
 def _print_outcome(outcome: Outcome) -> None:
-    """Failures on standard error; the sweep as a whole, and what it spent, on standard output."""
+    """Print failures on standard error, and counts and epsilon of the sweep on standard output."""
     for number, reason in outcome.failures.items():
         print(f"userdp: job {number} ({outcome.jobs[number].name}): {reason}", file=sys.stderr)
     total, complete = len(outcome.jobs), len(outcome.jobs) - len(outcome.failures)
@@ -218,11 +221,11 @@ def _print_outcome(outcome: Outcome) -> None:
     try:
         print("\n".join(composed_epsilon.of_sweep(outcome.folder).sentences), flush=True)
     except (FileNotFoundError, ValueError) as error:  # no run began, or a ledger is damaged
-        _LOG.warning("What the sweep spent is not known: %s", error)
+        _LOG.warning("The epsilon of the sweep is not known: %s", error)
 
 
 def _wall_time(outcome: Outcome) -> str:
-    """Depends on private records, by their number and lengths: for simulations alone."""
+    """The duration of the sweep; it depends on private records, so it is for simulations only."""
     minutes = f"{outcome.seconds / 60:.1f} minutes"
     if not outcome.training_seconds:
         return minutes

@@ -11,7 +11,7 @@ True
 
 This is the import name of the whole project: the folders ``sim``, ``clients``, ``server``,
 ``analysis`` and ``conf`` of the repository are installed as ``userdp.sim``, ``userdp.clients`` and
-so on. Importing it is quick; torch and other libraries are imported by the functions that need them.
+so on. Importing it is quick; the functions import torch and other libraries when they need them.
 """
 
 from __future__ import annotations
@@ -49,4 +49,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
+    """The public names."""
     return sorted(__all__)

@@ -182,7 +182,7 @@ def test_an_interrupted_run_goes_on_and_counts_every_intent(monkeypatch, capsys)
         arguments = small_world.overrides("output=run", "rounds=4", "privacy.epsilon=5")
         assert cli.main(["run", *arguments]) == 130
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line == "userdp: interrupted; go on with: userdp run resume=run"
+    assert line == "userdp: interrupted; resume with: userdp run resume=run"
     assert cli.main(["run", "resume=run"]) == 0
     err = capsys.readouterr().err
     assert all(line.startswith("round ") for line in err.splitlines()), err

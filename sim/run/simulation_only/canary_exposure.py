@@ -65,7 +65,8 @@ def ranked(losses: np.ndarray, references: np.ndarray) -> np.ndarray:
         (canaries,) int64.
     """
     likelier = losses[:, None] < references  # (canaries, R); False beside NaN
-    return 1 + np.count_nonzero(~likelier, axis=1)
+    positions: np.ndarray = 1 + np.count_nonzero(~likelier, axis=1)
+    return positions
 
 
 def bits(ranks: np.ndarray, references: int) -> np.ndarray:

@@ -110,7 +110,7 @@ def test_what_cannot_be_resumed_fails_alone(capsys):
     assert "job 0 (cohort=4): resume=mine/0: mine/0/ledger.jsonl, line" in err
     assert "job 1 (cohort=5): resume=mine/1" in err
     assert "checkpoint/ is gone" in err
-    assert "What the sweep spent is not known: mine/0/ledger.jsonl, line" in err
+    assert "The epsilon of the sweep is not known: mine/0/ledger.jsonl, line" in err
     assert RunFolder(Path("mine/2")).complete
 
 
@@ -151,7 +151,7 @@ def test_ctrl_c_stops_the_sweep_and_says_how_to_go_on(monkeypatch, capsys):
     monkeypatch.setattr(runner, "run", interrupted)
     assert sweep(*GRID) == 130
     told = capsys.readouterr().err.splitlines()[-1]
-    assert "to go on: userdp run -m" in told
+    assert "to resume: userdp run -m" in told
     assert told.endswith("output=mine")
     assert list(stamps()) == ["0"]
 
