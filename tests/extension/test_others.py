@@ -86,7 +86,7 @@ def test_a_run_trains_on_the_selected_records_alone(tmp_path):
     chance, options = random.Random(0), ["selection=most_distinct", "strategy.records_per_user=1"]
     texts = [" ".join(chance.sample(WORDS.split(","), 12)) for _ in range(30)]
     adapters = []
-    for name, others in (("alone", []), ("among-others", ["the " * 20] * 2)):
+    for name, others in (("alone", []), ("among-others", ["the " * 99] * 2)):
         rows = [
             json.dumps({"user_id": f"user{number}", "text": text})
             for number, varied in enumerate(texts)

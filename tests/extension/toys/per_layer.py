@@ -1,11 +1,10 @@
 """User-wise DP-SGD that clips the layers of a user's update one by one.
 
 The adapter's D coordinates are cut into L layers of equal width. Each layer of an update is clipped
-to C / sqrt(L) (McMahan et al., arXiv 1710.06963: per-layer clipping). The squares of
-the L bounds add up to C^2, so one user moves the whole sum by at most C: sensitivity, noise and
-event are those of `UserWise`. A round is L Gaussian queries of one cohort, one a layer, each with
-sensitivity C / sqrt(L) and noise of standard deviation z C; together they cost one of noise
-multiplier z.
+to C / sqrt(L) (per-layer clipping, McMahan et al., arXiv 1710.06963). The squares of the L bounds
+add up to C^2, so one user moves the whole sum by at most C: sensitivity, noise and event are those
+of `UserWise`. A round is L Gaussian queries of one cohort, one a layer, each with sensitivity
+C / sqrt(L) and noise of standard deviation z C; together they cost one of noise multiplier z.
 """
 
 import dataclasses
