@@ -1,6 +1,7 @@
 # Two commands: `make run` and `make test`. Both set everything up in .venv the first time.
 PYTHON ?= python3
 BIN := .venv/bin
+ROOMS := sim clients server analysis conf
 
 .PHONY: run test lint clean
 .DELETE_ON_ERROR:
@@ -11,7 +12,7 @@ run: .venv/installed  ## fine-tune the embedded model on the embedded users, und
 test: .venv/installed  ## the whole test suite
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2
 
-lint: .venv/installed  ## style and types
+lint: .venv/installed .venv/typed/userdp  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -19,9 +20,12 @@ lint: .venv/installed  ## style and types
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
-	mkdir -p .venv/typed/userdp
-	ln -sfn $(CURDIR)/sim/userdp/__init__.py $(CURDIR)/sim/userdp/py.typed $(foreach room,sim clients server analysis conf,$(CURDIR)/$(room)) .venv/typed/userdp/
 	touch $@
 
-clean:  ## forget the environment and the caches of the tools
+# An editable install maps `userdp` to the folders by an import hook, which type checkers cannot see: they read links.
+.venv/typed/userdp: | .venv/installed
+	mkdir -p $@
+	ln -s $(CURDIR)/sim/userdp/__init__.py $(CURDIR)/sim/userdp/py.typed $(ROOMS:%=$(CURDIR)/%) $@/
+
+clean:  ## remove the environment and the caches of the tools
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache

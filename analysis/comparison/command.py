@@ -83,8 +83,8 @@ def _check(setup: Setup, first: Sequence[Job]) -> None:
         comparison, setup.variants, comparison.selections[:1], comparison.epsilons[1:]
     )
     for job in [*first, *later]:
-        settings, config = setup.settings(job)
-        if _score(settings.folder, config) is None and job.seed == comparison.seeds[0]:
+        settings, _ = setup.settings(job)
+        if _score(settings) is None and job.seed == comparison.seeds[0]:
             prepare.prepare(_resumed(settings), setup.load)
 
 
@@ -97,7 +97,7 @@ def _cells(setup: Setup, stage: Sequence[Job]) -> list[Cell]:
         settings, config = setup.settings(job)
         if key not in gradients:
             gradients[key] = gradients_a_round(settings, _inputs(setup, settings))
-        begin, score = time.monotonic(), _score(settings.folder, config)
+        begin, score = time.monotonic(), _score(settings)
         outcome = "was there"
         if score is None:
             score = _run(setup, settings, config)
@@ -133,13 +133,14 @@ def _resumed(settings: Settings) -> Settings:
     return replace(settings, resume=str(settings.folder))
 
 
-def _score(folder: Path, config: Mapping[str, Any]) -> float | None:
-    """Held-out perplexity of a complete run in the folder; None where there is none.
+def _score(settings: Settings) -> float | None:
+    """Held-out perplexity of a complete run of these settings; None where there is none.
 
     Raises:
-        ConfigurationError: the folder holds a run of another configuration.
+        ConfigurationError: their folder holds a run of other settings.
     """
-    if changed := differing(RunFolder(folder), config):
+    folder = settings.folder
+    if changed := differing(RunFolder(folder), settings):
         raise ConfigurationError(
             f"output={folder.parent}: {folder.name} was run with another {changed}; "
             "choose a new folder."

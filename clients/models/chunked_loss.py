@@ -49,6 +49,7 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Head, targets: Tensor,
                 weights: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Weighted sum and losses (n,); hidden is (n, width), targets and weights are (n,)."""
         nll = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden) if hidden.requires_grad else None
         step = max(1, _CHUNK_LOGITS[hidden.device.type] // len(head.weight))
@@ -73,6 +74,7 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradient of the hidden states, (n, width); the head is frozen."""
         (gradient,) = ctx.saved_tensors
         return gradient * grads[0].to(gradient.dtype), None, None, None
 

@@ -80,6 +80,7 @@ class _LowRank(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        """``y`` with the adapters' part added, (lanes, n, out)."""
         inner = _down(x, _cast(a, x.dtype), scale)
         ctx.save_for_backward(x, inner, a, b)
         ctx.scale = scale
@@ -87,6 +88,7 @@ class _LowRank(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x (lanes, n, in), y (lanes, n, out), and the factors of every lane."""
         x, inner, a, b = ctx.saved_tensors
         (dy,) = grads
         x_needs_grad, _, a_needs_grad, _, _ = ctx.needs_input_grad

@@ -71,10 +71,12 @@ class _Column:
         self._write_header()
 
     def extend(self, values: np.ndarray) -> None:
+        """Append ``values`` (n,), cast to the array's dtype."""
         self._file.write(values.astype(self._dtype, copy=False).tobytes())
         self.length += len(values)
 
     def close(self) -> None:
+        """Write the final length into the header, and close the file."""
         self._file.seek(0)
         self._write_header()
         self._file.close()

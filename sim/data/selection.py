@@ -59,38 +59,38 @@ class SelectionRule:
 def random(
     records: Records, k: int, max_tokens: int, generator: np.random.Generator
 ) -> list[np.ndarray]:
-    """k records, uniformly without replacement; all, in random order, if there are fewer."""
+    """k records (tokens,), uniformly without replacement; all, in random order, if fewer."""
     return _take(records, generator.permutation(len(records.tokens)), k, max_tokens)
 
 
 def longest(records: Records, k: int, max_tokens: int, _: np.random.Generator) -> list[np.ndarray]:
-    """The k records of most tokens, before they are cut."""
+    """The k records (tokens,) of most tokens, before they are cut."""
     return _take(records, _ascending([-len(record) for record in records.tokens]), k, max_tokens)
 
 
 def shortest(records: Records, k: int, max_tokens: int, _: np.random.Generator) -> list[np.ndarray]:
-    """The k records of fewest tokens."""
+    """The k records (tokens,) of fewest tokens."""
     return _take(records, _ascending([len(record) for record in records.tokens]), k, max_tokens)
 
 
 def high_perplexity(
     records: Records, k: int, max_tokens: int, _: np.random.Generator
 ) -> list[np.ndarray]:
-    """The k records of highest perplexity under the public base model."""
+    """The k records (tokens,) of highest perplexity under the public base model."""
     return _take(records, _ascending(-_perplexity(records)), k, max_tokens)
 
 
 def low_perplexity(
     records: Records, k: int, max_tokens: int, _: np.random.Generator
 ) -> list[np.ndarray]:
-    """The k records of lowest perplexity under the public base model."""
+    """The k records (tokens,) of lowest perplexity under the public base model."""
     return _take(records, _ascending(_perplexity(records)), k, max_tokens)
 
 
 def random_chunk(
     records: Records, k: int, max_tokens: int, generator: np.random.Generator
 ) -> list[np.ndarray]:
-    """k windows over the user's concatenated records, at uniform starts, across record boundaries.
+    """k windows (tokens,) of the user's concatenated records, at uniform starts, across boundaries.
 
     A single window if the user has at most ``max_tokens`` tokens. For ``k = 0``, consecutive
     windows that cover the text once. Windows without a token to predict are left out.

@@ -71,10 +71,12 @@ class _Adapted(nn.Module):
         self.inner = model
 
     def loss(self, ids: Tensor, labels: Tensor) -> Tensor:
+        """Mean over records of the mean token loss; ids and labels are (records, tokens)."""
         return record_losses(self.inner, ids, labels).mean()
 
     @torch.no_grad()
     def metrics(self, ids: Tensor, labels: Tensor) -> dict[str, Any]:
+        """The loss of ids and labels (records, tokens), as pfl weighs it."""
         return {"loss": Weighted.from_unweighted(float(self.loss(ids, labels)))}
 
 

@@ -29,7 +29,7 @@ def powers(rows: int) -> Iterator[int]:
 def rate(
     run: Callable[[list[np.ndarray]], object], rows: Sequence[np.ndarray], batch: int
 ) -> float:
-    """Tokens a second of ``run`` over batches of rows, in order, after one that is not timed."""
+    """Tokens a second of ``run`` over batches of rows, each (tokens,), after one untimed batch."""
     run(list(rows[:batch]))
     done, first, start = 0, 0, time.perf_counter()
     while (spent := time.perf_counter() - start) < _SECONDS or not done:
