@@ -96,7 +96,9 @@ def test_an_accountant_below_what_is_certified_is_refused_before_a_run_starts():
     assert not Path("low").exists()
 
 
-@pytest.mark.parametrize("key", ["strategy.name", "privacy.accountant"])
+@pytest.mark.parametrize(
+    "key", ["strategy.name", "data.format", "privacy.accountant", "selection.rule"]
+)
 def test_an_object_of_another_kind_is_refused(capsys, key):
     options = small_world.overrides(f"{key}=toys.per_layer.LAYERS", "output=refused")
     check_refused(capsys, ["run", *options], f"{key}=toys.per_layer.LAYERS")
