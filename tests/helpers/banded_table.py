@@ -7,7 +7,7 @@ import math
 
 from userdp.server import accounting
 from userdp.server.mechanisms.base import Mechanism
-from userdp.server.mechanisms.matrix_factorization import factor as banded
+from userdp.server.mechanisms.matrix_factorization.factor import identity, optimal, square_root
 from userdp.server.mechanisms.matrix_factorization.mechanism import MatrixFactorization
 from userdp.server.mechanisms.user_wise import UserWise
 
@@ -21,16 +21,18 @@ def factors() -> None:
     print("| T | b | ours | largest of a round | square root | independent | single, dense |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for rounds in HORIZONS:
-        dense = math.sqrt(banded.optimal(rounds, rounds).mean_error)
-        plain = math.sqrt(banded.identity(rounds).mean_error)
+        dense = math.sqrt(optimal(rounds, rounds).mean_error)
+        plain = math.sqrt(identity(rounds).mean_error)
         for bands in (*BANDS, rounds):
-            ours = banded.optimal(rounds, bands)
-            root = math.sqrt(banded.square_root(rounds, bands).mean_error)
+            ours = optimal(rounds, bands)
+            root = math.sqrt(square_root(rounds, bands).mean_error)
             figures = (math.sqrt(ours.mean_error), math.sqrt(ours.max_error), root, plain, dense)
             print(f"| {rounds} | {bands} | {' | '.join(f'{x:.3f}' for x in figures)} |")
 
 
 def mechanisms() -> dict[str, Mechanism]:
+    """The compared mechanisms by their row's title, at z = 1."""
+
     def grouped(**options) -> Mechanism:
         return MatrixFactorization(rounds=ROUNDS, **{**PUBLIC, "cohort": COHORT, **options})
 
@@ -54,7 +56,7 @@ def noise_at(epsilon: float) -> None:
         events = mechanism.event_count(ROUNDS)
         z = accounting.calibrate(mechanism.event(), events, epsilon, DELTA)
         ours = dataclasses.replace(mechanism, noise_multiplier=z)
-        plain = banded.identity(ROUNDS)
+        plain = identity(ROUNDS)
         factor = ours.factor if isinstance(ours, MatrixFactorization) else plain
         m = ours.expected_units
         errors = [math.sqrt(error) * z / m for error in (factor.mean_error, factor.last_error)]

@@ -1,4 +1,4 @@
-"""The stored release: what comes back is what was stored, or the one before it, or an error."""
+"""Checkpoints are restored exactly, survive an interrupted write, and fit one adapter only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The round: intent first, each node once, noise once, divided by m, stored, done."""
+"""A round of the strategy: intent before messages, each node added once, noise added once."""
 
 from __future__ import annotations
 
@@ -165,8 +165,8 @@ def test_a_node_that_fails_twice_stops_the_run_before_the_release(tmp_path, capl
     assert kinds(run.entries())[1:] == [("intent", 1)]
     assert run.mechanism.means == []
     assert verify(run.path).rounds == 1  # spent, although nothing was released
-    told = "".join([str(stop.value), caplog.text, *capfd.readouterr(), run.path.read_text()])
-    assert "locker" not in told
+    output = "".join([str(stop.value), caplog.text, *capfd.readouterr(), run.path.read_text()])
+    assert "locker" not in output
 
 
 def test_a_node_may_be_dropped_only_where_the_run_says_so(tmp_path):
@@ -290,7 +290,7 @@ def test_two_strict_runs_of_one_configuration_differ_in_coins_and_noise(tmp_path
 
 
 class Crash(Exception):
-    """The process dies here."""
+    """Stands for a crash of the process."""
 
 
 @pytest.mark.parametrize("where", ["release", "store", "done"])

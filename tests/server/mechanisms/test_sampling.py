@@ -1,6 +1,8 @@
-"""Coins: each position's own, independent, of the declared rate; nothing else passes for them."""
+"""Poisson coins are independent and of the declared rate; capped subsets are uniform."""
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import pytest
@@ -52,13 +54,13 @@ def p_value(sampler):
     centred = (hits - RATE) / np.sqrt(variance)
     lags = [(centred[:, :-lag] * centred[:, lag:]).sum() for lag in range(1, 6)]
     pairs = sum(z**2 / (ROUNDS * (SIZE - lag)) for lag, z in enumerate(lags, 1))
-    found = [
+    p_values = [
         stats.chi2.sf(rates, SIZE),
         2 * min(stats.chi2.cdf(sizes, ROUNDS - 1), stats.chi2.sf(sizes, ROUNDS - 1)),
         stats.chi2.sf(pairs, len(lags)),
         float(hits.max() <= 1),
     ]
-    return len(found) * min(found)
+    return len(p_values) * min(p_values)
 
 
 def test_inclusions_have_the_rate_and_are_independent():
@@ -120,3 +122,43 @@ def test_the_cost_is_the_cohorts_not_the_populations():
     positions = sampling.poisson_positions(counting, 1e-3, 10**6)
     assert 800 < len(positions) < 1200
     assert counting.drawn < 1.3 * 10**6 * 1e-3
+
+
+# --- subsets of capped cohorts -------------------------------------------------------------------
+
+
+def subset_p_value(subset, rounds=4000):
+    """Chi-square of how often each of ten members of an over-full cohort is kept."""
+    members = np.arange(0, 50, 5)
+    kept = np.concatenate([subset(stream(number), members, 4) for number in range(rounds)])
+    counts = np.bincount(kept // 5, minlength=10)
+    # A member is kept or not: the counts of one draw are dependent, which shrinks their variance.
+    variance = rounds * 0.4 * 0.6 * 10 / 9
+    return stats.chi2.sf(((counts - rounds * 0.4) ** 2).sum() / variance, 9)
+
+
+def first_come(_, positions, cap):
+    return positions[:cap]
+
+
+def test_every_member_of_an_overfull_cohort_is_kept_equally_often():
+    assert subset_p_value(sampling.random_subset) > 1e-3
+
+
+def test_taking_the_first_who_come_fails_the_same_test():
+    assert subset_p_value(first_come) < 1e-6
+
+
+def test_pairs_are_kept_together_as_often_as_chance_has_it():
+    kept = [frozenset(sampling.random_subset(stream(n), np.arange(5), 2)) for n in range(5000)]
+    pairs = [frozenset(pair) for pair in itertools.combinations(range(5), 2)]
+    assert stats.chisquare([kept.count(pair) for pair in pairs]).pvalue > 1e-3
+
+
+@given(st.integers(0, 60), st.integers(1, 40), st.integers(0, 10**6))
+def test_a_subset_has_the_cap_or_all_in_ascending_order(size, cap, number):
+    members = np.arange(size) * 3
+    kept = sampling.random_subset(stream(number), members, cap)
+    assert len(kept) == min(size, cap)
+    assert set(kept) <= set(members)
+    assert (np.diff(kept) > 0).all()

@@ -1,4 +1,4 @@
-"""DP-AdamBC: the published rule, against plain Python, torch's Adam and what noise alone does."""
+"""DP-AdamBC against the published rule in plain Python, torch's Adam, and pure noise."""
 
 from __future__ import annotations
 
@@ -69,17 +69,17 @@ def test_without_noise_a_floor_on_the_variance_is_torchs_adam_fed_with_no_less()
     np.testing.assert_allclose(server.adapter - before, LR * mean / math.sqrt(FLOOR), rtol=1e-4)
 
 
-def denominators(make, signal, told, rounds=4000, size=400, sigma=0.05):
+def denominators(make, signal, ratio, rounds=4000, size=400, sigma=0.05):
     """(size,) what the momentum was divided by in the last step along ``signal`` plus noise.
 
     Args:
-        told: the noise that the optimiser is told of, over the true one.
+        ratio: noise_std that the optimiser is given, over the true one.
     """
     chance = np.random.default_rng(7)
     server, first = started(make, size), np.zeros(size)
     for _ in range(rounds):
         mean, before = signal + sigma * chance.standard_normal(size), server.adapter
-        server.step(mean, told * sigma)
+        server.step(mean, ratio * sigma)
         first = B1 * first + (1 - B1) * mean
     moved = server.adapter.astype(np.float64) - before
     return LR * first / moved
@@ -96,11 +96,11 @@ def test_on_pure_noise_the_denominator_falls_to_the_floor_while_adams_stays_at_s
     assert np.median(adams) == pytest.approx(sigma, rel=0.02)
 
 
-@pytest.mark.parametrize(("told", "holds"), [(1.0, True), (2 / 3, False), (1.5, False)])
-def test_the_denominator_is_the_signals_and_no_other_noise_level_gives_it(told, holds):
+@pytest.mark.parametrize(("ratio", "holds"), [(1.0, True), (2 / 3, False), (1.5, False)])
+def test_the_denominator_is_the_signals_and_no_other_noise_level_gives_it(ratio, holds):
     signal = 0.05
-    got = denominators(functools.partial(AdamBC, floor=1e-5, **SLOW), signal, told)
-    assert (abs(np.median(got) / signal - 1) < 0.03) == holds
+    denominator = denominators(functools.partial(AdamBC, floor=1e-5, **SLOW), signal, ratio)
+    assert (abs(np.median(denominator) / signal - 1) < 0.03) == holds
 
 
 def test_a_restored_optimiser_goes_on_as_if_it_never_stopped():
@@ -123,7 +123,7 @@ ADAPTIVE = UserWise(
 
 
 def test_a_run_tells_it_the_noise_of_each_release_though_the_clip_norm_moves(tmp_path):
-    low = functools.partial(MAKE, floor=1e-6)  # far below the noise: what is told decides
+    low = functools.partial(MAKE, floor=1e-6)  # far below the noise: the given noise_std decides
     run = tiny.federation(tmp_path, ADAPTIVE, tiny.people(6), optimizer=low)
     adapter = run.run(4)
     releases = run.mechanism.releases
@@ -159,7 +159,7 @@ def test_a_step_whose_noise_nobody_told_is_refused_even_after_one_that_was():
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"lr": 0.0}, "optimizer.lr=0.0: must be positive"),
         ({"lr": math.nan}, "optimizer.lr=nan"),
@@ -169,7 +169,7 @@ def test_a_step_whose_noise_nobody_told_is_refused_even_after_one_that_was():
         ({"betas": (0.9,)}, r"optimizer.betas=\[0.9\]"),
     ],
 )
-def test_a_value_out_of_its_range_is_told_in_one_line(options, told):
-    with pytest.raises(ConfigurationError, match=told) as error:
+def test_a_value_out_of_its_range_is_told_in_one_line(options, message):
+    with pytest.raises(ConfigurationError, match=message) as error:
         AdamBC([torch.nn.Parameter(torch.zeros(2))], **options)
     assert "\n" not in str(error.value)

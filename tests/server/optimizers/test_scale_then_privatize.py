@@ -1,4 +1,4 @@
-"""Scale-then-privatize: clip and noise act on scaled updates, and the scale is public."""
+"""Scale-then-privatize: the scale follows its formula; clip and noise act on scaled updates."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from scipy import stats
 
 from helpers import lanes, tiny
 from userdp.clients.batching import unit_records
-from userdp.clients.training import clipping, cohort_update
-from userdp.clients.training.memory import EngineSettings
+from userdp.clients.training import cohort_update
 from userdp.server.mechanisms.adaptive_clip import AdaptiveClip
 from userdp.server.mechanisms.base import Release
 from userdp.server.mechanisms.group_privacy import GroupPrivacy
@@ -135,38 +134,6 @@ def test_in_scaled_space_no_user_moves_the_sum_by_more_than_the_bound(
     assert max(own_space) > 1.5 * bound  # no bound there: the law is about the scaled space
 
 
-@pytest.mark.parametrize("scaled", [False, True])
-def test_a_node_clips_what_it_scaled_and_adds_up_nothing_else(scaled):
-    model, five = tiny.language_model(), tiny.ragged_units(5)
-    adapter, local = model.initial, cohort_update.LocalTraining(steps=2, lr=0.3)
-    scale = torch.from_numpy(bent(len(adapter))) if scaled else torch.ones(len(adapter))
-    rows = lanes.block_updates(model, adapter, five, local, 10**6)[0].double() * scale
-    norms = rows.norm(dim=1, keepdim=True)
-    wanted = (rows * (CLIP / norms).clamp(max=1.0)).sum(dim=0)
-    options = {"clip_norm": CLIP, "local": local, "engine": EngineSettings()}
-    got = cohort_update.cohort_sum(model, adapter, five, scale=scale, **options)
-    np.testing.assert_allclose(got.total, wanted, rtol=1e-3, atol=1e-6 * CLIP)
-    assert got.figures["mean_update_norm"] == pytest.approx(float(norms.sum()), rel=1e-5)
-    if not scaled:
-        plain = cohort_update.cohort_sum(model, adapter, five, **options)
-        assert np.array_equal(plain.total, got.total)
-
-
-def test_a_product_that_overflows_costs_its_unit_and_no_other():
-    model, five = tiny.language_model(), tiny.ragged_units(5)
-    local, engine = cohort_update.LocalTraining(lr=1e6), EngineSettings()
-    rows = lanes.block_updates(model, model.initial, five, local, 10**6)[0]
-    second, largest = rows.abs().amax(dim=1).double().sort().values[-2:].tolist()
-    limit = torch.finfo(torch.float32).max / math.sqrt(second * largest)
-    scale = torch.full_like(model.initial, limit)
-    got = cohort_update.cohort_sum(
-        model, model.initial, five, clip_norm=CLIP, local=local, engine=engine, scale=scale
-    )
-    assert got.figures["failed_units"] == 1
-    wanted = clipping.clipped_sum(rows[rows.abs().amax(dim=1) < largest], CLIP).total
-    np.testing.assert_allclose(got.total, wanted, rtol=1e-3, atol=1e-5 * CLIP)
-
-
 def release_noise(run):
     """(rounds, D) what was added to the sums."""
     m = run.mechanism.expected_units
@@ -187,10 +154,10 @@ def test_noise_is_isotropic_in_scaled_space_and_reaches_the_adapter_over_s(tmp_p
     noise, std = np.array(release_noise(run)), 1.2 * CLIP
     scale = bent(noise.shape[1])
     for part in np.array_split(np.argsort(scale), 3):  # small, middling and large scales alike
-        here = noise[:, part].ravel()
-        assert stats.kstest(here, "norm", args=(0, std)).pvalue > 1e-6
+        noise_part = noise[:, part].ravel()
+        assert stats.kstest(noise_part, "norm", args=(0, std)).pvalue > 1e-6
         for wrong in (2 / 3, 3 / 2):
-            assert stats.kstest(here, "norm", args=(0, wrong * std)).pvalue < 1e-6
+            assert stats.kstest(noise_part, "norm", args=(0, wrong * std)).pvalue < 1e-6
     moved = run.strategy.optimizer.adapter - run.host.model.initial.numpy()
     wanted = np.sum(run.mechanism.means, axis=0) / scale
     np.testing.assert_allclose(moved, wanted, rtol=1e-4, atol=1e-5)
@@ -221,8 +188,8 @@ def test_figures_are_those_of_the_release_in_scaled_space(tmp_path):
 
 def test_an_adaptive_clip_counts_the_units_that_are_unclipped_in_scaled_space(tmp_path):
     people, model = tiny.people(USERS), tiny.language_model()
-    asked = tiny.contract(USER, round=1)
-    chosen = list(unit_records.fetch(people, asked, tiny.everyone(USERS)))
+    contract = tiny.contract(USER, round=1)
+    chosen = list(unit_records.fetch(people, contract, tiny.everyone(USERS)))
     rows, _ = lanes.block_updates(
         model, model.initial, chosen, cohort_update.LocalTraining(), 10**6
     )
@@ -236,7 +203,7 @@ def test_an_adaptive_clip_counts_the_units_that_are_unclipped_in_scaled_space(tm
 
 
 def scales_sent(run):
-    """By round: the scale that its messages carry, or None; every node is told the same."""
+    """By round: the scale that its messages carry, or None; the same for every node."""
     sent = {}
     for message in run.grid.sent:
         arrays = messages.read_scale(message)

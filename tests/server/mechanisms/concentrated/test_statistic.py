@@ -1,4 +1,4 @@
-"""Every step of docs/concentration.md by brute force, and the counts against their definition."""
+"""Every step of docs/concentration.md by exhaustive and random search."""
 
 from __future__ import annotations
 

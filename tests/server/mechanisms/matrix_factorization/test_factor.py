@@ -1,4 +1,4 @@
-"""The banded factor: it factors prefix sums, its errors are those of dense algebra, it is optimal.
+"""The banded factor: its columns, its errors by dense algebra, and its optimality.
 
 Optimality has three oracles: a dual certificate, the fixed point of Denisov et al. (2202.08312) for
 single participation, and a generic solver over X = M^T M.
@@ -12,8 +12,12 @@ import numpy as np
 import pytest
 from scipy import linalg, optimize
 
-from userdp.server.mechanisms.matrix_factorization import block_matrices
-from userdp.server.mechanisms.matrix_factorization import factor as banded
+from userdp.server.mechanisms.matrix_factorization.factor import (
+    OBJECTIVES,
+    identity,
+    optimal,
+    square_root,
+)
 
 SHAPES = [(1, 1), (5, 1), (5, 3), (7, 7), (30, 5), (49, 24), (60, 20), (64, 64), (101, 7)]
 shapes = pytest.mark.parametrize(("rounds", "bands"), SHAPES)
@@ -55,14 +59,14 @@ def certificate(factor, weights):
 
 @shapes
 def test_the_factor_times_its_other_half_is_the_matrix_of_prefix_sums(rounds, bands):
-    factor = banded.optimal(rounds, bands)
+    factor = optimal(rounds, bands)
     other = np.array([linalg.solve(factor.matrix().T, row) for row in prefixes(rounds)])
     np.testing.assert_allclose(other @ factor.matrix(), prefixes(rounds), atol=1e-10)
     np.testing.assert_allclose((other**2).sum(axis=1), factor.errors, rtol=1e-9)
 
 
 @shapes
-@pytest.mark.parametrize("make", [banded.optimal, banded.square_root])
+@pytest.mark.parametrize("make", [optimal, square_root])
 def test_columns_have_norm_one_and_nothing_stands_outside_the_bands(make, rounds, bands):
     factor = make(rounds, bands)
     matrix = factor.matrix()
@@ -77,7 +81,7 @@ def test_columns_have_norm_one_and_nothing_stands_outside_the_bands(make, rounds
 
 @shapes
 def test_errors_and_variances_are_those_of_dense_algebra(rounds, bands):
-    factor = banded.optimal(rounds, bands)
+    factor = optimal(rounds, bands)
     np.testing.assert_allclose(factor.errors, dense_errors(factor), rtol=1e-9)
     spread = (np.linalg.inv(factor.matrix()) ** 2).sum(axis=1)
     np.testing.assert_allclose(factor.variances, spread, rtol=1e-9)
@@ -86,28 +90,10 @@ def test_errors_and_variances_are_those_of_dense_algebra(rounds, bands):
     assert factor.last_error == pytest.approx(dense_errors(factor)[-1])
 
 
-@pytest.mark.parametrize(("width", "size"), [(1, 4), (3, 60), (26, 77), (25, 24)])
-def test_the_gradient_of_the_block_recursion_is_that_of_differences(width, size):
-    source = np.random.default_rng(0)
-    blocks = block_matrices.Blocks(width, size)
-    bands = np.where(blocks.inside(), 0.2 * source.standard_normal((width, size)), 0.0)
-    bands[0] = 1 + source.random(size)
-    weights = source.random(size)
-    _, gradient = block_matrices.weighted_variance(bands, weights)
-    assert (gradient[~blocks.inside()] == 0).all()
-    for _ in range(5):
-        step = np.where(blocks.inside(), source.standard_normal((width, size)), 0.0)
-        ahead, behind = (
-            block_matrices.weighted_variance(bands + sign * 1e-5 * step, weights)[0]
-            for sign in (1, -1)
-        )
-        assert (gradient * step).sum() == pytest.approx((ahead - behind) / 2e-5, rel=1e-5)
-
-
 @shapes
-@pytest.mark.parametrize("objective", banded.OBJECTIVES)
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_no_factor_of_these_bands_has_less_error(rounds, bands, objective):
-    factor = banded.optimal(rounds, bands, objective)
+    factor = optimal(rounds, bands, objective)
     weights = np.ones(rounds) if objective == "mean" else np.full(rounds, 0.1)
     if objective == "last":
         weights[-1] = rounds
@@ -118,7 +104,7 @@ def test_no_factor_of_these_bands_has_less_error(rounds, bands, objective):
 
 @pytest.mark.parametrize(("rounds", "bands"), [(30, 5), (64, 64)])
 def test_the_certificate_refuses_a_factor_that_is_not_optimal(rounds, bands):
-    other = banded.square_root(rounds, bands)
+    other = square_root(rounds, bands)
     assert other.mean_error * rounds > 1.01 * certificate(other, np.ones(rounds))
 
 
@@ -129,9 +115,7 @@ def test_full_width_is_the_fixed_point_of_single_participation(rounds):
     for _ in range(1000):
         scale = np.sqrt(multipliers)
         multipliers = np.diag(root(scale[:, None] * work * scale))
-    assert banded.optimal(rounds, rounds).mean_error * rounds == pytest.approx(
-        multipliers.sum(), rel=1e-6
-    )
+    assert optimal(rounds, rounds).mean_error * rounds == pytest.approx(multipliers.sum(), rel=1e-6)
 
 
 @pytest.mark.parametrize(("rounds", "bands"), [(4, 2), (6, 3), (6, 6)])
@@ -153,7 +137,7 @@ def test_a_generic_solver_over_the_gram_matrix_finds_the_same_error(rounds, band
         method="Powell",
         options={"maxiter": 20000, "xtol": 1e-9, "ftol": 1e-13},
     )
-    ours = rounds * banded.optimal(rounds, bands).mean_error
+    ours = rounds * optimal(rounds, bands).mean_error
     assert ours <= found.fun * (1 + 1e-9)
     assert ours == pytest.approx(found.fun, rel=1e-4)
 
@@ -164,62 +148,62 @@ def test_no_factor_is_below_the_nuclear_norm_and_the_dense_one_is_close(rounds):
     angles = (2 * np.arange(1, rounds + 1) - 1) * math.pi / (4 * rounds + 2)
     least = (0.5 / np.sin(angles)).sum() ** 2 / rounds
     for bands in sorted({1, min(5, rounds), rounds}):
-        assert banded.optimal(rounds, bands).mean_error * rounds >= least * (1 - 1e-12)
-    assert banded.optimal(rounds, rounds).mean_error * rounds <= 1.09 * least
+        assert optimal(rounds, bands).mean_error * rounds >= least * (1 - 1e-12)
+    assert optimal(rounds, rounds).mean_error * rounds <= 1.09 * least
 
 
 def test_more_bands_mean_less_error_and_one_band_is_independent_noise():
-    errors = [banded.optimal(60, bands).mean_error for bands in (1, 2, 3, 5, 10, 20, 60)]
+    errors = [optimal(60, bands).mean_error for bands in (1, 2, 3, 5, 10, 20, 60)]
     assert errors == sorted(errors, reverse=True)
     assert errors[0] == pytest.approx((60 + 1) / 2)
-    np.testing.assert_array_equal(banded.optimal(60, 1).matrix(), np.eye(60))
-    np.testing.assert_array_equal(banded.identity(60).errors, np.arange(1, 61))
+    np.testing.assert_array_equal(optimal(60, 1).matrix(), np.eye(60))
+    np.testing.assert_array_equal(identity(60).errors, np.arange(1, 61))
 
 
 @pytest.mark.parametrize("bands", [2, 10, 60])
 def test_it_beats_the_square_root_and_that_one_squares_to_prefix_sums(bands):
-    assert banded.optimal(60, bands).mean_error < 0.99 * banded.square_root(60, bands).mean_error
-    full = banded.square_root(60, 60).matrix()
+    assert optimal(60, bands).mean_error < 0.99 * square_root(60, bands).mean_error
+    full = square_root(60, 60).matrix()
     toeplitz = full / np.diag(full)  # before the columns were made equal
     np.testing.assert_allclose(toeplitz @ toeplitz, prefixes(60), atol=1e-12)
 
 
 def test_the_last_iterate_can_be_bought_with_the_ones_before():
-    mean, last = banded.optimal(60, 10), banded.optimal(60, 10, "last")
+    mean, last = optimal(60, 10), optimal(60, 10, "last")
     assert last.last_error < 0.9 * mean.last_error
     assert last.mean_error > mean.mean_error
 
 
 def test_more_bands_than_rounds_are_as_many_as_rounds():
-    assert banded.optimal(6, 50).digest == banded.optimal(6, 6).digest
+    assert optimal(6, 50).digest == optimal(6, 6).digest
 
 
 def test_the_search_is_deterministic_and_kept():
-    first = banded.optimal(50, 6)
-    assert banded.optimal(50, 6) is first
-    again = banded.optimal.__wrapped__(50, 6)
+    first = optimal(50, 6)
+    assert optimal(50, 6) is first
+    again = optimal.__wrapped__(50, 6)
     assert again is not first
     assert again.digest == first.digest
-    assert banded.optimal(50, 5).digest != first.digest
+    assert optimal(50, 5).digest != first.digest
     with pytest.raises(ValueError, match="read-only"):
         first.bands[0, 0] = 2
 
 
 def test_a_thousand_rounds_are_searched_as_sixty_are():
     """Norms and errors against dense algebra; the certificate is for small T."""
-    factor = banded.optimal(1000, 20)
+    factor = optimal(1000, 20)
     np.testing.assert_allclose(np.linalg.norm(factor.bands, axis=0), 1, rtol=1e-14)
     assert factor.errors == pytest.approx(dense_errors(factor), rel=1e-8)
-    assert factor.mean_error < 0.8 * banded.square_root(1000, 20).mean_error
+    assert factor.mean_error < 0.8 * square_root(1000, 20).mean_error
 
 
 @pytest.mark.parametrize("arguments", [(0, 1), (4, 0), (4, 2, "mode")])
 def test_what_is_no_factor_is_refused(arguments):
     with pytest.raises(ValueError, match="Expected"):
-        banded.optimal(*arguments)
+        optimal(*arguments)
 
 
 @pytest.mark.parametrize("number", [0, 7])
 def test_a_round_beyond_the_horizon_is_refused(number):
     with pytest.raises(ValueError, match="from 1 to 6"):
-        banded.optimal(6, 2).row(number)
+        optimal(6, 2).row(number)

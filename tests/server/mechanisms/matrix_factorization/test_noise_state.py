@@ -1,4 +1,4 @@
-"""The window of noise rows: the law of its rows, its file, and what a resume refuses."""
+"""Noise rows of correlated noise: their joint law, their file, and what a resume refuses."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from userdp.server.mechanisms.matrix_factorization import factor as banded
+from userdp.server.mechanisms.matrix_factorization.factor import (
+    OBJECTIVES,
+    identity,
+    optimal,
+    square_root,
+)
 from userdp.server.mechanisms.matrix_factorization.noise_state import NoiseWindow
 from userdp.sim.common import rng
 from userdp.sim.common.errors import ConfigurationError
 
-FACTOR = banded.optimal(7, 3)
+FACTOR = optimal(7, 3)
 DRAWS = 40_000
 
 
@@ -42,10 +47,10 @@ def consistent(sample, factor, scale=1.0):
     return bool((np.abs(gram - np.eye(len(gram))) < 5 * error).all())
 
 
-@pytest.mark.parametrize("objective", banded.OBJECTIVES)
+@pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("bands", [1, 3, 7])
 def test_the_rows_of_a_run_have_the_factors_covariance_and_no_other_scale(bands, objective):
-    factor = banded.optimal(7, bands, objective)
+    factor = optimal(7, bands, objective)
     sample = rows(factor, DRAWS, range(1, 8))
     assert consistent(sample, factor)
     assert not consistent(sample, factor, 2 / 3)
@@ -56,8 +61,8 @@ def test_the_rows_of_a_run_have_the_factors_covariance_and_no_other_scale(bands,
 
 def test_another_correlation_is_told_apart():
     sample = rows(FACTOR, DRAWS, range(1, 8))
-    assert not consistent(sample, banded.square_root(7, 3))
-    assert not consistent(sample, banded.identity(7))
+    assert not consistent(sample, square_root(7, 3))
+    assert not consistent(sample, identity(7))
 
 
 def test_a_row_is_gaussian():
@@ -88,7 +93,7 @@ def test_a_rows_number_is_used_once(number):
 @pytest.mark.parametrize("stop", range(1, 7))
 @pytest.mark.parametrize("bands", [1, 2, 3, 7])
 def test_a_stored_window_goes_on_as_if_it_had_not_been_stored(tmp_path, bands, stop):
-    factor = banded.optimal(7, bands)
+    factor = optimal(7, bands)
     whole = rows(factor, 5, range(1, 8))
     first = NoiseWindow()
     rows(factor, 5, range(1, stop + 1), first)
@@ -138,19 +143,19 @@ def loading(folder, factor=FACTOR, *, released=4, intended=4, size=5):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"released": 5, "intended": 6}, "ends at round 4, before the last release"),
         ({"released": 2, "intended": 3}, "another run"),
-        ({"factor": banded.optimal(7, 4)}, "another run"),
+        ({"factor": optimal(7, 4)}, "another run"),
         ({"size": 6}, "rows of 5 numbers"),
     ],
 )
-def test_a_window_that_does_not_fit_is_refused(tmp_path, change, told):
+def test_a_window_that_does_not_fit_is_refused(tmp_path, change, message):
     saved(tmp_path)
     loading(tmp_path)
     loading(tmp_path, released=3)
-    with pytest.raises(ConfigurationError, match=told) as error:
+    with pytest.raises(ConfigurationError, match=message) as error:
         loading(tmp_path, **change)
     assert "\n" not in str(error.value)
 
