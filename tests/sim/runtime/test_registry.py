@@ -1,0 +1,40 @@
+"""Runtimes are chosen by name; one of another package is named by its dotted name."""
+
+from __future__ import annotations
+
+import pytest
+from flwr.app import Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from helpers import small_world
+from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.config import hydra_compose
+from userdp.sim.runtime.registry import RUNTIMES
+
+
+def counting(message, context):
+    record = MetricRecord({"node": context.node_id})
+    return Message(RecordDict({"n": record}), reply_to=message)
+
+
+@pytest.mark.parametrize("name", list(RUNTIMES))
+def test_every_runtime_opens_a_grid_whose_nodes_answer(name):
+    app = ClientApp()
+    app.train()(counting)
+    with RUNTIMES.find(name)(app, 3) as grid:
+        nodes = list(grid.get_node_ids())
+        sent = [Message(RecordDict(), dst_node_id=node, message_type="train") for node in nodes]
+        replies = list(grid.send_and_receive(sent))
+    assert len(set(nodes)) == 3
+    assert [reply.content["n"]["node"] for reply in replies] == nodes
+
+
+def test_the_configuration_takes_names_of_the_table_and_dotted_names():
+    for kind in ("in_process", "another_package.ray.start"):
+        settings, _ = hydra_compose.settings(small_world.overrides(f"runtime.kind={kind}"))
+        assert settings.runtime.kind == kind
+
+
+def test_a_name_that_no_runtime_has_is_refused_when_it_is_given():
+    with pytest.raises(ConfigurationError, match=r"runtime.kind=rya: choose one of in_process"):
+        hydra_compose.settings(small_world.overrides("runtime.kind=rya"))
