@@ -322,6 +322,15 @@ class Mechanism(ABC):
     # the header of a ledger, so that `userdp verify` needs no more than the ledger.
 
     @classmethod
+    def clip_sentence(cls, facts: Mapping[str, Any]) -> str:
+        """How a unit's update is clipped, as a part of the sentence "the update is ...".
+
+        Args:
+            facts: a statement.
+        """
+        return f"clipped to an L2 norm of {facts['clip_norm']} over all adapter weights together"
+
+    @classmethod
     def noise_sentence(cls, facts: Mapping[str, Any]) -> str:
         """How noise is added to the sum, as a part of the sentence "the sum is released ...".
 

@@ -40,6 +40,7 @@ class ConcentrationRule(UserWise):
     keeps_rows: ClassVar[bool] = True
     compared: ClassVar[bool] = False
 
+    cohort_max: int | None = field(default=None, metadata=SET_BY_RUN)  # no option: always None
     tau: float | None = None  # radius; None: a fiftieth of the clip norm
     min_weight: float | None = None  # W_min; None: half of the expected cohort
     test_share: float = 0.05  # share of 1/z^2 for the test

@@ -12,12 +12,16 @@ import pytest
 import torch
 from scipy import stats
 
+from userdp.server.mechanisms.adaptive_clip import AdaptiveClip
+from userdp.server.mechanisms.base import SET_BY_RUN
+from userdp.server.mechanisms.concentrated.mechanism import Concentrated
 from userdp.server.mechanisms.group_privacy import GroupPrivacy
 from userdp.server.mechanisms.non_private import NonPrivate
 from userdp.server.mechanisms.user_wise import UserWise
 from userdp.sim.common import rng
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.protocol.cohort_sum import CohortSum
+from userdp.sim.protocol.contract import Contract, LocalWork
 
 USER = UserWise(users=40, cohort=8, records_per_user=3, clip_norm=0.7, noise_multiplier=1.3)
 SLOT = GroupPrivacy(users=40, cohort=8, records_per_user=3, clip_norm=0.7, noise_multiplier=1.3)
@@ -136,3 +140,70 @@ def test_noise_of_different_rounds_is_uncorrelated():
         USER.release(CohortSum(np.zeros(SIZE)), replayed(number), number).mean for number in (1, 2)
     )
     assert abs(np.corrcoef(first, second)[0, 1]) < 5 / math.sqrt(SIZE)
+
+
+# --- contract and options -------------------------------------------------------------------------
+
+WORK = LocalWork(
+    selection="random",
+    redraw=True,
+    resample=True,
+    max_tokens=16,
+    local_steps=3,
+    local_lr=0.5,
+    seed=7,
+)
+
+
+@pytest.mark.parametrize("mechanism", [USER, SLOT, NONE], ids=["user", "slot", "none"])
+def test_a_contract_has_the_local_work_and_the_mechanisms_clip_and_unit(mechanism):
+    contract = mechanism.contract(4, WORK)
+    for name in ("selection", "resample", "max_tokens", "local_steps", "local_lr", "seed"):
+        assert getattr(contract, name) == getattr(WORK, name)
+    assert (contract.round, contract.unit) == (4, mechanism.unit)
+    assert (contract.clip_norm, contract.records_per_user) == (mechanism.clip_norm, 3)
+    assert contract.clipping == "joint"
+    assert not contract.count_unclipped
+    assert not contract.keep_rows
+
+
+def test_what_the_guarantee_needs_comes_from_the_mechanism_whatever_the_work_says():
+    """A contract is local work too: its own unit, clip norm and reports must not survive."""
+    lax = Contract(
+        **vars(WORK),
+        round=99,
+        unit="record",
+        clip_norm=math.inf,
+        records_per_user=0,
+        clipping="none",
+        count_unclipped=True,
+        keep_rows=True,
+    )
+    assert USER.contract(4, lax) == USER.contract(4, WORK)
+
+
+@pytest.mark.parametrize("redraw", [True, False])
+def test_only_users_select_anew_and_slots_are_filled_once(redraw):
+    work = dataclasses.replace(WORK, redraw=redraw)
+    assert USER.contract(1, work).redraw == redraw
+    assert not SLOT.contract(1, work).redraw
+
+
+def test_reports_are_asked_for_where_the_mechanism_needs_them():
+    adaptive = dataclasses.replace(USER, adaptive=AdaptiveClip(bit_noise=2.0))
+    assert adaptive.contract(1, WORK).count_unclipped
+    concentrated = Concentrated(
+        users=40, cohort=20, records_per_user=3, clip_norm=0.7, noise_multiplier=1.3
+    )
+    assert concentrated.contract(1, WORK).keep_rows
+
+
+def test_options_are_the_fields_that_a_class_adds_for_a_configuration():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Extended(UserWise):
+        strength: float = 1.0
+        rounds_seen: int = dataclasses.field(default=0, metadata=SET_BY_RUN)
+
+    assert set(Extended.options()) == {"cohort_max", "strength"}
+    assert Extended.options()["strength"].default == 1.0
+    assert set(GroupPrivacy.options()) == set()
