@@ -13,9 +13,9 @@ def test_the_noise_multiplier_and_epsilon_are_those_of_a_fixed_clip_norm():
     options = ["privacy.users=2164", "privacy.epsilon=3"]
     plans = {}
     for more in ((), ("strategy.clip_quantile=0.5",)):
-        asked, _ = hydra_compose.settings([*options, *more])
-        plans[more] = planner.bare(asked)
-        facts = ledger_header.header(asked, plans[more], layout="l", base="b")
+        settings, _ = hydra_compose.settings([*options, *more])
+        plans[more] = planner.bare(settings)
+        facts = ledger_header.header(settings, plans[more], layout="l", base="b")
         json.dumps(facts, allow_nan=False)
     fixed, adaptive = plans.values()
     assert adaptive.epsilon == fixed.epsilon

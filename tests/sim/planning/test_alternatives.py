@@ -1,4 +1,4 @@
-"""The adviser against plans made one by one, sampled users, and rows worked out by hand."""
+"""Alternatives against plans made one by one, sampled users, and rows worked out by hand."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ RECORDS = "plan.records_per_user=[1,1,2,5,12,106]"
 
 
 def advice(*overrides: str) -> list[dict]:
-    asked, _ = hydra_compose.settings([*ASKED, *overrides])
-    plan = planner.bare(asked)
-    return alternatives.advice(plan, asked, alternatives=True)["alternatives"]
+    settings, _ = hydra_compose.settings([*ASKED, *overrides])
+    plan = planner.bare(settings)
+    return alternatives.advice(plan, settings, alternatives=True)["alternatives"]
 
 
 def row_of(rows: list[dict], strategy: str, k: int) -> dict:
@@ -35,10 +35,10 @@ def row_of(rows: list[dict], strategy: str, k: int) -> dict:
 @pytest.mark.parametrize("k", [2, 5])
 def test_a_row_is_the_plan_of_its_strategy_and_k(strategy, k):
     row = row_of(advice("plan.gradients=320", "plan.ks=[2,5]"), strategy, k)
-    asked, _ = hydra_compose.settings(
+    settings, _ = hydra_compose.settings(
         [*ASKED, f"strategy={strategy}", f"strategy.records_per_user={k}", f"cohort={320 / k}"]
     )
-    alone = planner.described(planner.bare(asked), asked, [])
+    alone = planner.described(planner.bare(settings), settings, [])
     for key in ("sampling_rate", "noise_multiplier", "epsilon", "records_per_user", "strategy"):
         assert row[key] == alone[key]
     assert row["noise_std_on_mean_per_clip_norm"] == alone["noise_std_on_mean"]  # C = 1
@@ -127,12 +127,12 @@ def test_the_json_holds_alternatives_and_tuning(capsys, monkeypatch):
     monkeypatch.setattr(accountants, "certified_names", lambda: ("pld",))  # the others are slow
     arguments = ["plan", "--all", "--json", *ASKED, "plan.ks=[1,100]", "plan.tuning_runs=3"]
     assert cli.main(arguments) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert len(told["alternatives"]) == 4
-    assert told["tuning"]["runs"] == 3
-    single = told["epsilon"]["upper"]
-    assert single < told["tuning"]["composed"]["upper"] < 3 * single
-    assert set(told["tuning"]["repeat_and_select"]) == {"logarithmic", "geometric"}
+    facts = json.loads(capsys.readouterr().out)
+    assert len(facts["alternatives"]) == 4
+    assert facts["tuning"]["runs"] == 3
+    single = facts["epsilon"]["upper"]
+    assert single < facts["tuning"]["composed"]["upper"] < 3 * single
+    assert set(facts["tuning"]["repeat_and_select"]) == {"logarithmic", "geometric"}
 
 
 @pytest.mark.parametrize("bound", ["mixture", "lemma"])
@@ -143,7 +143,7 @@ def test_tuning_of_group_privacy_needs_the_lemma(capsys, bound):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "reason"),
     [
         (["strategy.records_per_user=all"], "plan.gradients"),
         (["privacy.epsilon=null", "privacy.noise_multiplier=1"], "privacy.noise_multiplier=1"),
@@ -159,21 +159,21 @@ def test_tuning_of_group_privacy_needs_the_lemma(capsys, bound):
         (["plan.tuning_runs=0"], "plan.tuning_runs"),
     ],
 )
-def test_what_cannot_be_compared(overrides, told):
-    with pytest.raises(ConfigurationError, match=told):
+def test_what_cannot_be_compared(overrides, reason):
+    with pytest.raises(ConfigurationError, match=reason):
         advice(*overrides)
 
 
 def test_all_needs_declared_users():
-    asked, _ = hydra_compose.settings(["plan.sampling_rate=0.1", "privacy.delta=1e-5"])
+    settings, _ = hydra_compose.settings(["plan.sampling_rate=0.1", "privacy.delta=1e-5"])
     with pytest.raises(ConfigurationError, match=r"privacy\.users=None"):
-        alternatives.advice(planner.bare(asked), asked, alternatives=True)
-    assert math.isfinite(planner.bare(asked).epsilon.upper)
+        alternatives.advice(planner.bare(settings), settings, alternatives=True)
+    assert math.isfinite(planner.bare(settings).epsilon.upper)
 
 
 def test_tuning_needs_a_private_strategy():
-    asked, _ = hydra_compose.settings(
+    settings, _ = hydra_compose.settings(
         ["privacy.users=1000", "strategy=non_private", "plan.tuning_runs=2"]
     )
     with pytest.raises(ConfigurationError, match="not private"):
-        alternatives.advice(planner.bare(asked), asked, alternatives=False)
+        alternatives.advice(planner.bare(settings), settings, alternatives=False)

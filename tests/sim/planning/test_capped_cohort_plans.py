@@ -13,30 +13,32 @@ from userdp.sim.run import ledger_header
 
 
 def planned(*overrides):
-    asked, _ = hydra_compose.settings(["privacy.users=2164", "strategy.cohort_max=230", *overrides])
-    return asked, planner.bare(asked)
+    settings, _ = hydra_compose.settings(
+        ["privacy.users=2164", "strategy.cohort_max=230", *overrides]
+    )
+    return settings, planner.bare(settings)
 
 
 def test_the_plan_prints_what_the_cap_costs(capsys):
-    asked, plan = planned()
-    told = planner.described(plan, asked, ["pld"])
-    assert told["cohort_cap"] == 230
-    assert told["epsilon_without_cap"] < 0.9 * told["epsilon"]["upper"]
-    assert told["epsilon"]["upper"] <= 8
+    settings, plan = planned()
+    facts = planner.described(plan, settings, ["pld"])
+    assert facts["cohort_cap"] == 230
+    assert facts["epsilon_without_cap"] < 0.9 * facts["epsilon"]["upper"]
+    assert facts["epsilon"]["upper"] <= 8
     assert cli.main(["plan", "privacy.users=2164", "strategy.cohort_max=260"]) == 0
     assert "without it the same noise gives epsilon <= 7.9" in capsys.readouterr().out
 
 
 def test_the_header_names_cap_adjacency_and_event():
-    asked, plan = planned()
-    facts = ledger_header.header(asked, plan, layout="l", base="b")
+    settings, plan = planned()
+    facts = ledger_header.header(settings, plan, layout="l", base="b")
     assert facts["adjacency"] == "zero-out-one-user"
     assert facts["cohort_cap"] == facts["event"]["cohort_cap"] == 230
     assert facts["event"]["population"] == facts["declared_users"] == 2164
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "reason"),
     [
         (
             ["strategy=group_privacy"],
@@ -47,15 +49,15 @@ def test_the_header_names_cap_adjacency_and_event():
         (["privacy.accountant=rdp"], "cohort_cap=230"),
     ],
 )
-def test_what_no_cap_can_be(overrides, told):
-    with pytest.raises(ConfigurationError, match=told):
+def test_what_no_cap_can_be(overrides, reason):
+    with pytest.raises(ConfigurationError, match=reason):
         planned(*overrides)
 
 
 def test_a_bare_rate_knows_no_cap():
-    asked, _ = hydra_compose.settings(
+    settings, _ = hydra_compose.settings(
         ["plan.sampling_rate=0.1", "privacy.delta=1e-5", "strategy.cohort_max=9"]
     )
     with pytest.raises(ConfigurationError, match=r"strategy\.cohort_max=9"):
-        planner.bare(asked)
+        planner.bare(settings)
     assert not hasattr(GroupPrivacy, "cohort_max")

@@ -37,15 +37,15 @@ TABLE = {
 
 
 def planned(*overrides: str) -> tuple[planner.Plan, dict]:
-    asked, _ = hydra_compose.settings(overrides)
-    plan = planner.bare(asked)
-    return plan, planner.described(plan, asked)
+    settings, _ = hydra_compose.settings(overrides)
+    plan = planner.bare(settings)
+    return plan, planner.described(plan, settings)
 
 
 def epsilon_of(setting: tuple, *overrides: str, accountants: list[str]) -> dict[str, dict]:
     rate, z, rounds, k, delta = setting
     strategy = "user_wise" if k == 1 else "group_privacy"
-    asked, _ = hydra_compose.settings(
+    settings, _ = hydra_compose.settings(
         [
             f"strategy={strategy}",
             f"strategy.records_per_user={k}",
@@ -56,9 +56,9 @@ def epsilon_of(setting: tuple, *overrides: str, accountants: list[str]) -> dict[
             *overrides,
         ]
     )
-    plan = planner.bare(asked)
-    told = planner.described(plan, asked, accountants)
-    return {"claim": told["epsilon"], **told["accountants"]}
+    plan = planner.bare(settings)
+    facts = planner.described(plan, settings, accountants)
+    return {"claim": facts["epsilon"], **facts["accountants"]}
 
 
 def check_matches(figures: dict, name: str, published: float, share: float = 0.01) -> None:
@@ -66,10 +66,10 @@ def check_matches(figures: dict, name: str, published: float, share: float = 0.0
 
     A finer grid than the published one may give less: then it must bracket tightly itself.
     """
-    told, lower = figures[name]["epsilon"], figures["claim"]["lower"]
-    assert told >= lower
-    assert told <= published * (1 + share)
-    assert told >= published * (1 - share) or told <= lower * (1 + share)
+    epsilon, lower = figures[name]["epsilon"], figures["claim"]["lower"]
+    assert epsilon >= lower
+    assert epsilon <= published * (1 + share)
+    assert epsilon >= published * (1 - share) or epsilon <= lower * (1 + share)
 
 
 @pytest.mark.parametrize(
@@ -117,13 +117,13 @@ def test_calibrated_noise_gives_its_epsilon_back(z, k, published):
 
 def _calibrated(epsilon: float, *overrides: str) -> planner.Plan:
     options = [f"privacy.epsilon={epsilon}", "privacy.users=2000", "cohort=64", "rounds=500"]
-    plan = made(*options, "privacy.delta=1e-5", *overrides)
+    plan = plan_of(*options, "privacy.delta=1e-5", *overrides)
     assert plan.epsilon.upper <= epsilon
     assert plan.epsilon.lower <= plan.epsilon.upper <= 1.01 * plan.epsilon.lower
     return plan
 
 
-def made(*overrides: str) -> planner.Plan:
+def plan_of(*overrides: str) -> planner.Plan:
     return planner.bare(hydra_compose.settings(overrides)[0])
 
 
@@ -154,31 +154,31 @@ def test_the_lemma_at_its_published_noise(epsilon, k):
 def test_the_schema_of_the_json(capsys):
     arguments = ["plan", "privacy.users=2164", "privacy.epsilon=3", "--json"]
     assert cli.main(arguments) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert set(told) == KEYS
-    assert set(told["epsilon"]) == {"lower", "upper"}
-    assert set(told["accountants"]) == {"pld", "prv", "rdp"}
-    for figures in told["accountants"].values():
+    facts = json.loads(capsys.readouterr().out)
+    assert set(facts) == KEYS
+    assert set(facts["epsilon"]) == {"lower", "upper"}
+    assert set(facts["accountants"]) == {"pld", "prv", "rdp"}
+    for figures in facts["accountants"].values():
         assert set(figures) == {"epsilon", "noise_multiplier", "certified"}
-        assert figures["noise_multiplier"] >= 0.99 * told["noise_multiplier"]
-    assert told["sampling_rate"] == 200 / 2164
-    assert told["expected_cohort"] == 200
-    assert told["delta"] == 1 / 21640
-    assert told["noise_std_on_mean"] == pytest.approx(told["noise_multiplier"] / 200)
-    assert told["epsilon"]["lower"] <= told["epsilon"]["upper"] <= 3
+        assert figures["noise_multiplier"] >= 0.99 * facts["noise_multiplier"]
+    assert facts["sampling_rate"] == 200 / 2164
+    assert facts["expected_cohort"] == 200
+    assert facts["delta"] == 1 / 21640
+    assert facts["noise_std_on_mean"] == pytest.approx(facts["noise_multiplier"] / 200)
+    assert facts["epsilon"]["lower"] <= facts["epsilon"]["upper"] <= 3
 
 
 def test_infinite_is_null(capsys):
     assert cli.main(["plan", "privacy.users=1000", "strategy=non_private", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert set(told) == KEYS
-    assert told["epsilon"] == {"lower": None, "upper": None}
-    assert told["accountants"] == {}
-    assert told["noise_std_on_mean"] == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert set(facts) == KEYS
+    assert facts["epsilon"] == {"lower": None, "upper": None}
+    assert facts["accountants"] == {}
+    assert facts["noise_std_on_mean"] == 0
 
 
 def test_group_privacy_counts_slots():
-    plan, told = planned(
+    plan, facts = planned(
         "strategy=group_privacy",
         "strategy.records_per_user=3",
         "privacy.users=1000",
@@ -186,15 +186,15 @@ def test_group_privacy_counts_slots():
         "privacy.noise_multiplier=4",
         "rounds=10",
     )
-    assert (told["sampling_rate"], told["expected_cohort"]) == (0.05, 150)
-    assert told["noise_std_on_mean"] == pytest.approx(4 / 150)
-    assert all(figures["noise_multiplier"] is None for figures in told["accountants"].values())
+    assert (facts["sampling_rate"], facts["expected_cohort"]) == (0.05, 150)
+    assert facts["noise_std_on_mean"] == pytest.approx(4 / 150)
+    assert all(figures["noise_multiplier"] is None for figures in facts["accountants"].values())
     assert plan.mechanism.event().group_size == 3
 
 
 def test_a_printed_noise_multiplier_is_the_one_that_is_used():
     """Rounded up to six digits before it is accounted."""
-    plan = made("privacy.users=1000", "cohort=100", "privacy.epsilon=2", "rounds=20")
+    plan = plan_of("privacy.users=1000", "cohort=100", "privacy.epsilon=2", "rounds=20")
     z = plan.mechanism.noise_multiplier
     assert float(f"{z:.6g}") == z
     again = accounting.epsilon([(plan.mechanism.event(), 20)], plan.delta)
@@ -202,7 +202,7 @@ def test_a_printed_noise_multiplier_is_the_one_that_is_used():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "reason"),
     [
         ([], "privacy.users=None"),
         (["plan.sampling_rate=0.1"], "privacy.delta=None"),
@@ -214,8 +214,8 @@ def test_a_printed_noise_multiplier_is_the_one_that_is_used():
         (["privacy.users=1000", "privacy.epsilon=1e-300"], "privacy.epsilon=1e-300"),
     ],
 )
-def test_what_no_plan_can_be_made_of(overrides, told):
-    with pytest.raises(ConfigurationError, match=f"^.*{told}"):
+def test_what_no_plan_can_be_made_of(overrides, reason):
+    with pytest.raises(ConfigurationError, match=f"^.*{reason}"):
         planned(*overrides)
 
 
@@ -228,5 +228,5 @@ def test_a_large_delta_is_pointed_out(capsys):
 
 def test_a_plan_takes_seconds():
     begin = time.perf_counter()
-    made("privacy.users=2164", "privacy.epsilon=3")
+    plan_of("privacy.users=2164", "privacy.epsilon=3")
     assert time.perf_counter() - begin < 3

@@ -92,11 +92,11 @@ def test_another_adapters_arrays_are_refused(shapes):
 def test_a_train_message_is_read_as_it_was_written(assignment, changes):
     contract = tiny.contract(USER, round=3, **changes)
     sent = message(contract, assignment)
-    arrays, read, asked = messages.read_train(sent)
+    arrays, read, units = messages.read_train(sent)
     assert read == contract
-    np.testing.assert_array_equal(asked.users, assignment.users)
-    np.testing.assert_array_equal(asked.slots, assignment.slots)
-    assert asked.users.dtype == asked.slots.dtype == np.int64
+    np.testing.assert_array_equal(units.users, assignment.users)
+    np.testing.assert_array_equal(units.slots, assignment.slots)
+    assert units.users.dtype == units.slots.dtype == np.int64
     np.testing.assert_array_equal(LAYOUT.to_vector(arrays), np.arange(LAYOUT.size))
     assert (sent.metadata.dst_node_id, sent.metadata.group_id) == (5, "3")
 
@@ -162,7 +162,7 @@ def test_a_reply_holds_one_sum_and_declared_figures_even_from_a_node_of_one_user
         mechanism,
         tiny.people(6),
         cohort=tiny.everyone(users, 2 if kind is GroupPrivacy else None),
-        train=lambda host, asked: replies.append(host.train(asked)) or replies[-1],
+        train=lambda host, request: replies.append(host.train(request)) or replies[-1],
     )
     run.run()
     [reply] = replies

@@ -56,32 +56,32 @@ def test_every_intended_round_of_every_run_is_composed(tmp_path):
     ledger(tmp_path / "3", 1.0, 0)
     (tmp_path / "4").mkdir()
     (tmp_path / "4" / "ledger.jsonl").write_bytes(b'{"kind":"header"')  # torn: nothing released
-    told = composed_epsilon.of_sweep(tmp_path)
+    spending = composed_epsilon.of_sweep(tmp_path)
     by_hand = composed((1.0, 8), (2.0, 7))
-    assert (told.runs, told.rounds, told.delta) == (4, 15, DELTA)
-    assert (told.composed_lower, told.composed_upper) == (by_hand.lower, by_hand.upper)
-    assert told.composed_upper > composed((1.0, 8)).upper  # the interrupted run counts
-    assert "4 runs" in told.sentences[0]
-    assert "15 rounds" in told.sentences[0]
+    assert (spending.runs, spending.rounds, spending.delta) == (4, 15, DELTA)
+    assert (spending.composed_lower, spending.composed_upper) == (by_hand.lower, by_hand.upper)
+    assert spending.composed_upper > composed((1.0, 8)).upper  # the interrupted run counts
+    assert "4 runs" in spending.sentences[0]
+    assert "15 rounds" in spending.sentences[0]
 
 
 def test_one_run_costs_what_it_claims(tmp_path):
     ledger(tmp_path, 0.8, 6, q=0.2, k=3)
-    told, by_hand = composed_epsilon.of_sweep(tmp_path), composed((0.8, 6), q=0.2, k=3)
-    assert (told.composed_lower, told.composed_upper) == (by_hand.lower, by_hand.upper)
-    assert told.selected is None
+    spending, by_hand = composed_epsilon.of_sweep(tmp_path), composed((0.8, 6), q=0.2, k=3)
+    assert (spending.composed_lower, spending.composed_upper) == (by_hand.lower, by_hand.upper)
+    assert spending.selected is None
 
 
 def test_a_run_that_is_not_private_makes_the_whole_infinite_and_the_rest_is_told_apart(tmp_path):
     ledger(tmp_path / "0", 1.0, 5)
     ledger(tmp_path / "1", 0.0, 5, strategy="non_private")
     ledger(tmp_path / "2", 1.0, 5, seeds_policy="reproducible")
-    told = composed_epsilon.of_sweep(tmp_path)
+    spending = composed_epsilon.of_sweep(tmp_path)
     rest = composed_epsilon.of_sweep(tmp_path / "0")
-    assert told.composed_upper == math.inf
-    assert told.composed_lower == rest.composed_lower
-    assert told.sentences[0].startswith("NOT PRIVATE together: 2 runs of 3 are not private")
-    assert f"epsilon <= {rest.composed_upper:.3g}"[:-1] in told.sentences[0]
+    assert spending.composed_upper == math.inf
+    assert spending.composed_lower == rest.composed_lower
+    assert spending.sentences[0].startswith("NOT PRIVATE together: 2 runs of 3 are not private")
+    assert f"epsilon <= {rest.composed_upper:.3g}"[:-1] in spending.sentences[0]
     assert (
         composed_epsilon.of_sweep(tmp_path / "1")
         .sentences[0]
@@ -99,12 +99,12 @@ def test_failures_that_are_small_for_each_run_but_not_for_all_leave_no_epsilon_i
     assert 20 * failure * math.exp(two) > DELTA
     for name in "01":
         ledger(tmp_path / name, 0.5, 10, q=1.0, failure=failure)
-    for own in more:
-        ledger(tmp_path / "2", rounds=10, **own)
+    for settings in more:
+        ledger(tmp_path / "2", rounds=10, **settings)
     assert math.isfinite(composed_epsilon.of_sweep(tmp_path / "0").composed_upper)
-    told = composed_epsilon.of_sweep(tmp_path)
-    assert told.composed_upper == math.inf
-    [text] = told.sentences
+    spending = composed_epsilon.of_sweep(tmp_path)
+    assert spending.composed_upper == math.inf
+    [text] = spending.sentences
     assert "o finite epsilon is certified for" in text
     assert "2 runs" in text
     assert "these failures, which count e^epsilon times, exceed delta" in text
@@ -128,11 +128,15 @@ def test_runs_that_protect_something_else_are_not_added_up(tmp_path, other, name
     ledger(tmp_path / "0", 1.0, 5)
     ledger(tmp_path / "1", 2.0, 7)
     ledger(tmp_path / "2", 1.5, 9, **other)
-    told = composed_epsilon.of_sweep(tmp_path)
-    users, others = (part.epsilon for part in told.parts)
+    spending = composed_epsilon.of_sweep(tmp_path)
+    users, others = (part.epsilon for part in spending.parts)
     assert (users, others) == (composed((1.0, 5), (2.0, 7)), composed((1.5, 9)))
-    assert (told.composed_upper, told.composed_lower, told.selected) == (math.inf, 0.0, None)
-    first, second, third = told.sentences
+    assert (spending.composed_upper, spending.composed_lower, spending.selected) == (
+        math.inf,
+        0.0,
+        None,
+    )
+    first, second, third = spending.sentences
     assert "No one epsilon covers these 3 runs" in first
     assert second.startswith("Looking at 2 runs alone costs")
     assert "at user level, under adding or removing one user" in second
@@ -148,11 +152,11 @@ def test_runs_that_protect_something_else_are_not_added_up(tmp_path, other, name
 def test_the_neighbours_that_all_runs_share_are_named(tmp_path, same):
     for name in "01":
         ledger(tmp_path / name, 1.0, 5, **same)
-    told = composed_epsilon.of_sweep(tmp_path)
-    assert told.composed_upper == composed((1.0, 10)).upper
-    assert told.parts[0].relation in told.sentences[0]
-    assert ("record level" in told.sentences[0]) == (same is RECORDS)
-    assert ("emptying" in told.sentences[0]) == (same is EMPTIED)
+    spending = composed_epsilon.of_sweep(tmp_path)
+    assert spending.composed_upper == composed((1.0, 10)).upper
+    assert spending.parts[0].relation in spending.sentences[0]
+    assert ("record level" in spending.sentences[0]) == (same is RECORDS)
+    assert ("emptying" in spending.sentences[0]) == (same is EMPTIED)
 
 
 def test_runs_on_other_data_are_told_apart_by_its_name(tmp_path):
@@ -164,15 +168,15 @@ def test_runs_on_other_data_are_told_apart_by_its_name(tmp_path):
     ):
         ledger(tmp_path / name, z, rounds)
         (tmp_path / name / "config.yaml").write_text(f"data: {{format: jsonl, path: {path}}}\n")
-    told = composed_epsilon.of_sweep(tmp_path)
-    mail, plays = told.parts
+    spending = composed_epsilon.of_sweep(tmp_path)
+    mail, plays = spending.parts
     assert (mail.data, mail.epsilon) == ("mail", composed((1.0, 5), (1.5, 3)))
     assert (plays.data, plays.epsilon) == ("plays", composed((2.0, 7)))
-    assert (told.composed_upper, told.selected) == (math.inf, None)
-    assert "No one epsilon covers these 3 runs" in told.sentences[0]
-    assert told.sentences[1].startswith("Looking at 2 runs on the users of mail alone costs")
-    assert told.sentences[2].startswith("Looking at 1 run on the users of plays alone costs")
-    assert told.sentences[3].endswith("a user who is in several bears the cost of each.")
+    assert (spending.composed_upper, spending.selected) == (math.inf, None)
+    assert "No one epsilon covers these 3 runs" in spending.sentences[0]
+    assert spending.sentences[1].startswith("Looking at 2 runs on the users of mail alone costs")
+    assert spending.sentences[2].startswith("Looking at 1 run on the users of plays alone costs")
+    assert spending.sentences[3].endswith("a user who is in several bears the cost of each.")
 
 
 def test_correlated_rounds_are_priced_by_their_events(tmp_path):
@@ -187,18 +191,20 @@ def test_selection_is_the_costliest_run_repeated(tmp_path):
     ledger(tmp_path / "1", 1.0, 30)
     ledger(tmp_path / "2", 1.5, 40)
     worst = RoundEvent(sampling_rate=0.1, noise_multiplier=1.0)
-    told = composed_epsilon.of_sweep(tmp_path)
-    assert told.selected == hyperparameter_tuning.repeat_and_select(worst, 40, 3, DELTA, shape=1.0)
-    assert "repeat-and-select" in told.sentences[1]
+    spending = composed_epsilon.of_sweep(tmp_path)
+    assert spending.selected == hyperparameter_tuning.repeat_and_select(
+        worst, 40, 3, DELTA, shape=1.0
+    )
+    assert "repeat-and-select" in spending.sentences[1]
 
 
 @pytest.mark.parametrize("other", [{"q": 0.2}, {"k": 2}, {"strategy": "non_private", "z": 0.0}])
 def test_runs_without_one_bound_for_all_have_no_selection(tmp_path, other):
     ledger(tmp_path / "0", 1.0, 5)
     ledger(tmp_path / "1", other.pop("z", 1.0), 5, **other)
-    told = composed_epsilon.of_sweep(tmp_path)
-    assert told.selected is None
-    assert len(told.sentences) == 1
+    spending = composed_epsilon.of_sweep(tmp_path)
+    assert spending.selected is None
+    assert len(spending.sentences) == 1
 
 
 def test_the_strictest_delta_is_the_one_for_all(tmp_path):

@@ -76,5 +76,5 @@ def test_ledgers_are_found_at_any_depth_in_the_order_of_their_paths(tmp_path):
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
         RunFolder(folder).ledger.write_text("")
-    found = layout.ledgers(tmp_path)
-    assert [path.parent for path in found] == [folders[2], folders[1], folders[0]]
+    ledgers = layout.ledgers(tmp_path)
+    assert [path.parent for path in ledgers] == [folders[2], folders[1], folders[0]]

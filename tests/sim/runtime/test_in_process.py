@@ -84,8 +84,8 @@ def test_a_node_that_raises_answers_with_the_kind_of_its_error_and_no_text(caplo
     assert reply.has_error()
     assert (reply.error.code, reply.error.reason) == (CLIENT_APP_RAISED, "ValueError")
     assert reply.metadata.src_node_id == 3
-    told = "".join([caplog.text, *capsys.readouterr(), repr(reply)])
-    assert "locker" not in told
+    output = "".join([caplog.text, *capsys.readouterr(), repr(reply)])
+    assert "locker" not in output
     assert "test_in_process.py" in caplog.text  # where it happened
 
 

@@ -37,17 +37,17 @@ def events(folder: Path) -> list:
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    found: dict[str, list[tuple[int, float]]] = {}
+    values: dict[str, list[tuple[int, float]]] = {}
     for event in events(folder):
         for value in event.summary.value:
             if value.metadata.plugin_data.plugin_name == "scalars" or value.tensor.float_val:
-                found.setdefault(value.tag, []).append((event.step, value.tensor.float_val[0]))
-    return found
+                values.setdefault(value.tag, []).append((event.step, value.tensor.float_val[0]))
+    return values
 
 
 def test_scalars_are_read_back_by_round_without_private_ones(tmp_path):
-    found = scalars(logged(tmp_path / "strict", simulation_only=False))
-    assert found == {
+    values = scalars(logged(tmp_path / "strict", simulation_only=False))
+    assert values == {
         "epsilon": [(1, pytest.approx(0.1)), (2, pytest.approx(0.2))],
         "test_passed": [(3, 1)],
         "summary/heldout_loss": [(3, 4.5)],
@@ -71,17 +71,17 @@ def test_the_configuration_is_the_runs_hyperparameters(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.plugins.hparams import plugin_data_pb2
 
-    found: dict = {}
+    values: dict = {}
     for event in events(logged(tmp_path / "run", simulation_only=False)):
         for value in event.summary.value:
             if value.metadata.plugin_data.plugin_name == "hparams":
                 content = value.metadata.plugin_data.content
                 data = plugin_data_pb2.HParamsPluginData.FromString(content)
-                found |= dict(data.session_start_info.hparams)
-    assert found["privacy.epsilon"].number_value == 8.0
-    assert found["privacy.delta"].string_value == "None"
-    assert found["plan.ks"].string_value == "[1, 2]"
-    assert found["strict"].number_value == 1  # as torch writes a truth value
+                values |= dict(data.session_start_info.hparams)
+    assert values["privacy.epsilon"].number_value == 8.0
+    assert values["privacy.delta"].string_value == "None"
+    assert values["plan.ks"].string_value == "[1, 2]"
+    assert values["strict"].number_value == 1  # as torch writes a truth value
 
 
 @pytest.fixture
@@ -93,9 +93,9 @@ def elsewhere(tmp_path, monkeypatch):
 def test_a_run_tracks_by_tensorboard(elsewhere):
     pytest.importorskip("tensorboard")
     assert cli.main(["run", *small_world.overrides("track=tensorboard", "output=run")]) == 0
-    found = scalars(Path("run/tensorboard"))
-    assert [step for step, _ in found["epsilon"]] == [1, 2]
-    assert {"heldout_loss", "summary/heldout_perplexity", "summary/epsilon"} <= set(found)
+    values = scalars(Path("run/tensorboard"))
+    assert [step for step, _ in values["epsilon"]] == [1, 2]
+    assert {"heldout_loss", "summary/heldout_perplexity", "summary/epsilon"} <= set(values)
     assert Path("run/metrics.jsonl").exists()
 
 

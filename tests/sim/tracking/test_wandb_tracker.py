@@ -82,13 +82,13 @@ def test_nothing_private_reaches_wandb_unless_switched_on(tmp_path, capfd):
 
 def test_wandb_is_told_online_only_by_the_environment(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
-    asked = {}
+    passed = {}
 
     class Stopped(Exception):
         pass
 
     def init(**options):
-        asked.update(options)
+        passed.update(options)
         raise Stopped
 
     monkeypatch.setattr(wandb, "init", init)
@@ -97,11 +97,11 @@ def test_wandb_is_told_online_only_by_the_environment(tmp_path, monkeypatch):
             monkeypatch.setenv("WANDB_MODE", mode)
         with pytest.raises(Stopped):
             wandb_tracker.WandbTracker(tmp_path).start({})
-        assert asked["mode"] == expected
-    settings = asked["settings"]
+        assert passed["mode"] == expected
+    settings = passed["settings"]
     assert (settings.console, settings.disable_git, settings.disable_code) == ("off", True, True)
     assert (settings.x_disable_stats, settings.x_disable_meta) == (True, True)
-    assert asked["reinit"] == "finish_previous"
+    assert passed["reinit"] == "finish_previous"
 
 
 def test_scores_are_logged_against_the_epsilon_spent_by_then(tmp_path):
@@ -116,8 +116,8 @@ def test_scores_are_logged_against_the_epsilon_spent_by_then(tmp_path):
         tracker.summary({"heldout_loss": 5.0, "heldout_loss_before": 6.0})
         tracker.close()
     wait_for_files()
-    own = [{k: v for k, v in row.items() if k[0] != "_"} for row in history(tmp_path / "private")]
-    assert own == [
+    rows = [{k: v for k, v in row.items() if k[0] != "_"} for row in history(tmp_path / "private")]
+    assert rows == [
         {"round": 0, "heldout_loss": 6.0},
         {"round": 1, "epsilon": 0.3},
         {
@@ -126,5 +126,5 @@ def test_scores_are_logged_against_the_epsilon_spent_by_then(tmp_path):
         },
     ]
     assert not any("by_epsilon" in key for row in history(tmp_path / "free") for key in row)
-    told = wandb_file.summary(tmp_path / "private")
-    assert (told["heldout_loss"], told["heldout_loss_before"]) == (5.0, 6.0)
+    summary = wandb_file.summary(tmp_path / "private")
+    assert (summary["heldout_loss"], summary["heldout_loss_before"]) == (5.0, 6.0)

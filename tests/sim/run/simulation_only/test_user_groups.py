@@ -48,12 +48,12 @@ def test_each_records_loss_is_what_an_evaluation_of_it_alone_gives():
 def test_the_groups_of_a_trait_add_up_to_the_whole():
     people = tiny.people(20)
     whole = evaluate(tiny.language_model(), tiny.language_model().initial, people, **SCORED)
-    found = user_groups.rows(people, whole)
+    rows = user_groups.rows(people, whole)
     for grouping in user_groups.GROUPS:
-        own = [row for row in found if row["grouping"] == grouping]
-        assert sum(row["users"] for row in own) == 20
-        assert sum(row["tokens"] for row in own) == whole.tokens
-        total = sum(row["loss"] * row["tokens"] for row in own)
+        members = [row for row in rows if row["grouping"] == grouping]
+        assert sum(row["users"] for row in members) == 20
+        assert sum(row["tokens"] for row in members) == whole.tokens
+        total = sum(row["loss"] * row["tokens"] for row in members)
         assert total / whole.tokens == pytest.approx(whole.loss)
 
 
@@ -112,8 +112,8 @@ def test_thirds_are_cut_by_rank_and_equal_users_stay_together(values, thirds):
 def test_a_run_writes_its_groups_only_where_simulation_only_is_on(tmp_path, monkeypatch, on):
     monkeypatch.setenv("USERDP_CACHE", str(small_world.folder() / "cache"))
     path = tmp_path / "run"
-    asked = small_world.overrides(f"output={path}", f"track.simulation_only={str(on).lower()}")
-    assert cli.main(["run", *asked]) == 0
+    overrides = small_world.overrides(f"output={path}", f"track.simulation_only={str(on).lower()}")
+    assert cli.main(["run", *overrides]) == 0
     assert (path / "groups.csv").exists() == on
     if on:
         with (path / "groups.csv").open() as file:
