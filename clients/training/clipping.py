@@ -1,8 +1,8 @@
 """Clip rules, which bound what a privacy unit adds to a sum, and counts of the clipped units.
 
-A clip rule is a function ``(rows (lanes, D) float32, clip_norm) -> ClippedSum``; a row is the
-update of one unit. The sensitivity of every mechanism rests on it. Each rule must guarantee, for
-rows of any values, not-finite ones included:
+A clip rule is a function ``(rows (lanes, D) float32, clip_norm, layout) -> ClippedSum``; a row is
+the update of one unit, and the layout says where each tensor lies in it. The sensitivity of every
+mechanism rests on it. Each rule must guarantee, for rows of any values, not-finite ones included:
 
 1. each row enters the sum with an L2 norm of at most ``clip_norm`` over the whole row, after all
    rounding;
@@ -12,7 +12,7 @@ rows of any values, not-finite ones included:
 
 A rule leaves its rows unchanged, and raises ValueError for a ``clip_norm`` that is not positive.
 `CLIP_RULES` names the rules. A contract may name a rule of another package by its dotted name.
-The rule "joint" (`clipped_sum`) adds these guarantees for rows in float32 or a narrower type:
+The rule "joint" (`clip_jointly`) adds these guarantees for rows in float32 or a narrower type:
 
 | row                                        | contribution                                  |
 |--------------------------------------------|-----------------------------------------------|
@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from userdp.sim.common.table import Table
+from userdp.sim.protocol.layout import Layout
 
 # float64 numbers per chunk, by device: a CPU keeps these in its cache, and a GPU is kept busy.
 _CHUNK = {"cpu": 1 << 18, "cuda": 1 << 26}
@@ -51,7 +52,7 @@ class ClippedSum:
         return self.unclipped.cpu()[finite].double() * self.factors.cpu()[finite]
 
 
-ClipRule = Callable[[Tensor, float], ClippedSum]
+ClipRule = Callable[[Tensor, float, Layout], ClippedSum]
 
 
 @dataclass(frozen=True)
@@ -125,4 +126,13 @@ def _columns(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
         yield part, rows[:, part].to(torch.float64, copy=True)
 
 
-CLIP_RULES: Table[ClipRule] = Table("contract.clipping", {"joint": clipped_sum})
+def clip_jointly(rows: Tensor, clip_norm: float, layout: Layout) -> ClippedSum:
+    """The rule "joint": bounds the norm of a row (lanes, D) over all tensors together.
+
+    Raises:
+        ValueError: ``clip_norm`` is not positive.
+    """
+    return clipped_sum(rows, clip_norm)
+
+
+CLIP_RULES: Table[ClipRule] = Table("contract.clipping", {"joint": clip_jointly})

@@ -88,7 +88,7 @@ def cohort_sum(
         updates, block_loss = block_updates(model, adapter, block, local, engine)
         if scale is not None:
             updates *= scale
-        clipped = clip(updates, clip_norm)
+        clipped = clip(updates, clip_norm, model.layout)
         total += clipped.total
         loss += block_loss
         tally.add(clipped.norms, clip_norm)

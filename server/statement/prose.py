@@ -142,8 +142,7 @@ def _mechanism(statement: Mapping[str, Any]) -> str:
 def _clipped(statement: Mapping[str, Any]) -> str:
     clipped = "not clipped"
     if statement["clip_norm"] is not None:
-        clipped = f"clipped to an L2 norm of {statement['clip_norm']} over all adapter weights"
-        clipped += " together"
+        clipped = registry.find(statement["strategy"]).clip_sentence(statement)
     if statement["rescaled"]:
         return f"multiplied by a public vector, made of earlier releases alone, and {clipped}"
     return clipped

@@ -169,19 +169,28 @@ def _assumptions(header: Mapping[str, Any]) -> list[str]:
     return assumptions
 
 
-def code_hash(packages: Iterable[str]) -> str:
-    """SHA-256 over the names and contents of all Python files of installed packages.
+def code_hash(packages: Iterable[str], modules: Iterable[str] = ()) -> str:
+    """SHA-256 over the names and contents of all Python files of packages, and of single modules.
 
     Raises:
-        ValueError: a package cannot be found.
+        ValueError: a package or a module cannot be found.
     """
     total = hashlib.sha256()
     for package in sorted(packages):
-        spec = importlib.util.find_spec(package)
-        if spec is None or spec.origin is None:
-            raise ValueError(f"No {package=} to hash.")
-        folder = Path(spec.origin).parent
+        folder = _file_of(package).parent
         for file in sorted(folder.rglob("*.py")):
-            content = hashlib.sha256(file.read_bytes()).hexdigest()
-            total.update(f"{package}/{file.relative_to(folder).as_posix()} {content}\n".encode())
+            total.update(_hashed(f"{package}/{file.relative_to(folder).as_posix()}", file))
+    for module in sorted(set(modules)):
+        total.update(_hashed(module, _file_of(module)))
     return total.hexdigest()
+
+
+def _file_of(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise ValueError(f"No package or module {name!r} to hash.")
+    return Path(spec.origin)
+
+
+def _hashed(name: str, file: Path) -> bytes:
+    return f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode()

@@ -6,7 +6,7 @@ Every error names the field, its value, and what to change.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -125,6 +125,7 @@ class Runtime(Closed):
 
     nodes: Whole
     drop_failed_nodes: bool
+    options: dict[str, Any] = field(default_factory=dict)  # of a runtime outside userdp
     kind: str = "in_process"  # of `userdp.sim.runtime.registry.RUNTIMES`, or a dotted name
 
     def __post_init__(self) -> None:

@@ -12,11 +12,21 @@ from userdp.sim.data import selection
 from userdp.sim.planning.planner import Plan
 
 _PACKAGES = ("userdp.sim", "userdp.clients", "userdp.server")
+_INSIDE = ("userdp.", "torch.")  # hashed as a package, or named by the version of a library
 
 
-def code() -> str:
-    """Hash of the source code. Changed code may resume a run; the ledger then records its hash."""
-    return statement.code_hash(_PACKAGES)
+def code(settings: Settings, mechanism: Mechanism) -> str:
+    """Hash of the source code of userdp, and of the modules outside it that the run names.
+
+    Changed code may resume a run; the ledger then records its hash.
+    """
+    names = (
+        *(settings.strategy.name, settings.privacy.accountant, settings.selection.rule),
+        *(settings.data.format, settings.runtime.kind, settings.optimizer["_target_"]),
+        mechanism.clipping,
+    )
+    outside = [name for name in names if "." in name and not name.startswith(_INSIDE)]
+    return statement.code_hash(_PACKAGES, [name.rpartition(".")[0] for name in outside])
 
 
 def header(

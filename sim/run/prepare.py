@@ -24,6 +24,7 @@ from userdp.sim.planning import planner
 from userdp.sim.planning.planner import Plan
 from userdp.sim.run import ledger_header, trackers
 from userdp.sim.run_folder.layout import RunFolder
+from userdp.sim.runtime.registry import RUNTIMES
 
 LoadInputs = Callable[[Data, Model, int, str], RunInputs]
 
@@ -56,6 +57,7 @@ def prepare(settings: Settings, load: LoadInputs = run_inputs.load) -> Prepared:
     """
     _check_folder(settings)
     trackers.check(settings)
+    RUNTIMES.find(settings.runtime.kind)
     inputs = load(settings.data, settings.model, settings.seed, settings.device)
     plan = make_plan(settings, inputs)
     optimizer = _optimizer(settings, plan, inputs)
@@ -151,8 +153,12 @@ def _optimizer(settings: Settings, plan: Plan, inputs: RunInputs) -> ServerOptim
     if not all(math.isfinite(value) for value in options.values() if isinstance(value, float)):
         raise ConfigurationError(f"{named}: must be finite.")
     factor = schedules.learning_rate_factor(schedule.name, schedule.warmup, plan.rounds)
+    target = settings.optimizer["_target_"]
     try:
         rule = instantiate(settings.optimizer)
+    except HydraException as error:
+        raise ConfigurationError(f"optimizer._target_={target}: {error}") from None
+    try:
         optimizer = ServerOptimizer(inputs.model.initial.numpy(), rule, factor, schedule.average)
     except ConfigurationError:
         raise

@@ -23,7 +23,8 @@ def open_ledger(prepared: Prepared) -> Ledger:
     account = verify(folder.ledger)
     _load_secrets(prepared, account, checkpoint)
     head = checkpoint.ledger_head if checkpoint else None
-    ledger = Ledger.resume(folder.ledger, prepared.header, head, code=ledger_header.code())
+    code = ledger_header.code(prepared.settings, prepared.plan.mechanism)
+    ledger = Ledger.resume(folder.ledger, prepared.header, head, code=code)
     if ledger.rounds_intended != account.rounds:  # changed between reading and locking
         ledger.close()
         raise ConfigurationError(

@@ -71,7 +71,7 @@ def run(
         tracker = trackers.of(settings)
         tracker.start(config)
         try:
-            return _run_rounds(prepared, ledger, tracker)
+            return _run_rounds(prepared, config, ledger, tracker)
         except KeyboardInterrupt as interrupt:
             interrupt.add_note(_resume_command(settings))
             raise
@@ -81,10 +81,12 @@ def run(
             tracker.close()
 
 
-def _run_rounds(prepared: Prepared, ledger: Ledger, tracker: Tracker) -> Result:
+def _run_rounds(
+    prepared: Prepared, config: Mapping[str, Any], ledger: Ledger, tracker: Tracker
+) -> Result:
     strategy = _strategy(prepared, ledger, tracker)
     start = time.perf_counter()
-    before, after = _train(prepared, strategy, tracker)
+    before, after = _train(prepared, config, strategy, tracker)
     seconds = time.perf_counter() - start
     prepared.plan.mechanism.delete_secrets(prepared.folder.checkpoint)
     released = strategy.mechanism.summary()
@@ -93,7 +95,7 @@ def _run_rounds(prepared: Prepared, ledger: Ledger, tracker: Tracker) -> Result:
 
 
 def _train(
-    prepared: Prepared, strategy: PrivateStrategy, tracker: Tracker
+    prepared: Prepared, config: Mapping[str, Any], strategy: PrivateStrategy, tracker: Tracker
 ) -> tuple[Evaluation, Evaluation]:
     """Train for the rounds that are left; scores of the base model and of the last adapter."""
     plan, ledger, settings = prepared.plan, strategy.ledger, prepared.settings
@@ -119,10 +121,11 @@ def _train(
             return None
 
         start_runtime = RUNTIMES.find(settings.runtime.kind)
-        with start_runtime(client_app(lambda: host), settings.runtime.nodes) as grid:
-            app = server_app(strategy, rounds_left, evaluate)
+        nodes, on_node = settings.runtime.nodes, client_app(lambda: host)
+        with start_runtime(on_node, nodes, config) as grid:
+            on_server = server_app(strategy, rounds_left, evaluate)
             try:
-                app(grid, Context(0, 0, {}, RecordDict(), {}))
+                on_server(grid, Context(0, 0, {}, RecordDict(), {}))
             except HaltedError:
                 pass
             except BudgetSpentError as stop:
@@ -168,7 +171,7 @@ def _open_ledger(prepared: Prepared, config: Mapping[str, Any]) -> Ledger:
         if settings.resume is not None:
             return resume.open_ledger(prepared)
         folder.path.mkdir(parents=True, exist_ok=True)
-        code = ledger_header.code()
+        code = ledger_header.code(settings, prepared.plan.mechanism)
         ledger = Ledger.create(folder.ledger, prepared.header, code=code)
         OmegaConf.save(OmegaConf.create(dict(config)), folder.config)
     except (LedgerError, OSError) as error:

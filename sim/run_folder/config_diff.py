@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from userdp.sim.run_folder.layout import PLACE_KEYS
 from userdp.sim.run_folder.reader import Run
 
-_PLACE = ("output", "sweep", "resume")  # keys that say where a run is stored
 ABSENT = "not set"  # value of a key that a run's configuration lacks
 
 
@@ -55,7 +55,7 @@ def common(runs: Sequence[Run]) -> dict[str, str]:
 def _values(runs: Sequence[Run]) -> dict[str, dict[str, list[str]]]:
     """For each key, its values as text and the names of the runs that have them."""
     configured = [run for run in runs if run.config]
-    keys = sorted({key for run in configured for key in run.config if key not in _PLACE})
+    keys = sorted({key for run in configured for key in run.config if key not in PLACE_KEYS})
     by_key: dict[str, dict[str, list[str]]] = {}
     for key in keys:
         for run in configured:

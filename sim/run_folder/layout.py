@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SUMMARY = "summary/"  # prefix of the figures of a whole run, in the last line of its metrics
+PLACE_KEYS = ("output", "sweep", "resume")  # of a configuration: where the run is stored
 
 
 @dataclass(frozen=True)

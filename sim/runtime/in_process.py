@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -27,7 +28,7 @@ _SERVER = 1
 
 
 @contextlib.contextmanager
-def start(app: ClientApp, nodes: int) -> Iterator[Grid]:
+def start(app: ClientApp, nodes: int, config: Mapping[str, Any]) -> Iterator[Grid]:
     """The runtime ``in_process``: ``nodes`` nodes, served one after another in this process."""
     yield InProcessGrid(app, nodes)
 

@@ -19,9 +19,7 @@ from userdp.server.ledger import ledger
 from userdp.sim.common.errors import ConfigurationError, StoppedError, located
 from userdp.sim.config import hydra_compose, validation
 from userdp.sim.config.settings import Settings
-from userdp.sim.run_folder.layout import RunFolder, SweepFolder
-
-_PLACE = ("output", "sweep", "resume")  # keys that say where a run is stored
+from userdp.sim.run_folder.layout import PLACE_KEYS, RunFolder, SweepFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +136,7 @@ def differing(folder: RunFolder, settings: Settings) -> str | None:
     if not folder.config.is_file():
         return None
     stored, _ = hydra_compose.stored(folder)
-    names = [field.name for field in fields(Settings) if field.name not in _PLACE]
+    names = [field.name for field in fields(Settings) if field.name not in PLACE_KEYS]
     changed = [name for name in names if getattr(stored, name) != getattr(settings, name)]
     return changed[0] if changed else None
 

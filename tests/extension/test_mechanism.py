@@ -17,6 +17,7 @@ from helpers import tiny
 from helpers.whole_runs import stated
 from userdp.server.mechanisms.adaptive_clip import AdaptiveClip
 from userdp.server.mechanisms.user_wise import UserWise
+from userdp.sim.protocol.layout import Layout
 
 USERS, CLIP = 6, 0.02  # below the norms of the tiny users' updates
 BOUND = CLIP / math.sqrt(per_layer.LAYERS)
@@ -26,8 +27,9 @@ JOINT = UserWise(clip_norm=CLIP, **PUBLIC)
 
 
 def layers(vector: np.ndarray) -> list[np.ndarray]:
-    """Layers of the flat vector (D,)."""
-    return np.array_split(vector, per_layer.LAYERS)
+    """Layers of the flat vector (D,) of the tiny model's adapter."""
+    starts = per_layer.layer_starts(tiny.language_model().layout)
+    return np.split(vector, starts[1:])
 
 
 def sum_of(folder: Path, mechanism: UserWise, users: range = range(USERS)) -> np.ndarray:
@@ -65,7 +67,8 @@ def test_the_clip_rule_bounds_whole_rows_and_leaves_failed_rows_out():
     rows = torch.randn(6, 33, generator=source) * scales[:, None]
     rows[4, 7], rows[5, 0] = math.nan, -math.inf
     before = rows.clone()
-    result = per_layer.clip_layers(rows, CLIP)
+    layout = Layout.of({"a": (3, 4), "b": (5,), "c": (7,), "d": (9,)})
+    result = per_layer.clip_layers(rows, CLIP, layout)
     torch.testing.assert_close(rows, before, rtol=0, atol=0, equal_nan=True)
     clipped = result.rows()
     assert clipped.shape == (4, 33)
@@ -77,7 +80,7 @@ def test_the_clip_rule_bounds_whole_rows_and_leaves_failed_rows_out():
     assert torch.isinf(result.norms[4:]).all()
     assert not result.factors[4:].any()
     with pytest.raises(ValueError, match="clip_norm"):
-        per_layer.clip_layers(rows, 0.0)
+        per_layer.clip_layers(rows, 0.0, layout)
 
 
 def test_the_queries_of_the_layers_cost_the_event_of_a_round(run_of):
@@ -91,7 +94,7 @@ def test_the_queries_of_the_layers_cost_the_event_of_a_round(run_of):
         precision = sum((query["sensitivity"] / query["noise_std"]) ** 2 for query in queries)
         assert precision**-0.5 == pytest.approx(intent["event"]["noise_multiplier"])
     assert stated(folder)["mechanism_details"]["layers"] == per_layer.LAYERS
-    assert "4 layers of equal width" in printed
+    assert "clipped in 4 layers" in printed
 
 
 def test_an_adaptive_clip_adds_its_query_to_those_of_the_layers(tmp_path):

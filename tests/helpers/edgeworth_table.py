@@ -14,7 +14,7 @@ from userdp.server.accounting.edgeworth import estimate
 TARGET = 8.0
 BATCH, EPOCHS = 2000, 20
 HEAD = [
-    "task", "delta", "T", "q", "z of EW-Tune", "its epsilon", "estimate, order 0 / 1 / 2 / 3",
+    "task", "delta", "T", "q", "z (EW-Tune)", "its epsilon", "estimate, orders 0 to 3",
     "certified epsilon", "z by PLD", "z by RDP",
 ]  # fmt: skip
 

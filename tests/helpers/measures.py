@@ -126,13 +126,13 @@ def two_way_pairs(root: Path) -> list[tuple[str, str]]:
     return sorted((a, b) for a in arrows for b in arrows[a] if a < b and a in arrows[b])
 
 
-def functions(source: Source) -> Iterator[tuple[Function, ast.ClassDef | None]]:
-    """Functions and methods with the class they are in, without those inside functions."""
+def functions(source: Source) -> Iterator[Function]:
+    """Functions and methods, without those inside functions."""
     for node in source.tree.body:
         if isinstance(node, Function):
-            yield node, None
+            yield node
         elif isinstance(node, ast.ClassDef):
-            yield from ((inner, node) for inner in node.body if isinstance(inner, Function))
+            yield from (inner for inner in node.body if isinstance(inner, Function))
 
 
 def body_lines(function: Function) -> int:
@@ -163,18 +163,18 @@ def array_functions(root: Path) -> tuple[list[str], list[str]]:
     """Public functions that take or return arrays, and those of them that give no shape."""
     every, without = [], []
     for source in sources(root):
-        for function, owner in functions(source):
+        for function in functions(source):
             if function.name.startswith("_") or not has_arrays(function):
                 continue
             place = f"{source.name}:{function.lineno} {function.name}"
             every.append(place)
-            if not SHAPE.search(_described(source, function, owner)):
+            if not SHAPE.search(_described(source, function)):
                 without.append(place)
     return every, without
 
 
-def _described(source: Source, function: Function, owner: ast.ClassDef | None) -> str:
-    """Docstring of a function and comments of its signature; of an override, its base may say it."""
+def _described(source: Source, function: Function) -> str:
+    """The docstring of a function, and the comments of its signature."""
     lines = source.path.read_text().splitlines()
     signature = "\n".join(lines[function.lineno - 1 : function.body[0].lineno])
     comments = "\n".join(line.partition("#")[2] for line in signature.splitlines())
@@ -185,7 +185,7 @@ def raises_untold(root: Path) -> list[str]:
     """Public functions that raise an error which their docstring does not mention."""
     found = []
     for source in sources(root):
-        for function, _ in functions(source):
+        for function in functions(source):
             if function.name.startswith("_") or not _raises(function):
                 continue
             if "raises" not in (ast.get_docstring(function) or "").lower():

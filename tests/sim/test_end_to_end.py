@@ -301,7 +301,10 @@ def test_a_wheel_holds_the_configuration_and_plans_elsewhere(elsewhere):
     [wheel] = Path("w").glob("*.whl")
     installed = [*pip, "install", "-q", "--no-deps", "--target", "site"]
     subprocess.run([*installed, str(wheel)], check=True, timeout=120)
-    code = "import userdp, sys; from userdp.sim import cli; print(userdp.__file__); cli.main(sys.argv[1:])"
+    code = (
+        "import userdp, sys; from userdp.sim import cli; "
+        "print(userdp.__file__); cli.main(sys.argv[1:])"
+    )
     command = [sys.executable, "-c", code, "plan", "privacy.users=1000", "cohort=50", "--json"]
     environment = {**os.environ, "PYTHONPATH": str(elsewhere / "site")}
     done = subprocess.run(

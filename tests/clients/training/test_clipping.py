@@ -15,11 +15,20 @@ from hypothesis import strategies as st
 
 from userdp.clients.training import clipping
 from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.protocol.layout import Layout
 
 ANY = st.floats(width=32) | st.sampled_from([0.0, 1e-45, -1e-40, 1e30, -3e38, math.inf, math.nan])
 ROWS = st.lists(st.lists(ANY, min_size=4, max_size=4), min_size=1, max_size=5)
 CLIP = st.sampled_from([1e-30, 1e-3, 0.5, 1.0, 37.0, 1e30])
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def layout(row):
+    """Of an adapter with two tensors of about equal size."""
+    half = len(row) // 2
+    return Layout.of({"a": (half,), "b": (len(row) - half,)})
+
+
 every_rule = pytest.mark.parametrize("name", list(clipping.CLIP_RULES))
 
 
@@ -49,7 +58,7 @@ def test_a_rows_contribution_is_finite_and_its_norm_at_most_c_exactly(
 ):
     rule = clipping.CLIP_RULES.find(name)
     for row in rows_of(values, dtype):
-        total = rule(row[None], clip_norm).total
+        total = rule(row[None], clip_norm, layout(row)).total
         assert total.dtype == torch.float64
         assert torch.isfinite(total).all()
         assert exact_square(total) <= Fraction(clip_norm) ** 2
@@ -64,8 +73,8 @@ def test_clipped_rows_have_norms_of_at_most_c_and_do_not_depend_on_other_rows(
     name, values, clip_norm
 ):
     rule, rows = clipping.CLIP_RULES.find(name), rows_of(values)
-    together = rule(rows, clip_norm).rows()
-    alone = [rule(row[None], clip_norm).rows() for row in rows]
+    together = rule(rows, clip_norm, layout(rows[0])).rows()
+    alone = [rule(row[None], clip_norm, layout(row)).rows() for row in rows]
     assert torch.equal(together, torch.cat(alone))
     for row in together:
         assert exact_square(row) <= Fraction(clip_norm) ** 2
@@ -74,7 +83,7 @@ def test_clipped_rows_have_norms_of_at_most_c_and_do_not_depend_on_other_rows(
 @every_rule
 def test_the_sum_is_that_of_the_clipped_rows_without_the_not_finite_ones(name):
     rows = torch.tensor([[3.0, 4.0], [math.nan, 1.0], [0.0, 0.1], [math.inf, 0.0], [0.0, 0.0]])
-    clipped = clipping.CLIP_RULES.find(name)(rows, 1.0)
+    clipped = clipping.CLIP_RULES.find(name)(rows, 1.0, layout(rows[0]))
     assert clipped.rows().dtype == torch.float64
     assert clipped.rows().shape == (3, 2)
     np.testing.assert_allclose(clipped.rows().sum(0), clipped.total, rtol=1e-15)
@@ -84,7 +93,7 @@ def test_the_sum_is_that_of_the_clipped_rows_without_the_not_finite_ones(name):
 def test_a_rule_leaves_its_rows_unchanged(name):
     rows = torch.tensor([[3.0, 4.0], [math.nan, 1.0]])
     before = rows.clone()
-    clipping.CLIP_RULES.find(name)(rows, 0.1)
+    clipping.CLIP_RULES.find(name)(rows, 0.1, layout(rows[0]))
     assert torch.equal(rows[0], before[0])
     assert torch.isnan(rows[1, 0])
 
@@ -93,10 +102,10 @@ def test_a_rule_leaves_its_rows_unchanged(name):
 @pytest.mark.parametrize("clip_norm", [0.0, -1.0, math.nan])
 def test_a_clip_norm_that_is_not_positive_is_refused(name, clip_norm):
     with pytest.raises(ValueError, match="clip_norm="):
-        clipping.CLIP_RULES.find(name)(torch.ones(1, 2), clip_norm)
+        clipping.CLIP_RULES.find(name)(torch.ones(1, 2), clip_norm, layout(torch.ones(2)))
 
 
-def half_as_long(rows, clip_norm):
+def half_as_long(rows, clip_norm, layout):
     """A clip rule of another package: each row is scaled to at most half of ``clip_norm``."""
     return clipping.clipped_sum(rows, clip_norm / 2)
 
@@ -106,7 +115,8 @@ def test_a_dotted_name_finds_the_rule_of_another_package(monkeypatch):
     package.half_as_long = half_as_long
     monkeypatch.setitem(sys.modules, "some_package", package)
     rule = clipping.CLIP_RULES.find("some_package.half_as_long")
-    assert rule(torch.tensor([[3.0, 4.0]]), 1.0).total.tolist() == pytest.approx([0.3, 0.4])
+    rows = torch.tensor([[3.0, 4.0]])
+    assert rule(rows, 1.0, layout(rows[0])).total.tolist() == pytest.approx([0.3, 0.4])
 
 
 def test_an_unknown_rule_is_refused_with_the_known_names():

@@ -58,7 +58,7 @@ def test_the_tensors_of_a_block_are_freed_before_the_next_ones(monkeypatch):
     model, adapter = setting()
     references = []
 
-    def watched(rows, clip_norm):
+    def watched(rows, clip_norm, layout):
         result = clipping.clipped_sum(rows, clip_norm)
         tensors = (result.norms, result.factors, result.total, rows)
         references.extend(map(weakref.ref, tensors))

@@ -2,7 +2,8 @@
 
 import collections
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from flwr.app import Message
 from flwr.clientapp import ClientApp
@@ -27,7 +28,7 @@ class CountingGrid(InProcessGrid):
 
 
 @contextlib.contextmanager
-def start(app: ClientApp, nodes: int) -> Iterator[Grid]:
+def start(app: ClientApp, nodes: int, config: Mapping[str, Any]) -> Iterator[Grid]:
     """The runtime; it prints the counts when the run is over."""
     grid = CountingGrid(app, nodes)
     yield grid

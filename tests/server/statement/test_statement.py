@@ -100,5 +100,9 @@ def test_code_hash_follows_every_python_file_and_nothing_else(tmp_path, monkeypa
     (package / "inner" / "a.py").rename(package / "inner" / "b.py")
     third = now()
     assert len({first, second, third}) == 3
+    (tmp_path / "somemodule.py").write_text("y = 1\n")
+    fourth = statement.code_hash(["somepackage"], ["somemodule"])
+    (tmp_path / "somemodule.py").write_text("y = 2\n")
+    assert len({third, fourth, statement.code_hash(["somepackage"], ["somemodule"])}) == 3
     with pytest.raises(ValueError, match="nowhere"):
         statement.code_hash(["nowhere"])

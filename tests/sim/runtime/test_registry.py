@@ -21,7 +21,7 @@ def counting(message, context):
 def test_every_runtime_opens_a_grid_whose_nodes_answer(name):
     app = ClientApp()
     app.train()(counting)
-    with RUNTIMES.find(name)(app, 3) as grid:
+    with RUNTIMES.find(name)(app, 3, {}) as grid:
         nodes = list(grid.get_node_ids())
         sent = [Message(RecordDict(), dst_node_id=node, message_type="train") for node in nodes]
         replies = list(grid.send_and_receive(sent))

@@ -1,4 +1,4 @@
-"""Inputs shared by the runs of a process: what is loaded once, and that no run changes another's."""
+"""Inputs shared by the runs of a process: loaded once, and no run changes another's."""
 
 from __future__ import annotations
 
