@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from userdp.sim.common.table import Table
@@ -27,5 +28,5 @@ if TYPE_CHECKING:  # slow to import, and not needed to check a configuration
 Runtime: TypeAlias = "Callable[[ClientApp, int, Mapping[str, Any]], AbstractContextManager[Grid]]"
 
 RUNTIMES: Table[Runtime] = Table(
-    "runtime.kind", {"in_process": "userdp.sim.runtime.in_process.start"}, kinds=[Callable]
+    "runtime.kind", {"in_process": "userdp.sim.runtime.in_process.start"}, kinds=[FunctionType]
 )
