@@ -1,0 +1,41 @@
+"""The base model is scored once for all runs with the same inputs, and again for others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from helpers import small_world
+from userdp.clients.evaluation import heldout
+from userdp.sim import cli
+
+
+def groups(folder: Path) -> list[str]:
+    """The scores of groups of users before training."""
+    lines = (folder / "groups.csv").read_text().splitlines()
+    return [line for line in lines if line.startswith("0,")]
+
+
+def test_runs_with_the_same_inputs_score_their_base_model_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("USERDP_CACHE", str(tmp_path / "cache"))
+    whole, calls = heldout.evaluate, []
+
+    def counted(model, adapter, *arguments, **options):
+        calls.append(adapter.clone())
+        return whole(model, adapter, *arguments, **options)
+
+    monkeypatch.setattr(heldout, "evaluate", counted)
+    results, usual = [], ["rounds=1", "track.simulation_only=true"]
+    for changes in ([], [], ["model.seq_len=12"], ["data.seed=1"]):
+        output = tmp_path / str(len(results))
+        overrides = small_world.overrides(*usual, f"output={output}", *changes)
+        before = len(calls)
+        assert cli.main(["run", *overrides]) == 0
+        lines = (output / "metrics.jsonl").read_text().splitlines()
+        score = next(json.loads(line) for line in lines if "heldout_loss" in line)
+        results.append((len(calls) - before, score, groups(output)))
+    assert [count for count, *_ in results] == [2, 1, 2, 2]  # before and after; else after alone
+    assert results[0][1:] == results[1][1:]
+    assert results[0][1] != results[2][1]
+    assert len(results[0][2]) > 1
