@@ -7,7 +7,7 @@ mechanism rests on it. Each rule must guarantee, for rows of any values, not-fin
 1. each row enters the sum with an L2 norm of at most ``clip_norm`` over the whole row, after all
    rounding;
 2. a row with an inf or NaN enters as zero;
-3. up to rounding, the contribution of a row depends on this row and ``clip_norm`` alone;
+3. up to rounding, the contribution of a row depends on this row, ``clip_norm`` and the layout alone;
 4. factors, products and the sum are float64, and nothing is cast after the clip.
 
 A rule leaves its rows unchanged, and raises ValueError for a ``clip_norm`` that is not positive.
@@ -42,9 +42,11 @@ class ClippedSum:
     """The sum of the clipped updates of a block, and the values it is computed from."""
 
     total: Tensor  # (D,) float64: sum of ``rows()``
-    norms: Tensor  # (lanes,) float64 L2 before the clip, inf for a not-finite row; simulation_only
+    # (lanes,) float64 L2 of whole rows before the clip, inf for a not-finite row; an adaptive clip
+    # norm counts those at most C, whatever the rule bounds beside them. simulation_only
+    norms: Tensor
     unclipped: Tensor  # (lanes, D) the updates before the clip
-    factors: Tensor  # (lanes, 1) or (lanes, D) float64 multipliers, 0 for a not-finite row
+    factors: Tensor  # (lanes, 1), or (lanes, D) per coordinate: float64, 0 for a not-finite row
 
     def rows(self) -> Tensor:
         """(finite lanes, D) float64 on the CPU: the clipped updates without the not-finite ones."""

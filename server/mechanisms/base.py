@@ -71,7 +71,8 @@ class Mechanism(ABC):
     private: ClassVar[bool] = True
     rescalable: ClassVar[bool] = True  # each round may scale the coordinates in its own way
     keeps_rows: ClassVar[bool] = False  # needs every unit's clipped update, not only their sum
-    clipping: ClassVar[str] = "joint"  # name of a rule of `userdp.clients.training.clipping`
+    # Of `userdp.clients.training.clipping.CLIP_RULES`, or the dotted name of a rule elsewhere.
+    clipping: ClassVar[str] = "joint"
     compared: ClassVar[bool] = False  # `userdp plan --all` compares it at equal gradients
 
     users: int  # N, declared
@@ -266,15 +267,19 @@ class Mechanism(ABC):
             stream: the round's secret stream; D normals are drawn for the mean, then one for the
                 clip bits where C adapts.
             number: of the round, from 1.
+
+        Raises:
+            ValueError: C adapts, and the cohort has no clip bits.
         """
         noise = self.noise_std * rng.standard_normal(stream, len(cohort.total))
         mean = (cohort.total.astype(np.float64) + noise) / self.expected_units
         noise_std = self.noise_std / self.expected_units
         if self.adaptive is None:
             return Release(mean, noise_std)
+        if cohort.unclipped_bits is None:
+            raise ValueError("The clip norm adapts, but the cohort has no clip bits.")
         std = self.adaptive.bit_std(self.expected_units)
-        bit_noise = std * float(rng.standard_normal(stream, 1)[0])
-        noised_bits = (cohort.unclipped_bits or 0.0) + bit_noise
+        noised_bits = cohort.unclipped_bits + std * float(rng.standard_normal(stream, 1)[0])
         return Release(mean, noise_std, 0.5 + noised_bits / self.expected_units)
 
     def after(self, release: Release) -> Self:

@@ -36,7 +36,7 @@ class Contract(LocalWork):
     unit: str  # what one clip bounds: "user" or "record_slot"
     clip_norm: float  # C, infinite only in a run that is not private
     records_per_user: int  # k; 0 takes all
-    clipping: str = "joint"  # name of a rule of `userdp.clients.training.clipping.CLIP_RULES`
+    clipping: str = "joint"  # of `userdp.clients.training.clipping.CLIP_RULES`, or a dotted name
     count_unclipped: bool = False  # report how many units are unclipped: the clip norm adapts
     keep_rows: bool = False  # report every unit's clipped update: no secure aggregation
 

@@ -11,6 +11,7 @@ from typing import Any
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 
+from userdp.clients.training.clipping import CLIP_RULES
 from userdp.clients.training.memory import EngineSettings
 from userdp.server.ledger import ledger
 from userdp.server.optimizers import schedules
@@ -60,6 +61,7 @@ def prepare(settings: Settings, load: LoadInputs = run_inputs.load) -> Prepared:
     RUNTIMES.find(settings.runtime.kind)
     inputs = load(settings.data, settings.model, settings.seed, settings.device)
     plan = make_plan(settings, inputs)
+    CLIP_RULES.find(plan.mechanism.clipping)
     optimizer = _optimizer(settings, plan, inputs)
     return Prepared(
         settings=settings,
