@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -51,18 +49,12 @@ class Host:
         return vector.float().to(self.model.device)
 
 
-def client_app(make_host: Callable[[], Host]) -> ClientApp:
-    """The app that serves every node of this process.
-
-    Args:
-        make_host: builds the model and maps the records. It is called once, by the first message:
-            a process that serves as a node of another machine builds them from a configuration
-            (`userdp.sim.run.node_setup.app_from_config`), this process hands over what it has.
-    """
-    app, host = ClientApp(), functools.cache(make_host)
+def client_app(host: Host) -> ClientApp:
+    """The app that serves every node of this process."""
+    app = ClientApp()
 
     @app.train()
     def train(message: Message, _: Context) -> Message:
-        return host().train(message)
+        return host.train(message)
 
     return app

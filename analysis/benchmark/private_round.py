@@ -55,7 +55,7 @@ def _serve_rounds(work: Work, serve: Callable[[Side], None], kind: type[Mechanis
     spec = work.spec
     model = LanguageModel(work.base(), LoraSettings(r=spec.rank, alpha=2 * spec.rank))
     host = Host(model, users(work), fitted_engine(model, spec))
-    grid = InProcessGrid(client_app(lambda: host), nodes=1)
+    grid = InProcessGrid(client_app(host), nodes=1)
     mechanism = _mechanism(work, kind)
     start = work.adapter(model.layout.size)
     arrays = model.layout.to_arrays(start)

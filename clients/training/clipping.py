@@ -7,7 +7,7 @@ mechanism rests on it. Each rule must guarantee, for rows of any values, not-fin
 1. each row enters the sum with an L2 norm of at most ``clip_norm`` over the whole row, after all
    rounding;
 2. a row with an inf or NaN enters as zero;
-3. up to rounding, the contribution of a row depends on this row, ``clip_norm`` and the layout alone;
+3. up to rounding, the contribution of a row depends on this row, ``clip_norm`` and layout alone;
 4. factors, products and the sum are float64, and nothing is cast after the clip.
 
 A rule leaves its rows unchanged, and raises ValueError for a ``clip_norm`` that is not positive.

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from userdp.clients.app import Host, client_app
 from userdp.clients.training.memory import EngineSettings
-from userdp.sim.common import cache
+from userdp.sim.common import cache, third_party
 from userdp.sim.config import validation
 from userdp.sim.config.settings import Settings
 from userdp.sim.data import selection
@@ -41,24 +41,22 @@ def host(settings: Settings, inputs: RunInputs, engine: EngineSettings) -> Host:
 
 
 def app_from_config(values: Mapping[str, Any]) -> ClientApp:
-    """The ClientApp of a process that serves nodes, from a resolved configuration alone.
+    """The ClientApp of a process that serves nodes, built from a configuration alone.
 
-    The first message loads the model and maps the records. A process on another machine becomes a
-    node of a run by this function: it needs nothing from the memory of the server's process.
+    It loads the model and the records at once, so that what is missing shows before a round is
+    spent. A process on another machine becomes a node by this function: it needs nothing of the
+    server's memory, but the data and the model at the paths of the configuration.
 
     Args:
-        values: plain values, as `config.yaml` of a run folder holds them.
+        values: the resolved configuration, as `config.yaml` of a run folder holds it.
 
     Raises:
-        ConfigurationError: the configuration is not valid.
+        ConfigurationError: the configuration is not valid, or data or model do not fit it.
     """
+    third_party.environment()
     settings = validation.parse(OmegaConf.create(dict(values)))
-
-    def make_host() -> Host:
-        inputs = run_inputs.build(settings)
-        return host(settings, inputs, run_inputs.fit_engine(settings, inputs.model))
-
-    return client_app(make_host)
+    inputs = run_inputs.build(settings)
+    return client_app(host(settings, inputs, run_inputs.fit_engine(settings, inputs.model)))
 
 
 def _train_population(settings: Settings, inputs: RunInputs, engine: EngineSettings) -> Population:

@@ -43,7 +43,7 @@ from userdp.sim.run import (
 )
 from userdp.sim.run.finish import Result
 from userdp.sim.run.prepare import Prepared
-from userdp.sim.runtime.registry import RUNTIMES
+from userdp.sim.runtime.registry import RUNTIMES, Nodes
 from userdp.sim.tracking.tracker import Tracker
 
 _LOG = logging.getLogger("userdp")
@@ -121,11 +121,16 @@ def _train(
             return None
 
         start_runtime = RUNTIMES.find(settings.runtime.kind)
-        nodes, on_node = settings.runtime.nodes, client_app(lambda: host)
-        with start_runtime(on_node, nodes, config) as grid:
-            on_server = server_app(strategy, rounds_left, evaluate)
+        nodes = Nodes(
+            count=settings.runtime.nodes,
+            app=client_app(host),
+            config=config,
+            make_app=node_setup.app_from_config,
+        )
+        with start_runtime(nodes) as grid:
+            app = server_app(strategy, rounds_left, evaluate)
             try:
-                on_server(grid, Context(0, 0, {}, RecordDict(), {}))
+                app(grid, Context(0, 0, {}, RecordDict(), {}))
             except HaltedError:
                 pass
             except BudgetSpentError as stop:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -20,6 +19,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from userdp.sim.common.errors import located
+from userdp.sim.runtime.registry import Nodes
 
 _LOG = logging.getLogger("userdp")
 
@@ -28,9 +28,9 @@ _SERVER = 1
 
 
 @contextlib.contextmanager
-def start(app: ClientApp, nodes: int, config: Mapping[str, Any]) -> Iterator[Grid]:
-    """The runtime ``in_process``: ``nodes`` nodes, served one after another in this process."""
-    yield InProcessGrid(app, nodes)
+def start(nodes: Nodes) -> Iterator[Grid]:
+    """The runtime ``in_process``: all nodes are served one after another in this process."""
+    yield InProcessGrid(nodes.app, nodes.count)
 
 
 class InProcessGrid(Grid):

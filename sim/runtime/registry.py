@@ -1,21 +1,31 @@
 """The table of runtimes: the values of `runtime.kind`.
 
-A runtime carries messages from the server to the nodes and back. It is a function that returns a
-context manager, which opens Flower's `Grid`:
+A runtime carries messages from the server to the nodes and back. It is a function of the `Nodes` of
+a run that returns a context manager, which opens Flower's `Grid` and ends what it started:
 
     @contextlib.contextmanager
-    def start(app: ClientApp, nodes: int, config: Mapping[str, Any]) -> Iterator[Grid]: ...
+    def start(nodes: Nodes) -> Iterator[Grid]:
+        ...
+        try:
+            yield grid
+        finally:
+            ...
 
-``app`` refers to the model and the records of this process. A runtime whose nodes are other
-processes ignores it; each of these processes builds its ClientApp from ``config``, the resolved
-configuration of the run (`userdp.sim.run.node_setup.app_from_config`). A runtime's own options are
-in ``config["runtime"]["options"]``.
+A runtime in this process serves all nodes by ``nodes.app``, as `userdp.sim.runtime.in_process`
+does. A runtime whose nodes are other processes calls ``nodes.make_app(nodes.config)`` in each of
+them. The strategy relies on this of every grid:
+
+- node ids stay the same during a run, and a user's node is their slot modulo the number of nodes;
+- replies may come in any order, but at most one for a message; a node that fails answers with
+  Flower's error reply, without the text of the error, which may quote a record;
+- Flower's ``TaskIdentity`` is set in the server's process, or its messages cannot be made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -25,7 +35,24 @@ if TYPE_CHECKING:  # slow to import, and not needed to check a configuration
     from flwr.clientapp import ClientApp
     from flwr.serverapp import Grid
 
-Runtime: TypeAlias = "Callable[[ClientApp, int, Mapping[str, Any]], AbstractContextManager[Grid]]"
+
+@dataclass(frozen=True, kw_only=True)
+class Nodes:
+    """The nodes that a run asks for, and how to serve them."""
+
+    count: int
+    app: ClientApp  # serves any of them from the model and the records of this process
+    config: Mapping[str, Any]  # the resolved configuration of the run, as plain values
+    make_app: Callable[[Mapping[str, Any]], ClientApp]  # the same app from ``config``, elsewhere
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The options of the runtime, ``runtime.options`` of the configuration."""
+        options: Mapping[str, Any] = self.config.get("runtime", {}).get("options", {})
+        return options
+
+
+Runtime: TypeAlias = Callable[[Nodes], "AbstractContextManager[Grid]"]
 
 RUNTIMES: Table[Runtime] = Table(
     "runtime.kind", {"in_process": "userdp.sim.runtime.in_process.start"}, kinds=[FunctionType]

@@ -130,7 +130,7 @@ def test_every_node_answers_one_message_a_round(run_of):
 def test_the_run_does_not_depend_on_the_runtime(tmp_path):
     runs = [
         ran(tmp_path / name, SEARCH_PATH, f"runtime={name}", f"runtime.nodes={NODES}", *REPEATABLE)
-        for name in ("inprocess", "counting")
+        for name in ("in_process", "counting")
     ]
     np.testing.assert_array_equal(*map(adapter, runs))
 

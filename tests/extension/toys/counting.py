@@ -2,14 +2,14 @@
 
 import collections
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 from flwr.app import Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from userdp.sim.runtime.in_process import InProcessGrid
+from userdp.sim.runtime.registry import Nodes
 
 
 class CountingGrid(InProcessGrid):
@@ -28,9 +28,11 @@ class CountingGrid(InProcessGrid):
 
 
 @contextlib.contextmanager
-def start(app: ClientApp, nodes: int, config: Mapping[str, Any]) -> Iterator[Grid]:
-    """The runtime; it prints the counts when the run is over."""
-    grid = CountingGrid(app, nodes)
-    yield grid
-    for node, count in sorted(grid.answers.items()):
-        print(f"node {node} answered {count} messages")
+def start(nodes: Nodes) -> Iterator[Grid]:
+    """The runtime; it prints the counts when the run is over, however it ended."""
+    grid = CountingGrid(nodes.app, nodes.count)
+    try:
+        yield grid
+    finally:
+        for node, count in sorted(grid.answers.items()):
+            print(f"node {node} answered {count} messages")

@@ -83,7 +83,7 @@ def test_a_process_with_the_configuration_alone_gives_the_same_sum(tmp_path, mon
     adapter = np.random.default_rng(0).normal(0, 0.1, layout.size).astype(np.float32)
 
     host = node_setup.host(settings, inputs, run_inputs.fit_engine(settings, inputs.model))
-    grid = InProcessGrid(client_app(lambda: host), 1)
+    grid = InProcessGrid(client_app(host), 1)
     [node], arrays = grid.get_node_ids(), layout.to_arrays(adapter)
     request = messages.train_message(node, arrays, contract, Assignment(users, slots))
     [reply] = grid.send_and_receive([request])

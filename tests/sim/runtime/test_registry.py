@@ -9,7 +9,7 @@ from flwr.clientapp import ClientApp
 from helpers import small_world
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config import hydra_compose
-from userdp.sim.runtime.registry import RUNTIMES
+from userdp.sim.runtime.registry import RUNTIMES, Nodes
 
 
 def counting(message, context):
@@ -21,12 +21,13 @@ def counting(message, context):
 def test_every_runtime_opens_a_grid_whose_nodes_answer(name):
     app = ClientApp()
     app.train()(counting)
-    with RUNTIMES.find(name)(app, 3, {}) as grid:
-        nodes = list(grid.get_node_ids())
-        sent = [Message(RecordDict(), dst_node_id=node, message_type="train") for node in nodes]
+    nodes = Nodes(count=3, app=app, config={}, make_app=lambda _: app)
+    with RUNTIMES.find(name)(nodes) as grid:
+        ids = list(grid.get_node_ids())
+        sent = [Message(RecordDict(), dst_node_id=node, message_type="train") for node in ids]
         replies = list(grid.send_and_receive(sent))
-    assert len(set(nodes)) == 3
-    assert [reply.content["n"]["node"] for reply in replies] == nodes
+    assert len(set(ids)) == 3
+    assert [reply.content["n"]["node"] for reply in replies] == ids
 
 
 def test_the_configuration_takes_names_of_the_table_and_dotted_names():
