@@ -14,7 +14,7 @@ def of_run(run: Run) -> list[str]:
 
     if not run.statement:
         spent = "" if run.epsilon is None else f" Epsilon so far: {run.epsilon:.4g}."
-        return [f"No claim yet: {run.why}.{spent} userdp run resume=FOLDER goes on with a run."]
+        return [f"No claim yet: {run.why}.{spent} userdp run resume=FOLDER continues a run."]
     claim, protected = prose.text(run.statement).split("\n\n")[:2]
     return [*_sentences(claim), protected]
 

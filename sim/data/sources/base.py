@@ -1,42 +1,19 @@
-"""What a data source is: the request it gets, the rows it gives, and the class to derive from.
+"""The interface of a data source: its request, its rows, and the class to derive from.
 
 A source turns a request of the configuration (a path, the columns that hold users and texts) into
 rows, one at a time. It knows nothing of users, splits or tokens. A new source is one module with
-an object of a class derived from `Source`, and a YAML file. Rows of an SQLite database, in a module
-``my_package/sqlite.py``:
+an object of a class derived from `Source`, and a YAML file; inside userdp also a line in
+`userdp.sim.data.sources.registry.SOURCES`. The smallest one:
 
-    import sqlite3
-    from contextlib import closing
-    from pathlib import Path
+>>> class Greetings(Source):
+...     def open(self, request, cache_folder):
+...         rows = [Row("row 1", {"user_id": "ann", "text": "hello"})]
+...         return Opened("greetings, version 1", lambda: iter(rows))
+>>> request = SourceRequest(path=None, columns={"data.text": "text"})
+>>> [row.columns["text"] for row in Greetings().open(request, Path()).rows()]
+['hello']
 
-    from userdp.sim.common import file_hash
-    from userdp.sim.data.sources.base import Opened, Row, Source, require_columns
-
-    class SqliteSource(Source):
-        option_names = ("table",)
-
-        def open(self, request, cache_folder):
-            file, table = Path(request.path), request.options.get("table", "records")
-
-            def rows():
-                with closing(sqlite3.connect(file)) as database:
-                    cursor = database.execute(f'SELECT * FROM "{table}" ORDER BY rowid')
-                    names = [column[0] for column in cursor.description]
-                    require_columns(request.columns, names, str(file))
-                    for number, values in enumerate(cursor, 1):
-                        yield Row(f"{file}, row {number}", dict(zip(names, values, strict=True)))
-
-            return Opened(file_hash.of(file, cache_folder), rows)
-
-    SOURCE = SqliteSource()
-
-and ``data/sqlite.yaml``, in a folder on Hydra's search path:
-
-    defaults: [jsonl]  # for the keys that are not named below
-    format: my_package.sqlite.SOURCE
-    options: {table: mail}
-    user: sender
-    text: body
+CONTRIBUTING.md has one with an option and a check, which reads an SQLite database.
 """
 
 from __future__ import annotations
@@ -104,10 +81,13 @@ class Source(abc.ABC):
     option_names: ClassVar[Collection[str]] = ()
 
     def check(self, request: SourceRequest) -> None:  # noqa: B027 - a source may do without
-        """Refuse a request that cannot be served, without reading; called before a model is loaded.
+        """Refuse a request that cannot be served, without reading the data.
+
+        It is called before the model is loaded. Override it where a missing path or a wrong option
+        can be found this early.
 
         Raises:
-            ConfigurationError: the message names the field, its value and the mend.
+            ConfigurationError: the message names the field, its value and the remedy.
         """
 
     @abc.abstractmethod

@@ -1,4 +1,10 @@
-"""Sources that are files of one format, named by a file, a folder or a glob pattern."""
+"""Sources that are files of one format, named by a file, a folder or a glob pattern.
+
+A new `FileSource` needs only a function that reads one file. It is for formats whose rows follow
+from a file and the wanted columns alone, as in `userdp.sim.data.sources.jsonl`. A source with
+options of its own (``data.options``), or one that does not read files, derives from
+`userdp.sim.data.sources.base.Source` itself.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The table of data sources: names that ``data.format`` may have, and the object behind each."""
+"""The table of data sources: names that ``data.format`` may have, and the object behind each.
+
+A new source of userdp needs a line here. One of another package needs none: ``data.format`` also
+accepts the dotted name of an object, for example ``my_package.sqlite.SOURCE``.
+"""
 
 from __future__ import annotations
 

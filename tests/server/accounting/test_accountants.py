@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ from userdp.server.accounting import accountants
 from userdp.server.accounting.edgeworth import estimate
 from userdp.sim.common.errors import ConfigurationError
 
-ZCDP = "zcdp_accountant.ACCOUNTANT"
+EXTENSION = Path(__file__).parents[2] / "extension"  # has `toys.zcdp` and `wrong_toys`
+ZCDP, SLOW = "toys.zcdp.ACCOUNTANT", "toys.zcdp.SLOW"
 
 
 def event(noise: float, group_size: int = 1, rate: float = 1.0, **more) -> accounting.RoundEvent:
@@ -24,8 +27,11 @@ def event(noise: float, group_size: int = 1, rate: float = 1.0, **more) -> accou
 
 @pytest.fixture
 def outside(monkeypatch):
-    """Makes this folder's toy accountant importable, as an installed package is."""
-    monkeypatch.syspath_prepend(Path(__file__).parent)
+    """Makes the toy accountant importable, as an installed package is, and a slow copy of it."""
+    monkeypatch.syspath_prepend(EXTENSION)
+    zcdp = importlib.import_module("toys.zcdp")
+    slow = replace(zcdp.ACCOUNTANT, slow=True, library="numpy")
+    monkeypatch.setattr(zcdp, "SLOW", slow, raising=False)
 
 
 @pytest.mark.usefixtures("outside")
@@ -52,7 +58,7 @@ def test_an_outside_accountant_serves_calibration_and_budgets():
 
 
 @pytest.mark.usefixtures("outside")
-@pytest.mark.parametrize("name", [ZCDP, "zcdp_accountant.SLOW"])
+@pytest.mark.parametrize("name", [ZCDP, SLOW])
 def test_an_outside_accountant_takes_groups_by_the_lemma(name):
     options = {"accountant": name, "group_bound": "lemma"}
     grouped = accounting.epsilon([(event(30.0, 4), 10)], 1e-6, **options)
@@ -80,7 +86,7 @@ def test_an_outside_accountant_refuses_what_it_does_not_analyse():
 @pytest.mark.usefixtures("outside")
 def test_an_accountant_below_the_certified_bound_is_refused():
     with pytest.raises(ArithmeticError, match="below the certified"):
-        accounting.epsilon([(event(1.0), 10)], 1e-6, accountant="zcdp_accountant.TOO_LOW")
+        accounting.epsilon([(event(1.0), 10)], 1e-6, accountant="wrong_toys.TOO_LOW")
 
 
 @pytest.mark.usefixtures("outside")
@@ -133,7 +139,7 @@ def test_unknown_names_are_refused_with_the_known_ones():
             call()
     with pytest.raises(ConfigurationError, match="no_such_package"):
         accounting.available("no_such_package.ACCOUNTANT", "mixture", event(1.0))
-    with pytest.raises(ConfigurationError, match="expected an Accountant"):
+    with pytest.raises(ConfigurationError, match="expected Accountant"):
         accounting.available("math.pi", "mixture", event(1.0))
 
 
@@ -145,8 +151,8 @@ def test_unknown_names_are_refused_with_the_known_ones():
         ("pld", True, "dp-accounting"),
         ("prv", False, "opacus"),
         ("rdp", False, "dp-accounting"),
-        (ZCDP, False, "numpy"),
-        (ZCDP, True, "numpy"),
+        (ZCDP, False, "userdp"),
+        (SLOW, True, "numpy"),
     ],
 )
 def test_a_claim_names_the_library_that_computed_it(name, capped, library):

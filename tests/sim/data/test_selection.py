@@ -178,16 +178,23 @@ def test_general_code_reads_the_properties_of_a_rule_from_its_entry():
     assert [name for name in rules if rules[name].needs_perplexity] == by_perplexity
 
 
-def test_a_rule_outside_userdp_is_found_by_its_dotted_name(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parent)  # where `last_records` is found
-    name = "last_records.LAST"
+@pytest.fixture
+def outside(monkeypatch):
+    """Makes the rule of `toys.most_distinct` importable, as an installed package is."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "extension")
+
+
+@pytest.mark.usefixtures("outside")
+def test_a_rule_outside_userdp_is_found_by_its_dotted_name():
+    name = "toys.most_distinct.RULE"
     assert Selection(rule=name).rule == name
-    records = of([np.arange(number, number + 3) for number in range(5)])
-    chosen = RULES.find(name).select(records, 2, 2, stream())
-    assert plain(chosen) == [(4, 5), (3, 4)]
+    records = of([np.array(tokens) for tokens in ([5, 5, 5], [1, 2, 3, 4], [6, 6, 7])])
+    chosen = RULES.find(name).select(records, 2, 3, stream())
+    assert plain(chosen) == [(1, 2, 3), (6, 6, 7)]
 
 
-@pytest.mark.parametrize("name", ["lonegst", "last_records.FIRST"])
+@pytest.mark.usefixtures("outside")
+@pytest.mark.parametrize("name", ["lonegst", "toys.most_distinct.FIRST"])
 def test_an_unknown_rule_is_refused_in_one_line(name):
     with pytest.raises(ConfigurationError, match=f"^selection.rule={name}: ") as caught:
         Selection(rule=name)

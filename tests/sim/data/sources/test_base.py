@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import textwrap
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -16,20 +15,19 @@ import transformers
 from helpers import small_world
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config import hydra_compose
-from userdp.sim.data.sources import base
 from userdp.sim.inputs import corpus_loading
 
-FOLDER = Path(__file__).parent
+EXTENSION = Path(__file__).parents[3] / "extension"  # has the source `toys.sqlite`
 ROWS = [(f"user {number % 9}", f"the cat sat on {number} mats") for number in range(60)]
 
 
 @pytest.fixture(autouse=True)
 def outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(FOLDER)  # where `sqlite_source` is found
+    monkeypatch.syspath_prepend(EXTENSION)
     monkeypatch.setenv("USERDP_CACHE", str(tmp_path / "cache"))
 
 
-def database(folder: Path, table: str = "records") -> Path:
+def database(folder: Path, table: str = "mail") -> Path:
     path = folder / f"{table}.sqlite"
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(f"CREATE TABLE {table} (id INTEGER, sender TEXT, body TEXT)")
@@ -40,7 +38,7 @@ def database(folder: Path, table: str = "records") -> Path:
 
 
 def composed(path: Path, *overrides: str):
-    search_path = f"hydra.searchpath=[file://{FOLDER / 'conf'}]"
+    search_path = f"hydra.searchpath=[file://{EXTENSION / 'toys' / 'conf'}]"
     named = [search_path, "data=sqlite", f"data.path={path}"]
     return hydra_compose.settings([*named, *overrides])[0].data
 
@@ -51,24 +49,12 @@ def loaded(data):
     return corpus_loading.load(data, tokenizer, 16)
 
 
-@pytest.fixture
-def documented(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """The example of the documentation, as a module of its own."""
-    code = (base.__doc__ or "").partition("    import sqlite3\n")[2].partition("and ``data/")[0]
-    (tmp_path / "documented.py").write_text(textwrap.dedent("    import sqlite3\n" + code))
-    monkeypatch.syspath_prepend(tmp_path)
-    return "documented.SOURCE"
-
-
-@pytest.mark.parametrize("source", ["of the test", "documented"])
-def test_it_gives_the_corpus_of_the_same_rows_in_jsonl(tmp_path, source, documented):
+def test_it_gives_the_corpus_of_the_same_rows_in_jsonl(tmp_path):
     lines = tmp_path / "mail.jsonl"
     lines.write_text(
         "".join(json.dumps({"sender": user, "body": text}) + "\n" for user, text in ROWS)
     )
     data = composed(database(tmp_path), "data.split=record", "data.holdout=0.3")
-    if source == "documented":
-        data = replace(data, format=documented)
     first = loaded(data)
     second = loaded(replace(data, format="jsonl", path=str(lines), options={}))
     assert first.train.record_counts().sum() > 30
@@ -81,9 +67,9 @@ def test_its_options_are_part_of_the_cache_key_and_others_are_refused(tmp_path):
     path = database(tmp_path)
     data = composed(path, "data.holdout=0.3")
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE TABLE copy AS SELECT * FROM records")
+        connection.execute("CREATE TABLE copy AS SELECT * FROM mail")
         connection.commit()
-    names = {loaded(replace(data, options={"table": table})).name for table in ("records", "copy")}
+    names = {loaded(replace(data, options={"table": table})).name for table in ("mail", "copy")}
     assert len(names) == 2
     with pytest.raises(ConfigurationError, match=r"data\.options\.tabel=copy: .*one of table"):
         composed(path, "+data.options.tabel=copy")
