@@ -19,7 +19,7 @@ FILTER = """(() => { const box = document.getElementById('filter'); box.value = 
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory, composed):
+def page(tmp_path_factory, composed_once):
     folder = run_folders.sweep(tmp_path_factory.mktemp("sweep"))
     long_value = "a/rather/long/path/without/any/space/" * 4
     run_folders.write(folder / "long", perplexity=1234.5, seed=7, data__text=long_value)

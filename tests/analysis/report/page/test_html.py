@@ -35,7 +35,7 @@ class Parsed(html.parser.HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory, composed):
+def written(tmp_path_factory, composed_once):
     folder = run_folders.sweep(tmp_path_factory.mktemp("hostile"))
     run_folders.write(folder / "odd", seed=7, data__text=HOSTILE, selection=HOSTILE)
     return command.write(folder, folder / "report")
