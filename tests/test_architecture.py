@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import tomllib
 from pathlib import Path
 
@@ -124,10 +125,12 @@ RENAMED = "sim.common.renamed"  # holds old names of particular things: that is 
 MAX_FILE, MAX_BODY, MAX_FOLDER, MAX_TEXT = 400, 40, 14, 120
 
 
+@functools.cache
 def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), str(path))
 
 
+@functools.cache
 def imports(path: Path) -> set[str]:
     """Dotted names of all imported modules, inside functions too."""
     found = set()
@@ -143,6 +146,7 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+@functools.cache
 def ours(path: Path) -> set[str]:
     """Imported modules of the project, without its import name; a package stands for itself."""
     return {name for name in imports(path) if name.split(".")[0] == "userdp"}

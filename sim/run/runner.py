@@ -99,8 +99,7 @@ def _train(
 ) -> tuple[Evaluation, Evaluation]:
     """Train for the rounds that are left; scores of the base model and of the last adapter."""
     plan, ledger, settings = prepared.plan, strategy.ledger, prepared.settings
-    host = node_setup.host(settings, prepared.inputs, prepared.engine)
-    before = base_score.score(prepared)
+    nodes, before = _nodes(prepared, config), base_score.score(prepared)
     tracker.log(0, before.metrics())
     rounds_left = max(0, plan.rounds - ledger.rounds_intended)
     scores: dict[int, Evaluation] = {}  # by rounds spent
@@ -121,12 +120,6 @@ def _train(
             return None
 
         start_runtime = RUNTIMES.find(settings.runtime.kind)
-        nodes = Nodes(
-            count=settings.runtime.nodes,
-            app=client_app(host),
-            config=config,
-            make_app=node_setup.app_from_config,
-        )
         with start_runtime(nodes) as grid:
             app = server_app(strategy, rounds_left, evaluate)
             try:
@@ -139,6 +132,17 @@ def _train(
         _LOG.warning("%s", _halted(ledger.rounds_intended, plan.rounds))
     after = scores.get(ledger.rounds_intended)  # of the adapter that the optimiser holds
     return before, after or finish.score(prepared, prepared.optimizer.averaged)
+
+
+def _nodes(prepared: Prepared, config: Mapping[str, Any]) -> Nodes:
+    settings = prepared.settings
+    host = node_setup.host(settings, prepared.inputs, prepared.engine)
+    return Nodes(
+        count=settings.runtime.nodes,
+        app=client_app(host),
+        config=config,
+        make_app=node_setup.app_from_config,
+    )
 
 
 def _halted(spent: int, planned: int) -> str:
