@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from helpers import small_world, whole_runs
 from userdp.clients.app import client_app
@@ -108,12 +107,12 @@ def test_the_local_work_is_that_of_the_configuration():
     assert (work.local_steps, work.seed, work.selection, work.max_tokens) == (3, 7, "longest", 16)
 
 
-def test_the_app_loads_nothing_before_its_first_message(monkeypatch):
-    loaded = []
-    monkeypatch.setattr(run_inputs, "build", loaded.append)
+def test_a_node_without_its_data_fails_when_its_app_is_built():
+    """Before a message: nothing of a round is spent."""
     _, config = hydra_compose.settings(small_world.overrides())
-    node_setup.app_from_config(yaml.safe_load(yaml.safe_dump(plain(config))))
-    assert loaded == []
+    values = plain(config)
+    with pytest.raises(ConfigurationError, match=r"data\.path=nowhere"):
+        node_setup.app_from_config({**values, "data": {**values["data"], "path": "nowhere.jsonl"}})
 
 
 def test_a_wrong_configuration_is_refused_before_the_first_message():
