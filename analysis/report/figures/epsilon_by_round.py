@@ -32,7 +32,7 @@ def section(tasks: Sequence[Task]) -> Section:
         lead="What the rounds so far have spent, by the accountants that can analyse the mechanism."
         " All are upper bounds for the same noise: the lowest is the sharpest.",
         plots=plots,
-        absent="no complete run has an epsilon.",
+        absent="no complete private run has more than one round.",
     )
 
 
