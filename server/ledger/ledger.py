@@ -170,10 +170,6 @@ class Ledger:
         """Number after the last intended one; 1 at the start. No unfinished round is repeated."""
         return self._chain.last_round + 1
 
-    def is_done(self, number: int) -> bool:
-        """Whether the release of round ``number`` is known to be stored."""
-        return self._chain.done.get(number, False)
-
     def spent(self) -> Spent:
         """Each distinct event, and how many rounds intended it."""
         return self._chain.composition()

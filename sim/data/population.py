@@ -53,10 +53,6 @@ class Population:
             digest.update(array.data)
         return digest.hexdigest()
 
-    def record_counts(self) -> np.ndarray:
-        """Records per user, (users,) int64. Private: simulation_only."""
-        return np.diff(self.user_offsets)
-
     def emptied(self, user: int) -> Population:
         """The neighbouring population in which the user in slot ``user`` has no records."""
         start, end = self.user_offsets[user], self.user_offsets[user + 1]

@@ -57,7 +57,7 @@ def test_it_gives_the_corpus_of_the_same_rows_in_jsonl(tmp_path):
     data = composed(database(tmp_path), "data.split=record", "data.holdout=0.3")
     first = loaded(data)
     second = loaded(replace(data, format="jsonl", path=str(lines), options={}))
-    assert first.train.record_counts().sum() > 30
+    assert np.diff(first.train.user_offsets).sum() > 30
     for one, other in ((first.train, second.train), (first.heldout, second.heldout)):
         for name in ("tokens", "record_offsets", "user_records", "user_offsets", "user_keys"):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
