@@ -109,7 +109,7 @@ def test_a_slot_is_one_record_or_none_and_the_first_slots_are_distinct_records()
     population = tiny.people(8)
     refilled = fetched(population, BY_SLOT)
     empty = fetched(population, dataclasses.replace(BY_SLOT, resample=False))
-    counts = np.minimum(population.record_counts(), 3)
+    counts = np.minimum(np.diff(population.user_offsets), 3)
     for user, count in enumerate(counts):
         full, sparse = (units[3 * user : 3 * user + 3] for units in (refilled, empty))
         assert [len(unit) for unit in full] == [1, 1, 1]
