@@ -99,7 +99,7 @@ MAY_KNOW_SETTINGS = {
     *("sim.config", "sim.planning", "sim.inputs", "sim.run", "sim.sweep", "sim.api", "sim.cli"),
     *("analysis.comparison", "analysis.report.wandb_summary"),
 }
-# Names of single mechanisms, accountants, sources, selection rules, optimisers and runtimes that
+# Names of single mechanisms, clip rules, accountants, sources, selection rules and runtimes that
 # general code must not know: it asks their table.
 PARTICULAR = {
     "user_wise": {"server.mechanisms", "analysis"},
@@ -120,6 +120,7 @@ PARTICULAR = {
     "high_perplexity": {"sim.data.selection"},
     "low_perplexity": {"sim.data.selection"},
     "in_process": {"sim.runtime", "sim.config.settings"},
+    "joint": {"clients.training", "sim.protocol.contract", "server.mechanisms.base"},
 }
 RENAMED = "sim.common.renamed"  # holds old names of particular things: that is what it is for
 MAX_FILE, MAX_BODY, MAX_FOLDER, MAX_TEXT = 400, 40, 14, 120

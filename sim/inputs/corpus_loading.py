@@ -50,7 +50,7 @@ def load(data: Data, tokenizer: Any, seq_len: int) -> Corpus:
             corpus = loading.load(source, _settings(data, seq_len), encode, folder)
         except ConfigurationError:
             raise
-        except ValueError as error:  # bad data under data.strict
+        except (FileNotFoundError, ValueError) as error:  # or bad data under data.strict
             raise ConfigurationError(f"data.path={data.path}: {error}") from None
     if not len(corpus.train):
         raise ConfigurationError("data: no user is left to train on; lower data.holdout.")
