@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -167,30 +168,43 @@ def covers(allowed: set[str], name: str) -> bool:
     return any(inside == a or inside.startswith(f"{a}.") for a in allowed)
 
 
-modules = pytest.mark.parametrize("name", NAMES)
+def for_every_module(rule: Callable[[str], None]) -> Callable[[], None]:
+    """Make the rule for one module a test of all of them, which names those that break it."""
+
+    def test() -> None:
+        broken = {}
+        for name in NAMES:
+            try:
+                rule(name)
+            except AssertionError as error:
+                broken[name] = str(error).partition("\n")[0]
+        assert not broken
+
+    test.__name__ = rule.__name__
+    return test
 
 
-@modules
+@for_every_module
 def test_a_module_imports_its_own_room_or_a_lower_one(name):
     for other in ours(NAMES[name]):
         if other != "userdp":
             assert ROOMS.index(room(other)) <= ROOMS.index(room(name)), f"{name} imports {other}"
 
 
-@modules
+@for_every_module
 def test_clients_and_server_never_import_each_other(name):
     for one, other in (("clients", "server"), ("server", "clients")):
         if covers({one}, name):
             assert not {module for module in ours(NAMES[name]) if covers({other}, module)}
 
 
-@modules
+@for_every_module
 def test_only_the_command_and_the_interface_import_analysis(name):
     if not covers({"analysis", "sim.cli", "sim.api"}, name):
         assert not {module for module in ours(NAMES[name]) if covers({"analysis"}, module)}
 
 
-@modules
+@for_every_module
 def test_modules_import_one_another_without_a_circle(name):
     seen, todo = set(), ours(NAMES[name])
     while todo:
@@ -201,14 +215,14 @@ def test_modules_import_one_another_without_a_circle(name):
     assert name not in seen
 
 
-@modules
+@for_every_module
 def test_libraries_are_imported_where_they_belong(name):
     for other in imports(NAMES[name]):
         holders = LIBRARIES.get(other.split(".")[0])
         assert holders is None or covers(holders, name), f"{name} imports {other}"
 
 
-@modules
+@for_every_module
 def test_settings_stop_at_configuration_planning_and_run(name):
     if not covers(MAY_KNOW_SETTINGS, name):
         assert not {module for module in ours(NAMES[name]) if covers({"sim.config"}, module)}
@@ -231,7 +245,7 @@ def text_constants(module: ast.Module) -> set[str]:
     }
 
 
-@modules
+@for_every_module
 def test_general_code_names_no_particular_mechanism_accountant_or_source(name):
     if covers({RENAMED, "analysis"}, name):
         return
@@ -242,7 +256,7 @@ def test_general_code_names_no_particular_mechanism_accountant_or_source(name):
     assert not named
 
 
-@modules
+@for_every_module
 def test_no_assert_guards_anything(name):
     assert not [n.lineno for n in ast.walk(tree(NAMES[name])) if isinstance(n, ast.Assert)]
 
@@ -289,11 +303,18 @@ def global_randomness(module: ast.Module) -> list[tuple[int, str]]:
     return found
 
 
-@modules
+@for_every_module
 def test_no_global_random_generator_is_used(name):
-    if name == "userdp.analysis.examples.one_round":
-        pytest.skip("an example for readers, with a generator in plain sight")
-    assert global_randomness(tree(NAMES[name])) == []
+    if name != "userdp.analysis.examples.one_round":  # for readers, its generators in plain sight
+        assert global_randomness(tree(NAMES[name])) == []
+
+
+def test_a_rule_that_a_module_breaks_fails_and_names_it():
+    def rule(name):
+        assert name != "userdp.sim.cli"
+
+    with pytest.raises(AssertionError, match=r"userdp\.sim\.cli"):
+        for_every_module(rule)()
 
 
 @pytest.mark.parametrize(
@@ -311,7 +332,7 @@ def test_the_check_finds_global_randomness(code):
     assert global_randomness(ast.parse(code))
 
 
-@modules
+@for_every_module
 def test_a_file_begins_with_what_it_does_and_holds_at_most_400_lines(name):
     lines = NAMES[name].read_text().splitlines()
     assert len(lines) <= MAX_FILE
@@ -326,7 +347,7 @@ def body_lines(function: ast.FunctionDef) -> int:
     return body[-1].end_lineno - body[0].lineno + 1 if body else 0
 
 
-@modules
+@for_every_module
 def test_function_bodies_are_at_most_forty_lines(name):
     functions = [n for n in ast.walk(tree(NAMES[name])) if isinstance(n, ast.FunctionDef)]
     assert not {f.name: body_lines(f) for f in functions if body_lines(f) > MAX_BODY}

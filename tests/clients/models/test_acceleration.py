@@ -48,6 +48,7 @@ def test_a_model_without_known_layers_cannot_be_checkpointed():
         acceleration.checkpoint(torch.nn.Linear(2, 2), True)
 
 
+@pytest.mark.slow
 def test_compiled_layers_change_the_sum_by_float32_rounding():
     """Captured and differentiated ahead of time, without inductor, which takes minutes longer."""
     model, adapter = setting()

@@ -89,6 +89,7 @@ def test_an_experiment_brings_its_choices_and_the_command_goes_before_them():
     assert all("seed=7" in job for job in fewer)
 
 
+@pytest.mark.slow
 def test_grids_of_an_experiment_are_products_one_after_the_other():
     """Counted by hand: see the grids in conf/experiment."""
     place = ["data.path=x", "model.path=y"]

@@ -114,6 +114,7 @@ def test_what_cannot_be_resumed_fails_alone(capsys):
     assert RunFolder(Path("mine/2")).complete
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_half_way_completes_and_repeats_no_finished_run():
     """SIGKILL in the third of four jobs: two stay as they are, one is resumed, one is new."""
     grid = [*GRID, "rounds=6", "eval_every=1"]
