@@ -209,7 +209,7 @@ class Mechanism(ABC):
 
     def depends_on_users(self) -> Sequence[str]:
         """Options whose price depends on the number of users and not on the sampling rate alone."""
-        return [] if self.adaptive is None else ["clip_quantile"]
+        return []
 
     def summary(self) -> Mapping[str, float]:
         """Released figures over all rounds so far that only this mechanism has, by metric."""

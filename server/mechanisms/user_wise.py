@@ -79,9 +79,8 @@ class UserWise(Mechanism):
         return Assignment(users=users, slots=np.empty(0, np.int64))
 
     def depends_on_users(self) -> Sequence[str]:
-        """The cap, beside what every mechanism depends on."""
-        capped = [] if self.cohort_max is None else ["cohort_max"]
-        return [*super().depends_on_users(), *capped]
+        """The cap."""
+        return [] if self.cohort_max is None else ["cohort_max"]
 
     def console(self) -> str:
         """One line for the terminal: what a round does."""

@@ -124,19 +124,28 @@ def bare(settings: Settings) -> Plan:
             f"privacy.users={users}: plan.sampling_rate={rate} replaces it; give one of them."
         )
     users = 2**20  # with a power of two, cohort / users is exactly the rate
-    plan = make_at(replace(settings, cohort=rate * users), users, settings.privacy.delta)
-    for name in plan.mechanism.depends_on_users():
-        value = settings.strategy.options.get(name, getattr(settings.strategy, name, None))
-        raise ConfigurationError(
-            f"strategy.{name}={value}: plan.sampling_rate={rate} says nothing of the number of "
-            "users, which the price of this option depends on; give privacy.users instead."
-        )
+    at_rate = replace(settings, cohort=rate * users)
+    _check_rate_suffices(at_rate, users, rate, settings.privacy.delta)
+    plan = make_at(at_rate, users, settings.privacy.delta)
     if plan.mechanism.sampling_rate != rate:
         raise ConfigurationError(
             f"plan.sampling_rate={rate}: strategy={settings.strategy.name} draws its cohorts "
             "another way; give privacy.users and cohort instead."
         )
     return plan
+
+
+def _check_rate_suffices(settings: Settings, users: int, rate: float, delta: float) -> None:
+    """Refuse options whose price depends on the number of users; before noise is searched for."""
+    strategy = settings.strategy
+    mechanism = mechanism_builder.builder(settings, users, delta)(1.0)
+    adaptive = [] if strategy.clip_quantile is None else ["clip_quantile"]
+    for name in [*adaptive, *mechanism.depends_on_users()]:
+        value = strategy.options.get(name, getattr(strategy, name, None))
+        raise ConfigurationError(
+            f"strategy.{name}={value}: plan.sampling_rate={rate} says nothing of the number of "
+            "users, which the price of this option depends on; give privacy.users instead."
+        )
 
 
 def described(plan: Plan, settings: Settings, names: Sequence[str] | None = None) -> dict[str, Any]:

@@ -68,6 +68,7 @@ def test_a_resumed_run_equals_the_whole_one(monkeypatch, tmp_path, optimizer):
     assert cli.main(["verify", str(stopped)]) == 0
 
 
+@pytest.mark.slow
 def test_a_sweep_over_two_seeds_finds_the_extension(capsys):
     options = [SEARCH_PATH, "strategy=per_layer", "seed=1,2", "output=sweep"]
     assert cli.main(["run", "-m", *small_world.overrides(*options)]) == 0

@@ -62,6 +62,7 @@ def test_a_resumed_run_has_one_row_a_round():
     assert list(api.load("mine").frame.index) == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_sweep_is_a_row_a_run():
     study = api.sweep(*small_world.overrides("privacy.epsilon=1,8", "seed=1,2", "output=mine"))
     assert list(study.frame.index) == ["0", "1", "2", "3"]
@@ -86,6 +87,7 @@ def test_what_is_not_there_is_refused_in_one_line():
         api.run("rounds=2", api.compose(*small_world.overrides()))
 
 
+@pytest.mark.slow
 def test_the_example_runs(monkeypatch, capsys):
     small = ["model=local", f"model.path={small_world.model()}", "model.seq_len=16"]
     small += ["data.users=60", "cohort=5", "rounds=2", "device=cpu", "model.lora.r=1"]

@@ -92,6 +92,7 @@ def check_runs(folder: Path, results: dict) -> None:
     assert max(claims) < results["epsilon_of_all_runs"] <= sum(claims)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_resumed_and_a_changed_one_refused(capsys, elsewhere):
     one = ["compare.selections=[longest]", "compare.strategies=[user_wise]", "compare.seeds=[1]"]
     arguments = [*one, "compare.epsilons=[3]", "output=out"]
@@ -106,6 +107,7 @@ def test_an_interrupted_run_is_resumed_and_a_changed_one_refused(capsys, elsewhe
     assert "another cohort" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_dry_run_writes_nothing(capsys, elsewhere):
     assert compare(*SMALL, "--dry-run") == 0
     out = capsys.readouterr().out

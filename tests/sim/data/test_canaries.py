@@ -133,6 +133,7 @@ FIT = ["data.canaries=3", "data.canary_references=255", "rounds=100", "cohort=7"
        "privacy.reproducible=true"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_an_overfitted_run_remembers_its_canaries_and_a_strongly_private_one_does_not(capsys):
     """Six other users, so that the secrets are a good part of what there is to learn."""
     people = [{"user_id": f"u{i}", "text": f"the cat sat on a mat {i}"} for i in range(6)]

@@ -43,6 +43,7 @@ def crashing(monkeypatch, when) -> list[int]:
     return begun
 
 
+@pytest.mark.slow
 def test_a_crash_ends_its_job_alone_and_the_same_command_tries_only_that_again(monkeypatch, capsys):
     with monkeypatch.context() as once:
         crashing(once, lambda settings: settings.seed == 2 and settings.cohort == 4)
@@ -81,6 +82,7 @@ def test_the_text_of_a_crash_is_kept_only_in_simulations(monkeypatch, capsys, on
         )
 
 
+@pytest.mark.slow
 def test_what_never_reached_its_first_round_starts_anew(capsys):
     """A ledger without an intent, or with a torn header, is no run."""
     assert sweep(*GRID) == 0
@@ -95,6 +97,7 @@ def test_what_never_reached_its_first_round_starts_anew(capsys):
     assert before == [Path(f"mine/{name}/ledger.jsonl").read_bytes() for name in "23"]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_resumed_fails_alone(capsys):
     """A damaged ledger, and a checkpoint that is gone; the third job was never begun."""
     choices = ["cohort=4,5,6", "output=mine"]

@@ -76,6 +76,7 @@ def followed(monkeypatch, **drawn: bool) -> list[weakref.ref]:
     return bases
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drawn", [False, True])
 def test_one_base_model_is_in_memory_at_a_time(monkeypatch, tmp_path, drawn):
     """Another model, and another seed where weights are drawn from it; none at the end."""
@@ -110,6 +111,7 @@ def test_a_sweep_leaves_no_model_in_memory(monkeypatch, crash):
     assert living(bases) == 0
 
 
+@pytest.mark.slow
 def test_workers_of_another_launcher_find_the_memory_free(monkeypatch):
     bases, met = followed(monkeypatch), []
     monkeypatch.setattr(launcher, "launch", lambda *_: met.append(living(bases)) or [])

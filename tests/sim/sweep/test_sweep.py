@@ -34,6 +34,7 @@ def swept(*overrides: str) -> list[Path]:
     return sorted(path.parent for path in Path().rglob("ledger.jsonl"))
 
 
+@pytest.mark.slow
 def test_every_job_has_its_own_folder_and_claim(capsys, elsewhere):
     folders = swept(*SWEEP)
     assert [folder.name for folder in folders] == ["0", "1", "2", "3"]
@@ -51,6 +52,7 @@ def test_every_job_has_its_own_folder_and_claim(capsys, elsewhere):
         assert cli.main(["verify", str(folder)]) == 0
 
 
+@pytest.mark.slow
 def test_a_job_of_a_sweep_is_the_run_alone():
     """Whatever ran before it in the process, to the last bit of a reproducible adapter."""
     fixed = ["privacy.reproducible=true", "selection=longest,high_perplexity"]
@@ -92,6 +94,7 @@ def test_how_long_private_records_took_is_told_only_in_simulations(
     assert ("wall time" in told, "outside training" in told) == ((on == "true",) * 2)
 
 
+@pytest.mark.slow
 def test_each_job_is_one_offline_wandb_run(capsys):
     folders = swept("cohort=4,6", "track=wandb", "output=mine")
     for number, folder in enumerate(folders):
