@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 
 import pytest
@@ -66,3 +67,10 @@ def test_changing_the_given_entries_does_not_change_the_table():
     table = Table("figure.shape", entries)
     entries["circle"] = 3.14
     assert "circle" not in table
+
+
+def test_an_object_of_another_kind_is_refused_with_the_kinds_that_are_expected():
+    table = Table("figure.size", {"one": "math.pi", "name": "os.sep"}, kinds=[int, float])
+    assert table.find("one") == math.pi
+    with pytest.raises(ConfigurationError, match=r"figure\.size=name: expected int or float, got"):
+        table.find("name")
