@@ -78,7 +78,8 @@ def gather_options(values: Any) -> Any:
     """The values of the group ``strategy`` with the mechanism's keys moved under ``options``.
 
     Keys without a value are left out, so that the mechanism's default holds. Configurations of
-    older versions have empty keys of other mechanisms, and the class: these are left out too.
+    older versions have empty keys of other mechanisms, and name the mechanism a second time as
+    ``mechanism``: these are left out too.
 
     Args:
         values: of the group, as composed; anything but a mapping is returned unchanged.
@@ -86,10 +87,11 @@ def gather_options(values: Any) -> Any:
     if not isinstance(values, Mapping) or "options" in values:
         return values
     common = {item.name for item in fields(Strategy)}
+    again = ("mechanism", values.get("name"))
     options = {
         key: value
         for key, value in values.items()
-        if key not in common and key != "mechanism" and value is not None
+        if key not in common and (key, value) != again and value is not None
     }
     return {key: value for key, value in values.items() if key in common} | {"options": options}
 

@@ -76,3 +76,12 @@ def test_settings_of_data_and_model_can_be_keys():
     asked = changed(**{"model.lora.targets": ["q_proj", "v_proj"]})
     assert hash(asked.model) == hash(changed(**{"model.lora.targets": ["q_proj", "v_proj"]}).model)
     assert hash(asked.data)
+
+
+def test_a_second_mechanism_is_an_unknown_option():
+    with pytest.raises(
+        ConfigurationError, match=r"strategy\.mechanism=group_privacy.*no such option"
+    ):
+        hydra_compose.settings(["+strategy.mechanism=group_privacy"])
+    settings, _ = hydra_compose.settings(["+strategy.mechanism=user_wise"])  # as older runs have it
+    assert settings.strategy.options == {}
