@@ -70,7 +70,7 @@ def cohort_sum(
         adapter: (D,) float32 on the model's device, the global adapter.
         units: token sequences of each unit; a unit without sequences contributes zero, and no row.
         clip_norm: C, may be infinite.
-        clipping_rule: name of a rule of `clipping.CLIP_RULES`.
+        clipping_rule: name of a clip rule, as `clipping.find` takes it.
         scale: (D,) float32 on the model's device, public; None leaves updates unscaled.
         count_unclipped: also sum the bits of units whose norm is at most ``clip_norm``.
         keep_rows: also return every clipped update, except those of failed units.
@@ -83,7 +83,7 @@ def cohort_sum(
     total = torch.zeros(len(adapter), dtype=torch.float64, device=adapter.device)
     loss = torch.zeros((), dtype=torch.float64, device=adapter.device)
     tally, rows = clipping.Tally.empty(adapter.device), [total.new_zeros(0, len(total)).cpu()]
-    counts, clip = _UnitCounts(), clipping.CLIP_RULES.find(clipping_rule)
+    counts, clip = _UnitCounts(), clipping.find(clipping_rule)
     for block in _blocks(model, counts.in_vocabulary(units, model.vocabulary), engine):
         updates, block_loss = block_updates(model, adapter, block, local, engine)
         if scale is not None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from helpers import tiny
+from helpers import lanes, tiny
 from userdp.clients.models.language_model import LanguageModel
 from userdp.clients.models.peft_adapter import LoraSettings
-from userdp.clients.training import cohort_update
+from userdp.clients.training import clipping, cohort_update
 from userdp.clients.training.memory import EngineSettings
 
 
@@ -33,3 +33,18 @@ def relative_error(got, wanted):
     """``|got - wanted| / |wanted|`` of two vectors, in float64."""
     got, wanted = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
     return float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
+
+
+def check_the_same_for_any_engine(model, adapter, units, clip_norm):
+    """The sum over all stacks, lanes and orders of units is that of each unit alone."""
+    local = cohort_update.LocalTraining()
+    alone = [lanes.block_updates(model, adapter, [u], local, 10**6)[0] for u in units]
+    wanted = clipping.clipped_sum(torch.cat(alone), clip_norm).total
+    for max_tokens, max_lanes, order in [(1, 1, 1), (40, 3, -1), (97, 5, 1), (10**6, 100, -1)]:
+        engine = EngineSettings(max_tokens=max_tokens, max_lanes=max_lanes)
+        got = cohort_update.cohort_sum(
+            model, adapter, units[::order], clip_norm=clip_norm, local=local, engine=engine
+        )
+        assert relative_error(got.total, wanted) < 1e-5
+        assert got.figures["cohort_size"] == len(units)
+        assert got.figures["failed_units"] == 0

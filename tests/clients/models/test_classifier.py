@@ -7,14 +7,15 @@ import peft
 import pytest
 import torch
 
-from helpers import lanes, tiny_classes
+from helpers import cohort_sums, lanes, tiny_classes
+from helpers.cohort_sums import relative_error
 from helpers.tiny_classes import CLASSES, DECODERS, ENCODERS, FAMILIES
 from userdp.clients.batching import packing
 from userdp.clients.evaluation.heldout import evaluate
 from userdp.clients.models import export
 from userdp.clients.models.language_model import LanguageModel
 from userdp.clients.models.peft_adapter import LoraSettings
-from userdp.clients.training import clipping, cohort_update
+from userdp.clients.training import cohort_update
 from userdp.clients.training.memory import EngineSettings
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.data.population import Population
@@ -32,11 +33,6 @@ def peft_update(model, family, adapter, unit, steps=1, lr=1.0):
         optimizer.step()
     after = peft.get_peft_model_state_dict(adapted)
     return torch.cat([after[name].flatten() for name, _ in model.layout.shapes]) - adapter
-
-
-def relative_error(got, wanted):
-    got, wanted = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
-    return float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
 
 
 def head_mask(model):
@@ -98,16 +94,7 @@ def test_the_whole_head_is_trained_from_its_first_values_and_no_lora_is_in_it(fa
 @pytest.mark.parametrize("clip_norm", [0.05, 1e9])
 def test_the_sum_does_not_depend_on_stacks_lanes_or_order(family, clip_norm):
     model, units = tiny_classes.classifier(family), tiny_classes.units(12)
-    adapter, local = tiny_classes.moved(model), cohort_update.LocalTraining()
-    alone = [lanes.block_updates(model, adapter, [u], local, 10**6)[0] for u in units]
-    wanted = clipping.clipped_sum(torch.cat(alone), clip_norm).total
-    for max_tokens, max_lanes, order in [(1, 1, 1), (40, 3, -1), (97, 5, 1), (10**6, 100, -1)]:
-        engine = EngineSettings(max_tokens=max_tokens, max_lanes=max_lanes)
-        got = cohort_update.cohort_sum(
-            model, adapter, units[::order], clip_norm=clip_norm, local=local, engine=engine
-        )
-        assert relative_error(got.total, wanted) < 1e-5
-        assert got.figures["failed_units"] == 0
+    cohort_sums.check_the_same_for_any_engine(model, tiny_classes.moved(model), units, clip_norm)
 
 
 @pytest.mark.parametrize("family", DECODERS + ENCODERS)

@@ -119,6 +119,35 @@ def test_a_dotted_name_finds_the_rule_of_another_package(monkeypatch):
     assert rule(rows, 1.0, layout(rows[0])).total.tolist() == pytest.approx([0.3, 0.4])
 
 
+def no_clip(rows, clip_norm, layout):
+    """A clip rule of another package that bounds nothing, and claims that all are within C."""
+    count = len(rows)
+    return clipping.ClippedSum(rows.sum(0).double(), torch.zeros(count), rows, torch.ones(count, 1))
+
+
+@pytest.fixture
+def unclipping(monkeypatch):
+    package = types.ModuleType("some_package")
+    package.no_clip, package.half_as_long = no_clip, half_as_long
+    monkeypatch.setitem(sys.modules, "some_package", package)
+
+
+def test_a_faulty_rule_of_another_package_cannot_leave_a_row_above_c(unclipping):
+    rows = torch.tensor([[3.0, 4.0], [0.1, 0.0], [math.nan, 1.0], [math.inf, 0.0]])
+    clipped = clipping.find("some_package.no_clip")(rows, 1.0, layout(rows[0]))
+    assert clipped.total.tolist() == pytest.approx([0.7, 0.8])
+    assert clipped.rows().tolist() == [pytest.approx([0.6, 0.8]), pytest.approx([0.1, 0.0])]
+    assert all(exact_square(row) <= 1 for row in clipped.rows())
+
+
+def test_a_correct_rule_of_another_package_is_left_as_it_is(unclipping):
+    rows = torch.tensor([[3.0, 4.0], [0.1, 0.0]])
+    clipped = clipping.find("some_package.half_as_long")(rows, 1.0, layout(rows[0]))
+    wanted = half_as_long(rows, 1.0, layout(rows[0]))
+    assert clipped.total.tolist() == wanted.total.tolist()
+    assert clipped.rows().tolist() == wanted.rows().tolist()
+
+
 def test_an_unknown_rule_is_refused_with_the_known_names():
     with pytest.raises(ConfigurationError, match=r"contract.clipping=joimt: choose one of joint\."):
         clipping.CLIP_RULES.find("joimt")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
+import types
 
 import numpy as np
 import peft
 import pytest
 import torch
 
-from helpers import lanes, tiny
+from helpers import cohort_sums, lanes, tiny
+from helpers.cohort_sums import relative_error
 from userdp.clients.models.language_model import LanguageModel
 from userdp.clients.models.peft_adapter import LoraSettings
 from userdp.clients.training import clipping, cohort_update
@@ -46,11 +49,6 @@ def setting(family, targets="all-linear"):
     generator = torch.Generator().manual_seed(1)
     adapter = model.initial + 0.1 * torch.randn(model.layout.size, generator=generator)
     return base, model, adapter
-
-
-def relative_error(got, wanted):
-    got, wanted = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
-    return float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -164,17 +162,7 @@ def test_named_targets_are_the_only_ones_adapted():
 def test_the_sum_does_not_depend_on_stacks_lanes_or_order(family, clip_norm):
     _, model, adapter = setting(family)
     units = tiny.ragged_units(12)
-    local = cohort_update.LocalTraining()
-    alone = [lanes.block_updates(model, adapter, [u], local, 10**6)[0] for u in units]
-    wanted = clipping.clipped_sum(torch.cat(alone), clip_norm).total
-    for max_tokens, max_lanes, order in [(1, 1, 1), (40, 3, -1), (97, 5, 1), (10**6, 100, -1)]:
-        engine = EngineSettings(max_tokens=max_tokens, max_lanes=max_lanes)
-        got = cohort_update.cohort_sum(
-            model, adapter, units[::order], clip_norm=clip_norm, local=local, engine=engine
-        )
-        assert relative_error(got.total, wanted) < 1e-5
-        assert got.figures["cohort_size"] == 12
-        assert got.figures["failed_units"] == 0
+    cohort_sums.check_the_same_for_any_engine(model, adapter, units, clip_norm)
 
 
 def test_a_units_update_does_not_depend_on_its_neighbours():
@@ -262,3 +250,25 @@ def test_the_base_model_takes_no_gradient_and_no_state():
     )
     assert all(torch.equal(before[n], p) for n, p in model.module.named_parameters())
     assert all(p.grad is None for p in model.module.parameters())
+
+
+def unclipped(rows, clip_norm, layout):
+    """A faulty clip rule of another package: it bounds nothing."""
+    count = len(rows)
+    return clipping.ClippedSum(rows.sum(0).double(), torch.zeros(count), rows, torch.ones(count, 1))
+
+
+def test_a_faulty_clip_rule_of_another_package_adds_at_most_c_for_a_unit(monkeypatch):
+    monkeypatch.setitem(sys.modules, "some_package", types.SimpleNamespace(rule=unclipped))
+    _, model, adapter = setting("gpt2")
+    local, engine = cohort_update.LocalTraining(), EngineSettings()
+    sums = [
+        cohort_update.cohort_sum(
+            model, adapter, tiny.ragged_units(1), clip_norm=0.01, local=local, engine=engine,
+            clipping_rule=rule, keep_rows=True,
+        )
+        for rule in ("joint", "some_package.rule")
+    ]  # fmt: skip
+    assert np.linalg.norm(sums[1].total) <= 0.01
+    assert relative_error(sums[1].total, sums[0].total) < 1e-9
+    assert relative_error(sums[1].rows, sums[0].rows) < 1e-9
