@@ -16,7 +16,7 @@ from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
-from userdp.clients.models import stacked_linear, stacked_lora
+from userdp.clients.models import participation, stacked_linear, stacked_lora
 from userdp.sim.common.errors import ConfigurationError
 
 
@@ -76,6 +76,7 @@ def insert(base: nn.Module, settings: LoraSettings, task: str) -> Adapter:
         lora_dropout=0.0,
         task_type=task,
     )
+    config.target_modules = participation.targets(base, config)
     adapted = _adapt(base, config, settings)
     state = {name: t.float() for name, t in peft.get_peft_model_state_dict(adapted).items()}
     places = _places(_replace_layers(adapted), _replace_heads(adapted), state)

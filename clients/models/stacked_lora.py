@@ -69,6 +69,18 @@ class StackedLora(nn.Module):
         )
         return adapted.view(y.shape)
 
+    @property
+    def weight(self) -> Tensor:
+        """The base layer's weight, for code that asks for its type or its device."""
+        weight: Tensor = self.base.weight
+        return weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The base layer's bias."""
+        bias: Tensor | None = self.base.bias
+        return bias
+
 
 class _LowRank(torch.autograd.Function):
     """``y + scale * (x A^T) B^T`` of lanes ``x (lanes, n, in)``, ``y (lanes, n, out)``.
@@ -126,7 +138,10 @@ def _up(y: Tensor | None, inner: Tensor, factor: Tensor) -> Tensor:
         wide = torch.mm(narrow, factor[0])
     else:
         wide = torch.addmm(y.flatten(0, 1), narrow, factor[0])
-    return wide.view(lanes, n, -1)
+    # Not a view: autograd forbids in-place operations on views that a function returns, and some
+    # models add to the output of a layer in place (Falcon).
+    shaped: Tensor = torch.ops.aten._unsafe_view.default(wide, (lanes, n, wide.shape[-1]))
+    return shaped
 
 
 def attach(places: Sequence[Place], leaves: Sequence[Tensor]) -> None:

@@ -1,0 +1,230 @@
+"""Checks that lanes side by side compute what each computes alone, for one model as it is loaded.
+
+The sensitivity of a round rests on it: a clip bounds what a unit adds to the sum only if no unit
+changes the update of another. Adapted layers take their input for rows grouped by lane, and a base
+model is free to break that: by a table without rows, by time in the first dimension, by statistics
+of the batch, by a router with a capacity, by a scale that the longest row chooses.
+
+The probe computes gradients of invented units, each divided by its norm: a unit's update in units
+of C, where C is small. It compares side by side against alone, with units removed, reordered,
+replaced by others of the same lengths and by longer ones, with one adapter for all lanes and with
+one for each, with B away from zero (at B = 0 what leaks through A has no gradient), and at lengths
+on both sides of every threshold that the configuration names and of the longest text.
+
+Two bounds hold. A unit that is replaced by one of the same lengths changes no shape, so on the
+device at hand it moves the others by nothing at all, or by float32 rounding: `_CONTENT`. Shapes
+that change choose other kernels, whose sums are rounded in another order: `_ROUNDING`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from userdp.clients.batching import packing
+from userdp.clients.batching.packing import Unit
+from userdp.clients.models.language_model import LanguageModel
+from userdp.sim.common import rng
+from userdp.sim.common.errors import ConfigurationError
+
+# Largest distance of two updates, each clipped to C, in units of C, by the model's precision.
+_CONTENT = 1e-4
+_ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.15}
+
+_SHORT = 9  # tokens of the longest record where lengths play no part
+_MOST_THRESHOLDS = 6
+_CHEAP = 300  # tokens of a record up to which both sides of a threshold get a row of their own
+# Keys of a configuration whose values can be lengths at which a model changes its computation.
+_LENGTH = re.compile(r"window|chunk|block_size|bucket|max_pos|original_max|max_seq|n_positions")
+_ADAPTER_STEP = 0.5  # of the random step from the initial adapter, relative to its spread
+
+
+@dataclass(frozen=True, kw_only=True)
+class Isolation:
+    """What the probe measured, in units of C, for an update that is clipped to C.
+
+    Attributes:
+        rounding: largest L2 distance by which an update moved when the units around it changed.
+        content: the same where lengths and numbers of units stayed as they were.
+        lengths: tokens of the longest records of each comparison.
+    """
+
+    rounding: float
+    content: float
+    lengths: tuple[int, ...]
+
+
+def probe(model: LanguageModel, seq_len: int) -> Isolation:
+    """Compare units side by side with the same units alone.
+
+    Args:
+        model: as it will train: device, precision, checkpointing and compilation included.
+        seq_len: tokens of the longest record.
+
+    Raises:
+        ConfigurationError: a unit's update depends on the units beside it by more than rounding,
+            or the model fails on a stack of units.
+    """
+    with refused("it cannot be trained on several users at once"):
+        measured = _Measured(model, min(seq_len, _SHORT))
+        content = max(measured.content())
+        rounding = [content, *measured.short(), *measured.own_adapters()]
+        lengths = [measured.longest]
+        for length in _lengths(model.config, seq_len):
+            lengths.append(length)
+            rounding += measured.beside_longer(length)
+    dtype = next(model.module.parameters()).dtype
+    result = Isolation(rounding=max(rounding), content=content, lengths=tuple(lengths))
+    if not result.rounding <= _ROUNDING[dtype]:
+        raise ConfigurationError(
+            f"model.path: {_name(model)} mixes users: what one adds to the sum moves by "
+            f"{result.rounding:.2g} C with the texts beside it, so no clip bounds it; choose "
+            "another model, or a smaller model.seq_len."
+        )
+    return result
+
+
+def _name(model: LanguageModel) -> str:
+    return f"this model ({model.config.model_type})"
+
+
+@contextlib.contextmanager
+def refused(what: str) -> Iterator[None]:
+    """Turn an error of a model's own code into a refusal that names the model's path.
+
+    Raises:
+        ConfigurationError: something was raised that is neither this error nor lack of memory.
+    """
+    try:
+        yield
+    except (ConfigurationError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # code of a model that does not fit raises any type
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        raise ConfigurationError(
+            f"model.path: {what}: {type(error).__name__}: {reason}"
+        ) from None
+
+
+class _Measured:
+    """Distances between the updates of invented units of one model.
+
+    Args:
+        longest: tokens of the longest record of the short comparisons.
+    """
+
+    def __init__(self, model: LanguageModel, longest: int) -> None:
+        self._model, self.longest = model, longest
+        self._random = rng.generator(0, "isolation probe")
+        self._adapters = [self._adapter() for _ in range(3)]
+        longest, half = max(longest, 3), max(longest // 2, 2)
+        self._units = [
+            self._unit(half + 1, half), self._unit(longest, 2), self._unit(half, longest - 1)
+        ]  # fmt: skip
+        self._alone = [self._updates([unit])[0] for unit in self._units]
+
+    def _adapter(self) -> Tensor:
+        """(D,) float32: the initial adapter and a random step, as large for B as for A."""
+        initial = self._model.initial
+        step = torch.from_numpy(self._random.standard_normal(len(initial), np.float32))
+        spread = initial[initial != 0].std() if initial.count_nonzero() > 1 else torch.tensor(0.1)
+        return (initial + _ADAPTER_STEP * spread * step).to(self._model.device)
+
+    def _unit(self, *lengths: int) -> Unit:
+        """Records of random tokens of these lengths; the last token of a text is its class."""
+        records = [self._random.integers(0, self._model.vocabulary, n) for n in lengths]
+        if self._model.classes is not None:
+            for record in records:
+                record[:-1] = ~record[:-1]
+                record[-1] = self._random.integers(0, self._model.classes)
+        return records
+
+    def _like(self, unit: Unit) -> Unit:
+        return self._unit(*map(len, unit))
+
+    def _updates(self, units: Sequence[Unit], adapters: Sequence[Tensor] = ()) -> Tensor:
+        """(units, D) float64: each unit's gradient over its norm, of one stack of all records.
+
+        Args:
+            adapters: (D,) of each unit; empty takes one for all.
+        """
+        [stack] = packing.stacks(units, 10**9)
+        batch = self._model.load(stack)
+        start = torch.stack(list(adapters))[batch.lanes] if adapters else self._adapters[0]
+        rows, _ = self._model.gradients(start, batch)
+        gradients = torch.zeros(len(units), rows.shape[1], dtype=torch.float64)
+        gradients.index_add_(0, batch.lanes.cpu(), rows.double().cpu())
+        norms = gradients.norm(dim=1, keepdim=True)
+        if not bool(norms.isfinite().all()):
+            raise ConfigurationError(
+                f"model.path: {_name(self._model)} has gradients that are not finite; its weights "
+                "are damaged, or its precision is too low."
+            )
+        return gradients / norms.clamp(min=torch.finfo(torch.float64).tiny)
+
+    def content(self) -> list[float]:
+        """Distances of two units, where the one between them is replaced by its like."""
+        first, middle, last = self._units
+        one = self._updates([first, middle, last])
+        two = self._updates([first, self._like(middle), last])
+        return _distances(one[[0, 2]], two[[0, 2]])
+
+    def short(self) -> list[float]:
+        """Distances to alone: side by side, and with one unit removed, others in another order."""
+        first, middle, last = self._units
+        alone = torch.stack(self._alone)
+        return [
+            *_distances(self._updates([first, middle, last]), alone),
+            *_distances(self._updates([last, first]), alone[[2, 0]]),
+        ]
+
+    def own_adapters(self) -> list[float]:
+        """Distances to alone, where every unit has an adapter of its own."""
+        together = self._updates(self._units, self._adapters)
+        others = [
+            self._updates([unit], [adapter])[0]
+            for unit, adapter in zip(self._units[1:], self._adapters[1:], strict=True)
+        ]
+        return _distances(together, torch.stack([self._alone[0], *others]))
+
+    def beside_longer(self, length: int) -> list[float]:
+        """Distances to alone of a short unit and a nearly as long one, beside a record so long."""
+        near = self._unit(length - 3) if self.longest + 3 < length <= _CHEAP else self._unit(4)
+        units = [self._units[0], self._unit(length), near]
+        together = self._updates(units)
+        alone = [self._alone[0], *(self._updates([unit])[0] for unit in units[1:])]
+        return _distances(together, torch.stack(alone))
+
+
+def _distances(first: Tensor, second: Tensor) -> list[float]:
+    """L2 distances of the rows (units, D), as numbers."""
+    distances: list[float] = (first - second).norm(dim=1).tolist()
+    return distances
+
+
+def _lengths(config: Any, seq_len: int) -> list[int]:
+    """Tokens of records that lie just beyond a threshold of the configuration, and the longest.
+
+    A record of n tokens has n - 1 positions; a threshold of t positions is crossed by t + 2 tokens.
+    """
+    beyond = {t + 2 for t in _thresholds(config.to_dict()) if _SHORT < t + 2 < seq_len}
+    chosen = sorted(beyond)
+    step = max(1, -(-len(chosen) // _MOST_THRESHOLDS))
+    return [*chosen[::-1][::step][::-1], *([seq_len] if seq_len > _SHORT else [])]
+
+
+def _thresholds(config: Mapping[str, Any]) -> Iterator[int]:
+    """Whole numbers under keys of the configuration, at any depth, that can be lengths."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _thresholds(value)
+        elif _LENGTH.search(str(key)):
+            values = value if isinstance(value, list | tuple) else [value]
+            yield from (v for v in values if isinstance(v, int) and not isinstance(v, bool))

@@ -1,0 +1,175 @@
+"""Finds the linear layers of a base model that an adapter with one part per lane can train.
+
+A stacked layer cuts its input into lanes along the first dimension
+(`userdp.clients.models.stacked_lora`). One forward pass of invented texts, in the way of the task,
+shows which layers can be cut so:
+
+- A layer takes part if its output is in the graph of the model's output. The vision tower of a
+  multimodal model and the cross-attention of a decoder without its encoder do not, nor does a
+  layer whose weight other code reads without calling it.
+- Its input has rows first if its first dimension counts the rows, or all positions of all rows. A
+  table of relative positions has no rows; where time comes first, lanes would get parts of every
+  text; an expert of a mixture gets the tokens that were routed to it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import peft
+import torch
+from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from userdp.sim.common.errors import ConfigurationError
+
+_LOG = logging.getLogger("userdp")
+
+ALL_LINEAR = "all-linear"
+HEADS = ("score", "classifier")  # peft trains these whole with a classification
+# Of the invented texts: two numbers that no model has as a size of its own, as a rule.
+_ROWS, _POSITIONS = 5, 7
+
+_UNUSED = "the texts of this task do not reach it"
+_NO_ROWS = "its input has no rows of texts"
+_EXPERTS = "peft reads its name as that of a part of experts"
+
+
+def targets(base: Any, config: peft.LoraConfig) -> str | list[str]:
+    """The value of peft's ``target_modules`` that adapts only layers which can be trained.
+
+    Layers that cannot are left out, with a line in the log that names them.
+
+    Args:
+        base: the base model, before it is adapted.
+        config: the adapter's configuration, with the targets of the settings.
+
+    Returns:
+        The targets of ``config`` as they are, where all their layers can be trained.
+
+    Raises:
+        ConfigurationError: none of the layers can be trained, or one whose inputs have no rows
+            is named by the settings.
+    """
+    wanted = config.target_modules
+    names = _matched(base, config)
+    reasons = {name: why for name, why in _reasons(base, names).items() if name in names}
+    reasons |= {n: _EXPERTS for n in names if n not in reasons and _renamed(base, config, n)}
+    kept = [name for name in names if name not in reasons]
+    if names and not kept:
+        raise ConfigurationError(
+            f"model.lora.targets={wanted}: none of these layers can be adapted: {names[0]}: "
+            f"{reasons[names[0]]}."
+        )
+    if wanted != ALL_LINEAR:
+        _refuse_without_rows(wanted, reasons)
+    if not reasons and not _renames_any(base, config):
+        return wanted if isinstance(wanted, str) else list(wanted or ())
+    for why in sorted(set(reasons.values())):
+        left = [name for name in reasons if reasons[name] == why]
+        _LOG.info("Left out of the adapter, %s: %s", why, _brief(left))
+    return kept
+
+
+def _refuse_without_rows(wanted: Any, reasons: Mapping[str, str]) -> None:
+    for name, why in reasons.items():
+        if why == _NO_ROWS:
+            raise ConfigurationError(f"model.lora.targets={wanted}: {name}: {why}; leave it out.")
+
+
+def _brief(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(names[:4]) + more + "."
+
+
+def _matched(base: Any, config: peft.LoraConfig) -> list[str]:
+    """Paths of the linear layers that the configuration's targets name."""
+    linear = {
+        path: layer for path, layer in base.named_modules() if isinstance(layer, nn.Linear | Conv1D)
+    }
+    whole = HEADS if config.task_type == "SEQ_CLS" else ()
+    linear = {
+        path: layer for path, layer in linear.items() if not set(whole) & set(path.split("."))
+    }
+    if config.target_modules == ALL_LINEAR:
+        head = base.get_output_embeddings()
+        return [path for path, layer in linear.items() if layer is not head]
+    return [path for path in linear if check_target_module_exists(config, path)]
+
+
+def _renamed(base: Any, config: peft.LoraConfig, name: str) -> bool:
+    """Whether peft takes this one layer for a part of fused experts, by its name."""
+    single = peft.LoraConfig(r=config.r, target_modules=[name], task_type=config.task_type)
+    try:
+        convert_peft_config_for_transformers(single, base, None)  # type: ignore[no-untyped-call]
+    except ValueError:
+        return True
+    return set(single.target_modules or ()) != {name}
+
+
+def _renames_any(base: Any, config: peft.LoraConfig) -> bool:
+    """Whether peft would turn these targets into parameters of fused experts."""
+    copied = peft.LoraConfig(
+        r=config.r, target_modules=config.target_modules, task_type=config.task_type
+    )
+    try:
+        convert_peft_config_for_transformers(copied, base, None)  # type: ignore[no-untyped-call]
+    except ValueError:
+        return True
+    return bool(copied.target_parameters)
+
+
+class _Watch:
+    """Adds a zero to the output of every watched layer, and notes the shapes of their inputs."""
+
+    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
+        self.zeros: dict[str, Tensor] = {}
+        self.without_rows: set[str] = set()
+        self._hooks = [
+            layer.register_forward_hook(self._hook(name)) for name, layer in layers.items()
+        ]
+
+    def _hook(self, name: str) -> Any:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            shape = inputs[0].shape
+            counts = {_ROWS, _ROWS * _POSITIONS} if len(shape) == 2 else {_ROWS}
+            if len(shape) < 2 or shape[0] not in counts:
+                self.without_rows.add(name)
+            zero = self.zeros.setdefault(name, output.new_zeros(()).requires_grad_())
+            return output + zero
+
+        return hook
+
+    def close(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+
+def _reasons(base: Any, names: Sequence[str]) -> dict[str, str]:
+    """Why a layer of these names cannot be adapted, for each that cannot."""
+    watch = _Watch({name: base.get_submodule(name) for name in names})
+    try:
+        output = base(**_texts(base))
+    finally:
+        watch.close()
+    parts = list(watch.zeros)
+    graph = torch.autograd.grad(
+        output.logits.float().sum(), list(watch.zeros.values()), allow_unused=True
+    ) if parts else ()  # fmt: skip
+    used = {name for name, gradient in zip(parts, graph, strict=True) if gradient is not None}
+    reasons = {name: _UNUSED for name in names if name not in used}
+    return reasons | {name: _NO_ROWS for name in watch.without_rows if name in used}
+
+
+def _texts(base: Any) -> dict[str, Any]:
+    """Inputs of the base model: invented texts of equal length, without padding."""
+    vocabulary = base.get_input_embeddings().num_embeddings
+    tokens = torch.arange(_ROWS * _POSITIONS, device=base.device).view(_ROWS, _POSITIONS)
+    tokens = (3 + tokens) % vocabulary
+    mask = {"attention_mask": torch.ones_like(tokens)}
+    causal = base.get_output_embeddings() is not None
+    return {"input_ids": tokens, **({"use_cache": False} if causal else mask)}

@@ -1,0 +1,151 @@
+"""Builds a tiny random model of every family that transformers' auto classes know."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import transformers
+from transformers.models.auto import modeling_auto
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+VOCABULARY = 96
+POSITIONS = 64
+LARGEST = 3_000_000  # parameters: a configuration that the overrides below do not make tiny
+_LAYERS = 2
+
+# Values by the names that the configurations of the families give them.
+_TINY: dict[str, Any] = {
+    **dict.fromkeys(["vocab_size", "vocab_size_per_layer_input", "n_vocab"], VOCABULARY),
+    **dict.fromkeys(
+        ["hidden_size", "d_model", "n_embd", "dim", "emb_dim", "embedding_size", "n_embed"], 32
+    ),
+    **dict.fromkeys(
+        ["intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "n_inner", "d_ff"]
+        + ["ffn_hidden_size", "intermediate_size_mlp", "feed_forward_size", "hidden_dim", "dff"]
+        + ["shared_expert_intermediate_size", "moe_intermediate_size", "d_inner", "ffn_size"]
+        + ["mlp_hidden_size", "ffn_intermediate_size", "shared_intermediate_size"]
+        + ["expert_ffn_hidden_size", "dense_intermediate_size", "dim_ff"],
+        48,
+    ),
+    **dict.fromkeys(
+        ["num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers"]
+        + ["decoder_layers", "num_decoder_layers", "num_encoder_layers", "depth"],
+        _LAYERS,
+    ),
+    **dict.fromkeys(
+        ["num_attention_heads", "n_head", "n_heads", "encoder_attention_heads", "num_heads"]
+        + ["decoder_attention_heads", "num_decoder_attention_heads", "attention_heads"]
+        + ["num_encoder_attention_heads", "linear_num_value_heads"],
+        4,
+    ),
+    **dict.fromkeys(["num_key_value_heads", "n_kv_heads", "linear_num_key_heads"], 2),
+    **dict.fromkeys(
+        ["head_dim", "d_kv", "attention_head_dim", "linear_key_head_dim", "linear_value_head_dim"]
+        + ["global_head_dim", "mamba_d_head", "kv_channels", "swa_head_dim", "swa_v_head_dim"],
+        8,
+    ),
+    **dict.fromkeys(
+        ["max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "context_length"]
+        + ["max_sequence_length", "max_seq_length", "max_target_positions"],
+        POSITIONS,
+    ),
+    **dict.fromkeys(
+        ["num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"], 4
+    ),
+    **dict.fromkeys(["num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k"], 2),
+    **dict.fromkeys(["n_shared_experts", "num_shared_experts", "moe_num_shared_experts"], 1),
+    **dict.fromkeys(["n_group", "num_expert_group"], 2),
+    **dict.fromkeys(["topk_group", "first_k_dense_replace"], 1),
+    **dict.fromkeys(
+        ["kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "v_head_dim", "state_size"]
+        + ["mamba_d_state", "mamba_state_dim", "mamba_dt_rank", "time_step_rank"],
+        8,
+    ),
+    "qk_rope_head_dim": 4,
+    "qk_head_dim": 12,
+    **dict.fromkeys(["sliding_window", "attention_chunk_size", "window_size"], 8),
+    **dict.fromkeys(["chunk_size", "mamba_chunk_size"], 8),
+    "image_size": 28,
+    "patch_size": 14,
+    "type_vocab_size": 2,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+}
+
+_GQA = {"num_attention_heads": 4, "num_key_value_heads": 2}
+
+# What single families need beside or instead of these.
+_ALSO: dict[str, dict[str, Any]] = {}
+
+
+def names(task: str) -> list[str]:
+    """The families of a task, CAUSAL_LM or SEQ_CLS."""
+    mappings = {
+        "CAUSAL_LM": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        "SEQ_CLS": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    }
+    return list(mappings[task])
+
+
+def config(family: str, **changes: Any) -> Any:
+    """A tiny configuration of the family.
+
+    Raises:
+        Exception: of any type: the family's configuration rejects the values above.
+    """
+    return _tiny(CONFIG_MAPPING[family], {**_ALSO.get(family, {}), **changes})
+
+
+def _tiny(kind: type, also: dict[str, Any]) -> Any:
+    with contextlib.suppress(Exception):
+        default = kind()
+        known = set(default.to_dict()) | set(kind.attribute_map)
+        values = {name: value for name, value in _TINY.items() if name in known}
+        for name, part in vars(kind).get("sub_configs", {}).items():
+            given = also.get(name, {})
+            present = getattr(default, name, None)
+            part = type(present) if isinstance(present, transformers.PreTrainedConfig) else part
+            if present is not None and part is not transformers.AutoConfig:
+                values[name] = _tiny(part, given).to_dict()
+        also = {name: value for name, value in also.items() if name not in values.keys() & set(
+            vars(kind).get("sub_configs", {}))}
+        return kind(**{**values, **also})
+    return kind(**{**_TINY, **also})
+
+
+def build(family: str, task: str, *, seed: int = 0, classes: int = 3, **changes: Any) -> Any:
+    """A random model of the family in evaluation mode, on the CPU, float32.
+
+    Raises:
+        Exception: of any type: transformers does not build it from the tiny configuration.
+        ValueError: the model is not tiny.
+    """
+    settings = config(family, **changes)
+    auto: Any = transformers.AutoModelForCausalLM
+    if task == "SEQ_CLS":
+        auto, settings.num_labels = transformers.AutoModelForSequenceClassification, classes
+    with _quiet(), torch.random.fork_rng():
+        with torch.device("meta"):
+            count = sum(p.numel() for p in auto.from_config(settings).parameters())
+        if count > LARGEST:
+            raise ValueError(f"not tiny: {count:,} parameters")
+        torch.manual_seed(seed)
+        model = auto.from_config(settings).float()
+        for parameter in model.parameters():  # larger than an initialisation: every part matters
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return model.eval()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(level)
