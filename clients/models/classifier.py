@@ -33,7 +33,7 @@ class Classification:
 
     def __init__(self, base: Any) -> None:
         self._base = base
-        pad = base.config.pad_token_id
+        pad = base.config.get_text_config().pad_token_id
         self.padding = 0 if pad is None else pad
         self._is_decoder = hasattr(base, "score")  # transformers' name of a decoder's head
         if not (self._head_reads_last() if self._is_decoder else self._ignores_masked()):
@@ -67,10 +67,10 @@ class Classification:
     def _head_reads_last(self) -> bool:
         """Whether the model is causal and its logits are ``score`` of the last position."""
         tokens = self._probe()
-        if not next_token.is_causal(self._hidden, tokens, self._tolerance):
+        if not next_token.is_causal(self._hidden, tokens):
             return False
         logits = self._base.score(self._hidden(tokens)[:, -1])
-        return self._close(logits, self._base(input_ids=tokens).logits)
+        return next_token.close(logits, self._base(input_ids=tokens, use_cache=False).logits)
 
     @torch.no_grad()
     def _ignores_masked(self) -> bool:
@@ -79,14 +79,7 @@ class Classification:
         padded, mask = tokens.clone(), torch.ones_like(tokens)
         padded[:, 4:], mask[:, 4:] = self.padding, 0
         alone = self._base(input_ids=tokens[:, :4]).logits
-        return self._close(alone, self._base(input_ids=padded, attention_mask=mask).logits)
-
-    def _close(self, first: Tensor, second: Tensor) -> bool:
-        return torch.allclose(first, second, rtol=self._tolerance, atol=self._tolerance)
-
-    @property
-    def _tolerance(self) -> float:
-        return 1e-4 if self._base.dtype == torch.float32 else 1e-2
+        return next_token.close(alone, self._base(input_ids=padded, attention_mask=mask).logits)
 
     def _probe(self) -> Tensor:
         """(1, 8) int64 tokens of the model, none of them its padding token."""

@@ -53,14 +53,17 @@ class LanguageModel:
         acceleration.fuse_activations(base.requires_grad_(False).eval())
         self.config = base.config
         self.classes = classes
-        adapter = peft_adapter.insert(base, settings, "CAUSAL_LM" if classes is None else "SEQ_CLS")
+        task = "CAUSAL_LM" if classes is None else "SEQ_CLS"
+        with refused("this model cannot be adapted"):
+            adapter = peft_adapter.insert(base, settings, task)
         self.peft_config, self.frozen = adapter.config, adapter.frozen
         self.layout = Layout.of({name: tuple(t.shape) for name, t in adapter.trained.items()})
         self.initial = torch.cat([tensor.flatten() for tensor in adapter.trained.values()]).cpu()
         self._places = adapter.places
         self.module = base
         self.device = next(base.parameters()).device
-        self._task = NextToken(base) if classes is None else Classification(base)
+        with refused("this model does not read texts as its task does"):
+            self._task = NextToken(base) if classes is None else Classification(base)
 
     @property
     def vocabulary(self) -> int:
@@ -196,6 +199,22 @@ def load(
         kind = "causal language model" if classes is None else "model that classifies texts"
         raise ConfigurationError(f"model.path={path}: no {kind}: {reason}") from None
     return base.to(device), tokenizer, bool(loading["missing_keys"] or loading["mismatched_keys"])
+
+
+@contextlib.contextmanager
+def refused(what: str) -> Iterator[None]:
+    """Turn an error of a model's own code into a refusal that names the model's path.
+
+    Raises:
+        ConfigurationError: something was raised that is neither this error nor lack of memory.
+    """
+    try:
+        yield
+    except (ConfigurationError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # code of a model that does not fit raises any type
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        raise ConfigurationError(f"model.path: {what}: {type(error).__name__}: {reason}") from None
 
 
 def longest_text(base: Any) -> int | None:

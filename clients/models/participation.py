@@ -20,7 +20,7 @@ from typing import Any
 
 import peft
 import torch
-from peft.tuners.tuners_utils import check_target_module_exists
+from peft.tuners import tuners_utils
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -36,7 +36,8 @@ _ROWS, _POSITIONS = 5, 7
 
 _UNUSED = "the texts of this task do not reach it"
 _NO_ROWS = "its input has no rows of texts"
-_EXPERTS = "peft reads its name as that of a part of experts"
+_NOT_A_TENSOR = "its output is not one tensor"
+_BY_PEFT = "peft does not adapt a layer of this name in this family"
 
 
 def targets(base: Any, config: peft.LoraConfig) -> str | list[str]:
@@ -57,8 +58,8 @@ def targets(base: Any, config: peft.LoraConfig) -> str | list[str]:
     """
     wanted = config.target_modules
     names = _matched(base, config)
-    reasons = {name: why for name, why in _reasons(base, names).items() if name in names}
-    reasons |= {n: _EXPERTS for n in names if n not in reasons and _renamed(base, config, n)}
+    reasons = _reasons(base, names)
+    reasons |= {n: _BY_PEFT for n in names if n not in reasons and not _adaptable(base, config, n)}
     kept = [name for name in names if name not in reasons]
     if names and not kept:
         raise ConfigurationError(
@@ -67,7 +68,7 @@ def targets(base: Any, config: peft.LoraConfig) -> str | list[str]:
         )
     if wanted != ALL_LINEAR:
         _refuse_without_rows(wanted, reasons)
-    if not reasons and not _renames_any(base, config):
+    if not reasons and not _fused(base, config) and not _resembles_head(base, config):
         return wanted if isinstance(wanted, str) else list(wanted or ())
     for why in sorted(set(reasons.values())):
         left = [name for name in reasons if reasons[name] == why]
@@ -91,31 +92,40 @@ def _matched(base: Any, config: peft.LoraConfig) -> list[str]:
     linear = {
         path: layer for path, layer in base.named_modules() if isinstance(layer, nn.Linear | Conv1D)
     }
-    whole = HEADS if config.task_type == "SEQ_CLS" else ()
-    linear = {
-        path: layer for path, layer in linear.items() if not set(whole) & set(path.split("."))
-    }
+    if config.task_type == "SEQ_CLS":  # peft compares the ends: pre_classifier is trained whole
+        linear = {path: layer for path, layer in linear.items() if not _in_head(path)}
     if config.target_modules == ALL_LINEAR:
         head = base.get_output_embeddings()
         return [path for path, layer in linear.items() if layer is not head]
-    return [path for path in linear if check_target_module_exists(config, path)]
+    return [path for path in linear if tuners_utils.check_target_module_exists(config, path)]
 
 
-def _renamed(base: Any, config: peft.LoraConfig, name: str) -> bool:
-    """Whether peft takes this one layer for a part of fused experts, by its name."""
-    single = peft.LoraConfig(r=config.r, target_modules=[name], task_type=config.task_type)
+def _in_head(path: str) -> bool:
+    return any(part.endswith(HEADS) for part in path.split("."))
+
+
+def _resembles_head(base: Any, config: peft.LoraConfig) -> bool:
+    """Whether peft would train a layer whole, by the end of its name, and also adapt it."""
+    paths = [path for path, layer in base.named_modules() if isinstance(layer, nn.Linear)]
+    return config.task_type == "SEQ_CLS" and any(
+        _in_head(path) and not set(HEADS) & set(path.split(".")) for path in paths
+    )
+
+
+def _adaptable(base: Any, config: peft.LoraConfig, name: str) -> bool:
+    """Whether peft adapts this layer: it takes some names for parts of fused experts."""
+    single = _like(config, [name])
     try:
         convert_peft_config_for_transformers(single, base, None)  # type: ignore[no-untyped-call]
+        tuners_utils._check_lora_target_modules_mamba(single, base, name.rpartition(".")[2])
     except ValueError:
-        return True
-    return set(single.target_modules or ()) != {name}
+        return False
+    return set(single.target_modules or ()) == {name}
 
 
-def _renames_any(base: Any, config: peft.LoraConfig) -> bool:
+def _fused(base: Any, config: peft.LoraConfig) -> bool:
     """Whether peft would turn these targets into parameters of fused experts."""
-    copied = peft.LoraConfig(
-        r=config.r, target_modules=config.target_modules, task_type=config.task_type
-    )
+    copied = _like(config, config.target_modules)
     try:
         convert_peft_config_for_transformers(copied, base, None)  # type: ignore[no-untyped-call]
     except ValueError:
@@ -123,22 +133,27 @@ def _renames_any(base: Any, config: peft.LoraConfig) -> bool:
     return bool(copied.target_parameters)
 
 
+def _like(config: peft.LoraConfig, target_modules: Any) -> peft.LoraConfig:
+    return peft.LoraConfig(r=config.r, target_modules=target_modules, task_type=config.task_type)
+
+
 class _Watch:
     """Adds a zero to the output of every watched layer, and notes the shapes of their inputs."""
 
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
         self.zeros: dict[str, Tensor] = {}
-        self.without_rows: set[str] = set()
+        self.unfit: dict[str, str] = {}  # why a layer cannot be cut into lanes
         self._hooks = [
             layer.register_forward_hook(self._hook(name)) for name, layer in layers.items()
         ]
 
     def _hook(self, name: str) -> Any:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            shape = inputs[0].shape
-            counts = {_ROWS, _ROWS * _POSITIONS} if len(shape) == 2 else {_ROWS}
-            if len(shape) < 2 or shape[0] not in counts:
-                self.without_rows.add(name)
+        def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+            if not isinstance(output, Tensor):
+                self.unfit[name] = _NOT_A_TENSOR
+                return output
+            if not inputs or not _has_rows(inputs[0].shape):
+                self.unfit[name] = _NO_ROWS
             zero = self.zeros.setdefault(name, output.new_zeros(()).requires_grad_())
             return output + zero
 
@@ -149,6 +164,11 @@ class _Watch:
             hook.remove()
 
 
+def _has_rows(shape: Sequence[int]) -> bool:
+    """Whether the first dimension counts the rows, or, of two, all positions of all rows."""
+    return shape[0] == _ROWS or (len(shape) == 2 and shape[0] == _ROWS * _POSITIONS)
+
+
 def _reasons(base: Any, names: Sequence[str]) -> dict[str, str]:
     """Why a layer of these names cannot be adapted, for each that cannot."""
     watch = _Watch({name: base.get_submodule(name) for name in names})
@@ -156,13 +176,14 @@ def _reasons(base: Any, names: Sequence[str]) -> dict[str, str]:
         output = base(**_texts(base))
     finally:
         watch.close()
-    parts = list(watch.zeros)
-    graph = torch.autograd.grad(
-        output.logits.float().sum(), list(watch.zeros.values()), allow_unused=True
-    ) if parts else ()  # fmt: skip
-    used = {name for name, gradient in zip(parts, graph, strict=True) if gradient is not None}
-    reasons = {name: _UNUSED for name in names if name not in used}
-    return reasons | {name: _NO_ROWS for name in watch.without_rows if name in used}
+    graph: Sequence[Tensor | None]
+    total, zeros = output.logits.float().sum(), list(watch.zeros.values())
+    graph = [None] * len(zeros)
+    if total.requires_grad:
+        graph = torch.autograd.grad(total, zeros, allow_unused=True)
+    used = {name for name, part in zip(watch.zeros, graph, strict=True) if part is not None}
+    unused = {name: _UNUSED for name in names if name not in used}
+    return unused | watch.unfit
 
 
 def _texts(base: Any) -> dict[str, Any]:
@@ -171,5 +192,5 @@ def _texts(base: Any) -> dict[str, Any]:
     tokens = torch.arange(_ROWS * _POSITIONS, device=base.device).view(_ROWS, _POSITIONS)
     tokens = (3 + tokens) % vocabulary
     mask = {"attention_mask": torch.ones_like(tokens)}
-    causal = base.get_output_embeddings() is not None
-    return {"input_ids": tokens, **({"use_cache": False} if causal else mask)}
+    decoder = base.get_output_embeddings() is not None or hasattr(base, "score")
+    return {"input_ids": tokens, **({"use_cache": False} if decoder else mask)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from userdp.clients.models import acceleration, embedded, language_model
+from userdp.clients.models import acceleration, embedded, isolation_probe, language_model
 from userdp.clients.models.language_model import LanguageModel
 from userdp.clients.models.peft_adapter import LoraSettings
 from userdp.clients.tokenization.tokenizer import TokenizerEncode
@@ -148,11 +148,12 @@ def fit_engine(settings: Settings, model: LanguageModel) -> EngineSettings:
     """The sizes of stacks and blocks for this machine; switches checkpointing and compilation on.
 
     Raises:
-        ConfigurationError: a configured size is below 1.
+        ConfigurationError: a configured size is below 1, or the model mixes its users.
     """
     engine = settings.engine
     acceleration.checkpoint(model.module, engine.checkpointing)
     acceleration.compile_layers(model.module, engine.compile)
+    isolation_probe.probe(model, settings.model.seq_len)
     return memory.fitted(
         model,
         settings.model.seq_len,

@@ -77,10 +77,37 @@ _TINY: dict[str, Any] = {
     "eos_token_id": 2,
 }
 
-_GQA = {"num_attention_heads": 4, "num_key_value_heads": 2}
-
 # What single families need beside or instead of these.
-_ALSO: dict[str, dict[str, Any]] = {}
+_HEADS = {"num_key_value_heads": 4}
+_LATENT = {"num_key_value_heads": 4, "head_dim": 4}
+_ALSO: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(["axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32"], _LATENT),
+    **dict.fromkeys(["glm4_moe_lite", "glm_moe_dsa", "longcat_flash", "minicpm3", "youtu"], _LATENT),
+    **dict.fromkeys(["esmc", "dots3_note_text"], _HEADS),
+    **dict.fromkeys(["bamba", "granitemoehybrid"], {"mamba_n_heads": 8, "mamba_d_head": 8}),
+    "bamba": {"mamba_n_heads": 8, "mamba_d_head": 8, "attn_layer_indices": [1]},
+    **dict.fromkeys(["codegen", "gptj"], {"rotary_dim": 4}),
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "mamba2": {"num_heads": 8},
+    "gemma3n_text": {"num_kv_shared_layers": 0, "hidden_size_per_layer_input": 8, "laurel_rank": 8},
+    "zaya": {"num_experts_per_tok": 1},
+    "reformer": {
+        "is_decoder": True, "axial_pos_shape": [8, 8], "axial_pos_embds_dim": [16, 16],
+        "attn_layers": ["local", "lsh"], "num_buckets": 4,
+    },
+    "roc_bert": {"pronunciation_vocab_size": 20, "shape_vocab_size": 20,
+                 "pronunciation_embed_dim": 8, "shape_embed_dim": 8},
+    "luke": {"entity_vocab_size": 20, "entity_emb_size": 8},
+    "perceiver": {"d_latents": 32, "num_latents": 8, "num_self_attends_per_block": 2,
+                  "num_blocks": 1, "num_self_attention_heads": 4, "num_cross_attention_heads": 4},
+    **dict.fromkeys(
+        ["zamba", "zamba2"],
+        {"layer_types": ["mamba", "hybrid"], "layers_block_type": ["mamba", "hybrid"],
+         "attention_head_dim": 16, "attention_hidden_size": 64, "n_mamba_heads": 8,
+         "mamba_headdim": 8},
+    ),
+}  # fmt: skip
 
 
 def names(task: str) -> list[str]:
@@ -101,21 +128,20 @@ def config(family: str, **changes: Any) -> Any:
     return _tiny(CONFIG_MAPPING[family], {**_ALSO.get(family, {}), **changes})
 
 
-def _tiny(kind: type, also: dict[str, Any]) -> Any:
-    with contextlib.suppress(Exception):
+def _tiny(kind: Any, also: dict[str, Any]) -> Any:
+    """The configuration of this kind, its parts tiny too; ``also`` may hold values of parts."""
+    try:
         default = kind()
         known = set(default.to_dict()) | set(kind.attribute_map)
-        values = {name: value for name, value in _TINY.items() if name in known}
-        for name, part in vars(kind).get("sub_configs", {}).items():
-            given = also.get(name, {})
-            present = getattr(default, name, None)
-            part = type(present) if isinstance(present, transformers.PreTrainedConfig) else part
-            if present is not None and part is not transformers.AutoConfig:
-                values[name] = _tiny(part, given).to_dict()
-        also = {name: value for name, value in also.items() if name not in values.keys() & set(
-            vars(kind).get("sub_configs", {}))}
-        return kind(**{**values, **also})
-    return kind(**{**_TINY, **also})
+    except Exception:  # a kind that has no defaults
+        default, known = None, set(_TINY)
+    values = {name: value for name, value in _TINY.items() if name in known}
+    parts = {}
+    for name in getattr(kind, "sub_configs", {}):
+        present = getattr(default, name, None)
+        if isinstance(present, transformers.PreTrainedConfig):
+            parts[name] = _tiny(type(present), also.get(name, {})).to_dict()
+    return kind(**{**values, **also, **parts})
 
 
 def build(family: str, task: str, *, seed: int = 0, classes: int = 3, **changes: Any) -> Any:
