@@ -105,6 +105,7 @@ def _probe(model: LanguageModel, seq_len: int) -> Isolation:
     for length in _lengths(model.config, seq_len):
         lengths.append(length)
         rounding += measured.beside_longer(length)
+    rounding += measured.again()
     result = Isolation(rounding=max(rounding), content=content, lengths=tuple(lengths))
     bound = _ROUNDING.get(model.module.dtype, _ROUNDING[torch.float32])
     if not (result.rounding <= bound and result.content <= _CONTENT):
@@ -208,6 +209,10 @@ class _Measured:
         together = self._updates(units)
         alone = [self._alone[0], *(self._updates([unit])[0] for unit in units[1:])]
         return _distances(together, torch.stack(alone))
+
+    def again(self) -> list[float]:
+        """Distances to alone once more: a model must not have kept what the texts since did."""
+        return _distances(self._updates(self._units[:1]), self._alone[0][None])
 
 
 def _distances(first: Tensor, second: Tensor) -> list[float]:

@@ -67,9 +67,9 @@ class LanguageModel:
 
     @property
     def vocabulary(self) -> int:
-        """Number of token ids that the model can read."""
-        count: int = self.module.get_input_embeddings().num_embeddings
-        return count
+        """Number of token ids that the model can read and, where it predicts tokens, predict."""
+        read, head = vocabulary(self.module), self.module.get_output_embeddings()
+        return read if head is None else min(read, len(head.weight))
 
     def base_digest(self) -> str:
         """Hash of all that the base model's losses depend on; the adapter does not change it."""
@@ -215,6 +215,12 @@ def refused(what: str) -> Iterator[None]:
     except Exception as error:  # code of a model that does not fit raises any type
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise ConfigurationError(f"model.path: {what}: {type(error).__name__}: {reason}") from None
+
+
+def vocabulary(base: Any) -> int:
+    """Number of token ids that the base model can read."""
+    count: int = base.get_input_embeddings().num_embeddings
+    return count
 
 
 def longest_text(base: Any) -> int | None:

@@ -36,7 +36,7 @@ _ROWS, _POSITIONS = 5, 7
 
 _UNUSED = "the texts of this task do not reach it"
 _NO_ROWS = "its input has no rows of texts"
-_NOT_A_TENSOR = "its output is not one tensor"
+_NOT_LINEAR = "it does not give what a linear layer gives"
 _BY_PEFT = "peft does not adapt a layer of this name in this family"
 
 
@@ -72,7 +72,7 @@ def targets(base: Any, config: peft.LoraConfig) -> str | list[str]:
         return wanted if isinstance(wanted, str) else list(wanted or ())
     for why in sorted(set(reasons.values())):
         left = [name for name in reasons if reasons[name] == why]
-        _LOG.info("Left out of the adapter, %s: %s", why, _brief(left))
+        _LOG.warning("Left out of the adapter, %s: %s", why, _brief(left))
     return kept
 
 
@@ -148,11 +148,12 @@ class _Watch:
         ]
 
     def _hook(self, name: str) -> Any:
-        def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-            if not isinstance(output, Tensor):
-                self.unfit[name] = _NOT_A_TENSOR
+        def hook(layer: Any, inputs: tuple[Any, ...], output: Any) -> Any:
+            shape = inputs[0].shape if inputs and isinstance(inputs[0], Tensor) else ()
+            if not isinstance(output, Tensor) or not _is_linear(layer, shape, output.shape):
+                self.unfit[name] = _NOT_LINEAR
                 return output
-            if not inputs or not _has_rows(inputs[0].shape):
+            if not _has_rows(shape):
                 self.unfit[name] = _NO_ROWS
             zero = self.zeros.setdefault(name, output.new_zeros(()).requires_grad_())
             return output + zero
@@ -162,6 +163,13 @@ class _Watch:
     def close(self) -> None:
         for hook in self._hooks:
             hook.remove()
+
+
+def _is_linear(layer: Any, given: Sequence[int], got: Sequence[int]) -> bool:
+    """Whether the output's shape is that of a product with the layer's whole weight."""
+    sizes = tuple(layer.weight.shape)
+    inner, outer = sizes if isinstance(layer, Conv1D) else sizes[::-1]
+    return len(given) > 1 and given[-1] == inner and tuple(got) == (*given[:-1], outer)
 
 
 def _has_rows(shape: Sequence[int]) -> bool:

@@ -26,6 +26,24 @@ def check_length(settings: Model, base: Any) -> None:
         )
 
 
+def check_tokens(base: Any, tokenizer: Any) -> None:
+    """Check that the model can read every token that its tokenizer makes.
+
+    Args:
+        base: the base model, a Transformers module.
+        tokenizer: of the base model, a Transformers tokenizer.
+
+    Raises:
+        ConfigurationError: some token's id lies behind the model's table of embeddings.
+    """
+    largest, count = max(tokenizer.get_vocab().values(), default=0), language_model.vocabulary(base)
+    if largest >= count:
+        raise ConfigurationError(
+            f"model.path: the tokenizer has ids up to {largest}, but the model reads {count}; store "
+            "the model again after resize_token_embeddings(len(tokenizer))."
+        )
+
+
 def check_pairs(data: Data, config: Any, tokenizer: Any) -> None:
     """Check that the model needs no token types, if a record joins two texts.
 

@@ -123,6 +123,7 @@ def load(
     classes = None if data.label is None else len(data.class_names)
     base = base_loader(model, device_name, classes, seed)
     compatibility.check_length(model, base.module)
+    compatibility.check_tokens(base.module, base.tokenizer)
     compatibility.check_pairs(data, base.module.config, base.tokenizer)
     planted = canaries.drawn(
         count=data.canaries,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from userdp.clients.evaluation import heldout
 from userdp.sim.common import cache
+from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.run import finish
 from userdp.sim.run.prepare import Prepared
 
@@ -28,9 +30,20 @@ def score(prepared: Prepared) -> heldout.Evaluation:
     The cache key covers the held-out records, their longest sequence, the configuration and weights
     of the base model, the initial adapter (with the head of a classification), the type of device,
     and whether the losses of single records are stored (``track.simulation_only=true``).
+
+    Raises:
+        ConfigurationError: the base model's loss is not finite, before a round is spent.
     """
     seq_len, keep_records = prepared.settings.model.seq_len, prepared.settings.track.simulation_only
-    return prepared.inputs.cached(("base score", seq_len, keep_records), lambda: _stored(prepared))
+    evaluation: heldout.Evaluation = prepared.inputs.cached(
+        ("base score", seq_len, keep_records), lambda: _stored(prepared)
+    )
+    if not math.isfinite(evaluation.loss):
+        raise ConfigurationError(
+            f"model.path={prepared.inputs.base}: its loss on the held-out records is "
+            f"{evaluation.loss}; its weights are damaged, or its precision is too low."
+        )
+    return evaluation
 
 
 def _stored(prepared: Prepared) -> heldout.Evaluation:

@@ -91,6 +91,10 @@ _ALSO: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "mamba2": {"num_heads": 8},
     "gemma3n_text": {"num_kv_shared_layers": 0, "hidden_size_per_layer_input": 8, "laurel_rank": 8},
+    "big_bird": {"attention_type": "block_sparse", "block_size": 4, "num_random_blocks": 1},
+    "longformer": {"attention_window": [8, 8]},
+    "layoutlmv3": {"coordinate_size": 6, "shape_size": 4, "visual_embed": False},
+    "lilt": {"hidden_size": 48},
     "zaya": {"num_experts_per_tok": 1},
     "reformer": {
         "is_decoder": True, "axial_pos_shape": [8, 8], "axial_pos_embds_dim": [16, 16],
