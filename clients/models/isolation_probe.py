@@ -79,25 +79,26 @@ def probe(model: LanguageModel, seq_len: int) -> Isolation:
         ConfigurationError: a unit's update depends on the units beside it by more than rounding,
             or the model fails on a stack of units.
     """
+    dtype = model.module.dtype
     with language_model.refused("it cannot be trained on several users at once"):
-        result = _probe(model, seq_len)
-        if model.module.dtype != torch.float32 and _copy_fits(model):
-            exact = copy.deepcopy(model)
+        result, content = _measure(model, seq_len), _CONTENT
+        if dtype != torch.float32 and _copy_fits(model):
+            exact, content = copy.deepcopy(model), torch.inf
             exact.module.float()
-            _probe(exact, seq_len)
+            _hold(model, _measure(exact, seq_len), _ROUNDING[torch.float32], _CONTENT)
+        _hold(model, result, _ROUNDING[dtype], content)
     return result
 
 
 def _copy_fits(model: LanguageModel) -> bool:
     """Whether a float32 copy takes at most a third of the device's free memory."""
-    needed = 4 * sum(parameter.numel() for parameter in model.module.parameters())
+    needed: int = 4 * sum(parameter.numel() for parameter in model.module.parameters())
     if model.device.type == "cuda":
-        return 3 * needed < torch.cuda.mem_get_info(model.device)[0]
+        return needed < float(torch.cuda.mem_get_info(model.device)[0]) / 3
     return needed < _SMALL_COPY
 
 
-def _probe(model: LanguageModel, seq_len: int) -> Isolation:
-    """The measurement of one model, as it is, held to the bounds of its precision."""
+def _measure(model: LanguageModel, seq_len: int) -> Isolation:
     measured = _Measured(model, min(seq_len, _SHORT))
     content = max(measured.content())
     rounding = [content, *measured.short(), *measured.own_adapters()]
@@ -106,15 +107,17 @@ def _probe(model: LanguageModel, seq_len: int) -> Isolation:
         lengths.append(length)
         rounding += measured.beside_longer(length)
     rounding += measured.again()
-    result = Isolation(rounding=max(rounding), content=content, lengths=tuple(lengths))
-    bound = _ROUNDING.get(model.module.dtype, _ROUNDING[torch.float32])
-    if not (result.rounding <= bound and result.content <= _CONTENT):
+    return Isolation(rounding=max(rounding), content=content, lengths=tuple(lengths))
+
+
+def _hold(model: LanguageModel, result: Isolation, rounding: float, content: float) -> None:
+    """Refuse a model whose measured distances exceed these bounds."""
+    if not (result.rounding <= rounding and result.content <= content):
         raise ConfigurationError(
             f"model.path: {_name(model)} mixes users: what one adds to the sum moves by "
             f"{result.rounding:.2g} C with the texts beside it, so no clip bounds it; choose "
             "another model, or a smaller model.seq_len."
         )
-    return result
 
 
 def _name(model: LanguageModel) -> str:
@@ -175,7 +178,8 @@ class _Measured:
                 f"model.path: {_name(self._model)} has gradients that are not finite; its weights "
                 "are damaged, or its precision is too low."
             )
-        return gradients / norms.clamp(min=torch.finfo(torch.float64).tiny)
+        directions: Tensor = gradients / norms.clamp(min=torch.finfo(torch.float64).tiny)
+        return directions
 
     def content(self) -> list[float]:
         """Distances of two units, where the one between them is replaced by its like."""

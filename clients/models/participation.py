@@ -116,7 +116,7 @@ def _adaptable(base: Any, config: peft.LoraConfig, name: str) -> bool:
     """Whether peft adapts this layer: it takes some names for parts of fused experts."""
     single = _like(config, [name])
     try:
-        convert_peft_config_for_transformers(single, base, None)  # type: ignore[no-untyped-call]
+        convert_peft_config_for_transformers(single, base, None)
         tuners_utils._check_lora_target_modules_mamba(single, base, name.rpartition(".")[2])
     except ValueError:
         return False
@@ -127,7 +127,7 @@ def _fused(base: Any, config: peft.LoraConfig) -> bool:
     """Whether peft would turn these targets into parameters of fused experts."""
     copied = _like(config, config.target_modules)
     try:
-        convert_peft_config_for_transformers(copied, base, None)  # type: ignore[no-untyped-call]
+        convert_peft_config_for_transformers(copied, base, None)
     except ValueError:
         return True
     return bool(copied.target_parameters)

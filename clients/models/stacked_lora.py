@@ -72,14 +72,12 @@ class StackedLora(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The base layer's weight, for code that asks for its type or its device."""
-        weight: Tensor = self.base.weight
-        return weight
+        return self.base.weight  # type: ignore[return-value]
 
     @property
     def bias(self) -> Tensor | None:
         """The base layer's bias."""
-        bias: Tensor | None = self.base.bias
-        return bias
+        return self.base.bias  # type: ignore[return-value]
 
 
 class _LowRank(torch.autograd.Function):

@@ -39,8 +39,8 @@ def check_tokens(base: Any, tokenizer: Any) -> None:
     largest, count = max(tokenizer.get_vocab().values(), default=0), language_model.vocabulary(base)
     if largest >= count:
         raise ConfigurationError(
-            f"model.path: the tokenizer has ids up to {largest}, but the model reads {count}; store "
-            "the model again after resize_token_embeddings(len(tokenizer))."
+            f"model.path: the tokenizer has ids up to {largest}, but the model reads {count}; "
+            "store the model again after resize_token_embeddings(len(tokenizer))."
         )
 
 

@@ -17,76 +17,70 @@ POSITIONS = 64
 LARGEST = 3_000_000  # parameters: a configuration that the overrides below do not make tiny
 _LAYERS = 2
 
+
+def _each(value: Any, *names: str) -> dict[str, Any]:
+    return dict.fromkeys(names, value)
+
+
 # Values by the names that the configurations of the families give them.
 _TINY: dict[str, Any] = {
-    **dict.fromkeys(["vocab_size", "vocab_size_per_layer_input", "n_vocab"], VOCABULARY),
-    **dict.fromkeys(
-        ["hidden_size", "d_model", "n_embd", "dim", "emb_dim", "embedding_size", "n_embed"], 32
-    ),
-    **dict.fromkeys(
-        ["intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "n_inner", "d_ff"]
-        + ["ffn_hidden_size", "intermediate_size_mlp", "feed_forward_size", "hidden_dim", "dff"]
-        + ["shared_expert_intermediate_size", "moe_intermediate_size", "d_inner", "ffn_size"]
-        + ["mlp_hidden_size", "ffn_intermediate_size", "shared_intermediate_size"]
-        + ["expert_ffn_hidden_size", "dense_intermediate_size", "dim_ff"],
-        48,
-    ),
-    **dict.fromkeys(
-        ["num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers"]
-        + ["decoder_layers", "num_decoder_layers", "num_encoder_layers", "depth"],
-        _LAYERS,
-    ),
-    **dict.fromkeys(
-        ["num_attention_heads", "n_head", "n_heads", "encoder_attention_heads", "num_heads"]
-        + ["decoder_attention_heads", "num_decoder_attention_heads", "attention_heads"]
-        + ["num_encoder_attention_heads", "linear_num_value_heads"],
-        4,
-    ),
-    **dict.fromkeys(["num_key_value_heads", "n_kv_heads", "linear_num_key_heads"], 2),
-    **dict.fromkeys(
-        ["head_dim", "d_kv", "attention_head_dim", "linear_key_head_dim", "linear_value_head_dim"]
-        + ["global_head_dim", "mamba_d_head", "kv_channels", "swa_head_dim", "swa_v_head_dim"],
-        8,
-    ),
-    **dict.fromkeys(
-        ["max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "context_length"]
-        + ["max_sequence_length", "max_seq_length", "max_target_positions"],
-        POSITIONS,
-    ),
-    **dict.fromkeys(
-        ["num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"], 4
-    ),
-    **dict.fromkeys(["num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k"], 2),
-    **dict.fromkeys(["n_shared_experts", "num_shared_experts", "moe_num_shared_experts"], 1),
-    **dict.fromkeys(["n_group", "num_expert_group"], 2),
-    **dict.fromkeys(["topk_group", "first_k_dense_replace"], 1),
-    **dict.fromkeys(
-        ["kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "v_head_dim", "state_size"]
-        + ["mamba_d_state", "mamba_state_dim", "mamba_dt_rank", "time_step_rank"],
-        8,
-    ),
+    **_each(VOCABULARY, "vocab_size", "vocab_size_per_layer_input", "n_vocab"),
+    **_each(32, "hidden_size", "d_model", "n_embd", "dim", "emb_dim", "embedding_size", "n_embed"),
+    **_each(48, "intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "n_inner"),
+    **_each(48, "d_ff", "ffn_hidden_size", "intermediate_size_mlp", "feed_forward_size", "dff"),
+    **_each(48, "hidden_dim", "shared_expert_intermediate_size", "moe_intermediate_size"),
+    **_each(48, "d_inner", "ffn_size", "mlp_hidden_size", "ffn_intermediate_size", "dim_ff"),
+    **_each(48, "shared_intermediate_size", "expert_ffn_hidden_size", "dense_intermediate_size"),
+    **_each(_LAYERS, "num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers"),
+    **_each(_LAYERS, "decoder_layers", "num_decoder_layers", "num_encoder_layers", "depth"),
+    **_each(4, "num_attention_heads", "n_head", "n_heads", "encoder_attention_heads", "num_heads"),
+    **_each(4, "decoder_attention_heads", "num_decoder_attention_heads", "attention_heads"),
+    **_each(4, "num_encoder_attention_heads", "linear_num_value_heads"),
+    **_each(2, "num_key_value_heads", "n_kv_heads", "linear_num_key_heads"),
+    **_each(8, "head_dim", "d_kv", "attention_head_dim", "linear_key_head_dim", "global_head_dim"),
+    **_each(8, "linear_value_head_dim", "mamba_d_head", "kv_channels", "swa_head_dim"),
+    **_each(8, "swa_v_head_dim"),
+    **_each(POSITIONS, "max_position_embeddings", "n_positions", "max_seq_len", "n_ctx"),
+    **_each(POSITIONS, "context_length", "max_sequence_length", "max_seq_length"),
+    **_each(POSITIONS, "max_target_positions"),
+    **_each(4, "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"),
+    **_each(2, "num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k"),
+    **_each(1, "n_shared_experts", "num_shared_experts", "moe_num_shared_experts"),
+    **_each(2, "n_group", "num_expert_group", "type_vocab_size"),
+    **_each(1, "topk_group", "first_k_dense_replace"),
+    **_each(8, "kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "v_head_dim", "state_size"),
+    **_each(8, "mamba_d_state", "mamba_state_dim", "mamba_dt_rank", "time_step_rank"),
+    **_each(8, "sliding_window", "attention_chunk_size", "window_size"),
+    **_each(8, "chunk_size", "mamba_chunk_size"),
     "qk_rope_head_dim": 4,
     "qk_head_dim": 12,
-    **dict.fromkeys(["sliding_window", "attention_chunk_size", "window_size"], 8),
-    **dict.fromkeys(["chunk_size", "mamba_chunk_size"], 8),
     "image_size": 28,
     "patch_size": 14,
-    "type_vocab_size": 2,
     "pad_token_id": 1,
     "bos_token_id": 0,
     "eos_token_id": 2,
 }
 
-# What single families need beside or instead of these.
 _HEADS = {"num_key_value_heads": 4}
 _LATENT = {"num_key_value_heads": 4, "head_dim": 4}
+_STATES = {"mamba_n_heads": 8, "mamba_d_head": 8}
+_ROTATED = {"rotary_dim": 4}
+_ZAMBA = {
+    **_each(["mamba", "hybrid"], "layer_types", "layers_block_type"),
+    **_each(8, "n_mamba_heads", "mamba_headdim"),
+    "attention_head_dim": 16,
+    "attention_hidden_size": 64,
+}
+
+# What single families need beside or instead of these.
 _ALSO: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(["axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32"], _LATENT),
-    **dict.fromkeys(["glm4_moe_lite", "glm_moe_dsa", "longcat_flash", "minicpm3", "youtu"], _LATENT),
-    **dict.fromkeys(["esmc", "dots3_note_text"], _HEADS),
-    **dict.fromkeys(["bamba", "granitemoehybrid"], {"mamba_n_heads": 8, "mamba_d_head": 8}),
-    "bamba": {"mamba_n_heads": 8, "mamba_d_head": 8, "attn_layer_indices": [1]},
-    **dict.fromkeys(["codegen", "gptj"], {"rotary_dim": 4}),
+    **_each(_LATENT, "axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "youtu"),
+    **_each(_LATENT, "glm4_moe_lite", "glm_moe_dsa", "longcat_flash", "minicpm3", "mistral4"),
+    **_each(_HEADS, "esmc", "dots3_note_text"),
+    **_each(_ROTATED, "codegen", "gptj"),
+    **_each(_ZAMBA, "zamba", "zamba2"),
+    "bamba": {**_STATES, "attn_layer_indices": [1]},
+    "granitemoehybrid": _STATES,
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "mamba2": {"num_heads": 8},
@@ -97,21 +91,25 @@ _ALSO: dict[str, dict[str, Any]] = {
     "lilt": {"hidden_size": 48},
     "zaya": {"num_experts_per_tok": 1},
     "reformer": {
-        "is_decoder": True, "axial_pos_shape": [8, 8], "axial_pos_embds_dim": [16, 16],
-        "attn_layers": ["local", "lsh"], "num_buckets": 4,
+        "is_decoder": True,
+        "axial_pos_shape": [8, 8],
+        "axial_pos_embds_dim": [16, 16],
+        "attn_layers": ["local", "lsh"],
+        "num_buckets": 4,
     },
-    "roc_bert": {"pronunciation_vocab_size": 20, "shape_vocab_size": 20,
-                 "pronunciation_embed_dim": 8, "shape_embed_dim": 8},
+    "roc_bert": {
+        **_each(20, "pronunciation_vocab_size", "shape_vocab_size"),
+        **_each(8, "pronunciation_embed_dim", "shape_embed_dim"),
+    },
     "luke": {"entity_vocab_size": 20, "entity_emb_size": 8},
-    "perceiver": {"d_latents": 32, "num_latents": 8, "num_self_attends_per_block": 2,
-                  "num_blocks": 1, "num_self_attention_heads": 4, "num_cross_attention_heads": 4},
-    **dict.fromkeys(
-        ["zamba", "zamba2"],
-        {"layer_types": ["mamba", "hybrid"], "layers_block_type": ["mamba", "hybrid"],
-         "attention_head_dim": 16, "attention_hidden_size": 64, "n_mamba_heads": 8,
-         "mamba_headdim": 8},
-    ),
-}  # fmt: skip
+    "perceiver": {
+        "d_latents": 32,
+        "num_latents": 8,
+        "num_self_attends_per_block": 2,
+        "num_blocks": 1,
+        **_each(4, "num_self_attention_heads", "num_cross_attention_heads"),
+    },
+}
 
 
 def names(task: str) -> list[str]:

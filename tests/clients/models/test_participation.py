@@ -61,9 +61,7 @@ def test_a_layer_whose_weight_is_read_without_a_call_is_left_out():
     layers = adapted(LanguageModel(base, LoraSettings(r=2)))
     assert {path.rpartition(".")[2] for path in layers} == {"in_proj", "x_proj"}
     with pytest.raises(ConfigurationError, match="none of these layers can be adapted"):
-        LanguageModel(
-            families.build("mamba", "CAUSAL_LM"), LoraSettings(r=2, targets=["out_proj"])
-        )
+        LanguageModel(families.build("mamba", "CAUSAL_LM"), LoraSettings(r=2, targets=["out_proj"]))
 
 
 def test_a_model_whose_layers_all_take_part_keeps_its_targets_as_they_were():
@@ -100,8 +98,14 @@ def test_families_that_were_wrong_once_equal_plain_peft(family, task, changes):
 
 @pytest.mark.parametrize(
     ("family", "task"),
-    [("prophetnet", "CAUSAL_LM"), ("convbert", "SEQ_CLS"), ("bart", "SEQ_CLS")]
-    + [("bert", "CAUSAL_LM"), ("xlnet", "CAUSAL_LM"), ("reformer", "CAUSAL_LM")],
+    [
+        ("prophetnet", "CAUSAL_LM"),
+        ("bert", "CAUSAL_LM"),
+        ("xlnet", "CAUSAL_LM"),
+        ("reformer", "CAUSAL_LM"),
+        ("convbert", "SEQ_CLS"),
+        ("bart", "SEQ_CLS"),
+    ],
 )
 def test_families_that_cannot_be_right_are_refused_by_name(family, task):
     got = family_oracle.verdict(family, task)
