@@ -37,7 +37,7 @@ from userdp.sim.common.errors import ConfigurationError
 
 # Largest distance of two updates, each clipped to C, in units of C, that counts as rounding. Over
 # the families of transformers in tiny configurations at most 1e-7 was measured for `_CONTENT`,
-# and 1e-5 (float32) and 0.04 (bfloat16) for `_ROUNDING`.
+# and 1e-5 (float32) and 0.03 (bfloat16) for `_ROUNDING`.
 _CONTENT = 1e-4
 _ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 

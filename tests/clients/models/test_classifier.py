@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import peft
 import pytest
@@ -230,3 +232,15 @@ def test_a_population_without_a_text_is_refused():
     model = tiny_classes.classifier()
     with pytest.raises(ValueError, match="no token to predict"):
         evaluate(model, model.initial, Population.of({"a": [[1]]}), seq_len=8, max_tokens=8)
+
+
+def test_the_size_of_its_outputs_hides_no_fault_of_a_classifier(monkeypatch):
+    """Ten thousand times smaller logits, which an absolute tolerance would take for equal."""
+    base = tiny_classes.base_model("roberta")
+    forward = base.forward
+    base.classifier.out_proj.weight.data *= 1e-4
+    base.classifier.out_proj.bias.data *= 1e-4
+    LanguageModel(copy.deepcopy(base), LoraSettings(r=2, alpha=4), classes=CLASSES)
+    monkeypatch.setattr(base, "forward", lambda attention_mask=None, **inputs: forward(**inputs))
+    with pytest.raises(ConfigurationError, match="does not read its text"):
+        LanguageModel(base, LoraSettings(r=2, alpha=4), classes=CLASSES)

@@ -7,7 +7,7 @@ import tokenizers
 import torch
 import transformers
 
-from helpers import tiny, tiny_classes
+from helpers import families, tiny, tiny_classes
 from helpers.cohort_sums import relative_error, setting
 from userdp.clients.batching import packing
 from userdp.clients.models import language_model
@@ -64,6 +64,24 @@ def test_next_token_prediction_needs_a_causal_model():
     base = transformers.AutoModelForCausalLM.from_config(config).eval()
     with pytest.raises(ConfigurationError, match="sees later ones"):
         LanguageModel(base, LoraSettings(r=2, alpha=4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [1e-4, 1.0])
+def test_a_small_model_that_is_not_causal_is_refused_whatever_the_size_of_its_logits(size, dtype):
+    base = families.build("bert", "CAUSAL_LM").to(dtype)
+    head = base.get_output_embeddings()
+    head.weight.data *= size
+    head.bias.data *= size
+    with pytest.raises(ConfigurationError, match="sees later ones"):
+        LanguageModel(base, LoraSettings(r=2, alpha=4))
+
+
+def test_the_vocabulary_is_what_can_be_read_and_predicted():
+    """Mllama reads eight tokens more than it predicts: as targets they would end the process."""
+    model = LanguageModel(families.build("mllama", "CAUSAL_LM"), LoraSettings(r=2))
+    assert model.vocabulary == families.VOCABULARY
+    assert language_model.vocabulary(model.module) == families.VOCABULARY + 8
 
 
 def test_lanes_that_share_an_adapter_have_the_gradients_of_lanes_with_copies_of_it():

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+
+import pytest
 
 from helpers import small_world
 from userdp.clients.evaluation import heldout
@@ -39,3 +42,17 @@ def test_runs_with_the_same_inputs_score_their_base_model_once(tmp_path, monkeyp
     assert results[0][1:] == results[1][1:]
     assert results[0][1] != results[2][1]
     assert len(results[0][2]) > 1
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_base_model_whose_loss_is_not_finite_is_refused_before_a_round(
+    tmp_path, monkeypatch, capsys, loss
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("USERDP_CACHE", str(tmp_path / "cache"))
+    damaged = heldout.Evaluation(loss=loss, tokens=1)
+    monkeypatch.setattr(heldout, "evaluate", lambda *_, **__: damaged)
+    assert cli.main(["run", *small_world.overrides("rounds=1", f"output={tmp_path}/run")]) == 2
+    assert "loss on the held-out records" in capsys.readouterr().err
+    ledger = (tmp_path / "run" / "ledger.jsonl").read_text()
+    assert '"intent"' not in ledger
