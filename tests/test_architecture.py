@@ -82,7 +82,10 @@ LIBRARIES = {
     },
     "pydantic": {"sim.config"},
     # A benchmark and an example run plain peft beside us.
-    "peft": {"clients.models.peft_adapter", "analysis.benchmark.peers", "analysis.examples"},
+    "peft": {
+        *("clients.models.peft_adapter", "clients.models.participation"),
+        *("analysis.benchmark.peers", "analysis.examples"),
+    },
     "transformers": {
         *("clients", "sim.common.third_party"),
         *("analysis.benchmark", "analysis.examples"),

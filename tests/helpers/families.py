@@ -75,8 +75,8 @@ _ZAMBA = {
 # What single families need beside or instead of these.
 _ALSO: dict[str, dict[str, Any]] = {
     **_each(_LATENT, "axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "youtu"),
-    **_each(_LATENT, "glm4_moe_lite", "glm_moe_dsa", "longcat_flash", "minicpm3", "mistral4"),
-    **_each(_HEADS, "esmc", "dots3_note_text"),
+    **_each(_LATENT, "glm4_moe_lite", "glm_moe_dsa", "longcat_flash", "minicpm3"),
+    **_each(_HEADS, "esmc", "dots3_note_text", "mistral4"),
     **_each(_ROTATED, "codegen", "gptj"),
     **_each(_ZAMBA, "zamba", "zamba2"),
     "bamba": {**_STATES, "attn_layer_indices": [1]},

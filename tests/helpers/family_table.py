@@ -7,6 +7,7 @@ with plain peft (`helpers.family_oracle`). It takes some minutes.
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -51,30 +52,29 @@ def _part(title: str, found: Mapping[str, Verdict]) -> list[str]:
     groups: dict[str, list[str]] = {}
     for family, verdict in found.items():
         groups.setdefault(_group(verdict), []).append(f"`{family}`")
-    rows = [f"| {group} | {len(names)} | {', '.join(names)} |" for group, names in groups.items()]
-    head = ["| | families | |", "| --- | --- | --- |"]
-    return [f"### {title}", "", *head, *sorted(rows, key=_order), ""]
+    lines = [f"### {title}", ""]
+    for group in sorted(groups, key=lambda group: (not group.startswith("**Trained"), group)):
+        names = groups[group]
+        text = f"{group} ({len(names)}): {', '.join(names)}."
+        lines += [*textwrap.wrap(text, 120, break_on_hyphens=False), ""]
+    return lines
 
 
 def _group(verdict: Verdict) -> str:
     if verdict.outcome == "refused":
         why = next((text for part, text in _REASONS.items() if part in verdict.detail), _OTHERWISE)
-        return f"**refused**: {why}"
+        return f"**Refused**, {why}"
     return {
-        "trained": "**trained**",
-        "decoder": "**trained** with `is_decoder: true`, else refused: not a causal model",
-        "not built": "not tested: not built from a tiny configuration here",
+        "trained": "**Trained**",
+        "decoder": "**Trained** with `is_decoder: true`, refused without, as not causal",
+        "not built": "Not tested, not built from a tiny configuration here",
     }[verdict.outcome]
-
-
-def _order(row: str) -> tuple[int, str]:
-    return ["**t" in row, "**r" in row, True].index(True), row
 
 
 def page(text: str) -> str:
     """The page with this section."""
     before, _, rest = PAGE.read_text().partition(START)
-    return f"{before}{START}\n\n{text}\n{END}{rest.partition(END)[2]}"
+    return f"{before}{START}\n\n{text}{END}{rest.partition(END)[2]}"
 
 
 if __name__ == "__main__":

@@ -29,5 +29,5 @@ def test_the_table_groups_families_by_verdict():
         "SEQ_CLS": {"c": Verdict("refused", "model.path: this model (c) mixes users: ...")},
     }
     text = family_table.section(found)
-    assert "| **trained** | 2 | `a`, `b` |" in text
-    assert "| **refused**: an update depends on the texts beside it | 1 | `c` |" in text
+    assert "**Trained** (2): `a`, `b`." in text
+    assert "**Refused**, an update depends on the texts beside it (1): `c`." in text
