@@ -100,7 +100,7 @@ def is_causal(output: Callable[[Tensor], Tensor], tokens: Tensor) -> bool:
 
 
 def close(first: Tensor, second: Tensor) -> bool:
-    """Whether two outputs are equal up to rounding, relative to the size of the first."""
+    """Whether two outputs (..., values) are equal up to rounding, relative to the first's norm."""
     tolerance = _TOLERANCE.get(first.dtype, _TOLERANCE[torch.float32])
     distance, size = (first - second).float().norm(), first.float().norm()
     return bool(distance <= tolerance * size)

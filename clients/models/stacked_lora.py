@@ -71,12 +71,12 @@ class StackedLora(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The base layer's weight, for code that asks for its type or its device."""
+        """(out, in), the base layer's, for code that asks for its type; (in, out) of a Conv1D."""
         return self.base.weight  # type: ignore[return-value]
 
     @property
     def bias(self) -> Tensor | None:
-        """The base layer's bias."""
+        """(out,), the base layer's."""
         return self.base.bias  # type: ignore[return-value]
 
 
