@@ -182,7 +182,7 @@ def _changed(folder: str, overrides: Sequence[str]) -> DictConfig:
         raise ConfigurationError(f"resume={folder}: there is no {path}; name a run folder.")
     try:
         values = OmegaConf.to_container(OmegaConf.load(path))
-        configuration: DictConfig = OmegaConf.create(renamed.current(values))
+        configuration: DictConfig = OmegaConf.create(renamed.completed(values))
         changes: Any = OmegaConf.from_dotlist(list(overrides))
         merged: Any = OmegaConf.merge(configuration, changes)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
