@@ -15,7 +15,7 @@ public.
 Guarantee: T rounds cost a user K = ceil(T / b) Poisson-subsampled Gaussians (q', z); at q' = 1 this
 is one Gaussian of multiplier z / sqrt(K) for the run. Neighbours: one user added or removed.
 Nobody else's group depends on that user, since a group is a function of its member's own id (groups
-differ in size: m is their expected size, a constant). Proof, for releases x_t = G_t + y_t of sums G:
+differ in size: m is the expected one, a constant). Proof, for releases x_t = G_t + y_t of sums G:
 1. With the rows ``e_t = M[t, :] G + xi_t``, the releases are x = M^-1 e, and M is public. Rows and
    releases up to round t are therefore functions of one another: an adversary who sees the
    releases sees exactly the rows e_1, ..., e_t.
