@@ -39,6 +39,7 @@ class Contract(LocalWork):
     clipping: str = "joint"  # of `userdp.clients.training.clipping.CLIP_RULES`, or a dotted name
     count_unclipped: bool = False  # report how many units are unclipped: the clip norm adapts
     keep_rows: bool = False  # report every unit's clipped update: no secure aggregation
+    grid: float = 0.0  # a power of two: round clipped updates towards zero to its multiples
 
 
 @dataclass(frozen=True)

@@ -112,9 +112,9 @@ class Counting:
     def __init__(self):
         self.drawn = 0
 
-    def uniform(self, size):
+    def words(self, size):
         self.drawn += size
-        return stream(3).uniform(size)
+        return stream(3).words(size)
 
 
 def test_the_cost_is_the_cohorts_not_the_populations():
