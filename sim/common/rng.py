@@ -87,11 +87,11 @@ def standard_normal(stream: SecretStream, size: int) -> np.ndarray:
 
     The first bit of a word is the sign; the others are the probability of the tail beyond the draw.
     Its 52 leading bits are random however small it is, so no tail is cut: the support ends where
-    float64 does, beyond 38 standard deviations (docs/noise.md).
+    float64 does, beyond 37 standard deviations (docs/noise.md).
     """
     words = stream.words(size)
     draws: np.ndarray = special.ndtri(_tail_probabilities(words & ALL_BUT_SIGN, stream))
-    np.negative(draws, out=draws, where=words <= ALL_BUT_SIGN)
+    np.negative(draws, out=draws, where=words > ALL_BUT_SIGN)
     return draws
 
 
@@ -105,7 +105,7 @@ def _tail_probabilities(leading: np.ndarray, stream: SecretStream) -> np.ndarray
     probabilities: np.ndarray = (leading.astype(np.float64) + 0.5) * 2.0**-64
     short = np.flatnonzero(leading < _SIGNIFICANT)
     leading, unit = leading[short], 2.0**-64
-    while len(short) and unit > 2.0**-960:  # reached with a probability below 2^-900
+    while len(short) and unit > 2.0**-1000:  # reached with a probability below 2^-900
         following, unit = stream.words(len(short)), unit * 2.0**-64
         known = leading.astype(np.float64) * 2.0**64 + following
         probabilities[short] = (known + 0.5) * unit
