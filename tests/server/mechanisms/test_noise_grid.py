@@ -47,9 +47,11 @@ def test_the_step_is_the_power_of_two_of_which_the_noise_has_2_to_the_20(noise_s
     assert 2**20 <= noise_std / step < 2**21
 
 
-@pytest.mark.parametrize(("noise_std", "largest"), [(1.0, 2.0**33), (1e-290, 1.0), (1e-290, 1e-290)])
+@pytest.mark.parametrize(
+    ("noise_std", "largest"), [(1.0, 2.0**33), (1e-290, 1.0), (1e-290, 1e-290)]
+)
 def test_where_sums_would_not_be_exact_there_is_no_grid(noise_std, largest):
-    with pytest.raises(ConfigurationError, match="privacy.noise=discrete"):
+    with pytest.raises(ConfigurationError, match=r"privacy\.noise=discrete"):
         noise_grid.step(noise_std, largest)
 
 
@@ -106,7 +108,7 @@ def test_a_release_holds_multiples_of_the_grid_alone(mechanism):
 def test_a_sum_that_is_not_on_the_grid_is_not_released(bad):
     total = np.zeros(5)
     total[3] = bad * USER.grid
-    with pytest.raises(StoppedError, match="privacy.noise=discrete.*grid"):
+    with pytest.raises(StoppedError, match=r"privacy\.noise=discrete.*grid"):
         USER.release(CohortSum(total), stream(), 1)
 
 
@@ -114,7 +116,9 @@ def test_the_noise_is_nowhere_below_the_product_of_multiplier_and_clip_norm():
     source = np.random.default_rng(2)
     for z, c, m in source.uniform(0.1, 10, (200, 3)):
         plain = dataclasses.replace(USER, noise_multiplier=z, clip_norm=c)
-        assert Fraction(plain.noise_std) * Fraction(noise_grid._ROUNDING) >= Fraction(z) * Fraction(c)
+        assert Fraction(plain.noise_std) * Fraction(noise_grid._ROUNDING) >= Fraction(z) * Fraction(
+            c
+        )
         rule = AdaptiveClip(bit_noise=z * (0.5 + m))
         adaptive = dataclasses.replace(plain, adaptive=rule)
         costs = [
@@ -155,7 +159,7 @@ def test_the_grid_of_a_round_follows_its_clip_norm():
 @pytest.mark.parametrize("strategy", [Concentrated, MatrixFactorization, NonPrivate])
 def test_a_mechanism_that_adds_noise_to_other_numbers_is_refused(strategy):
     assert not strategy.offers_discrete_noise()
-    with pytest.raises(ConfigurationError, match=f"privacy.noise=discrete: {strategy.__name__}"):
+    with pytest.raises(ConfigurationError, match=rf"privacy\.noise=discrete: {strategy.__name__}"):
         strategy(records_per_user=3, **PUBLIC)
 
 
@@ -174,7 +178,7 @@ def test_a_release_of_its_own_offers_nothing_until_its_class_says_so():
 
 
 def test_the_name_of_the_noise_is_one_of_two():
-    with pytest.raises(ConfigurationError, match="privacy.noise=grid"):
+    with pytest.raises(ConfigurationError, match=r"privacy\.noise=grid"):
         dataclasses.replace(USER, noise="grid")
 
 

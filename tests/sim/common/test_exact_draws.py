@@ -135,7 +135,7 @@ def test_no_tail_is_cut(zeros):
 
 
 def test_what_64_bits_leave_open_is_decided_by_more_and_nothing_else_is():
-    """Where no further word is drawn, both ends of the interval of 64 bits give the same integer."""
+    """Where no further word is drawn, both ends of what 64 bits say give one integer."""
     source = np.random.default_rng(0)
     tails = [int(n) for n in source.integers(0, 2**63, 100, dtype=np.uint64)]
     tails += [int(2.0 ** source.uniform(0, 63)) for _ in range(100)]
