@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from userdp.server.mechanisms import registry
+from userdp.server.mechanisms.base import FLOAT
 from userdp.server.statement import prose, schema
 from userdp.server.statement.claim import Claim
 
@@ -42,8 +43,8 @@ def build(
 
     Args:
         header: of the ledger, with every name of ``HEADER_FIELDS``; also with ``simulated_cohort``
-            where noise was scaled for a cohort that was not run, and with ``canaries`` where users
-            were planted.
+            where noise was scaled for a cohort that was not run, with ``canaries`` where users
+            were planted, and with ``noise`` where it is not float.
         spent: the ledger's composition, which gives the number of rounds.
         claim: for that same composition.
         ledger_hash: hash of the ledger's last entry.
@@ -142,11 +143,7 @@ def _is_record_level(header: Mapping[str, Any], claim: Claim) -> bool:
 
 
 def _assumptions(header: Mapping[str, Any]) -> list[str]:
-    assumptions = [
-        "every record is filed under exactly one user id",
-        "noise is drawn in double-precision floating point: the gap to real numbers "
-        "(Mironov, CCS 2012) is not closed",
-    ]
+    assumptions = ["every record is filed under exactly one user id", _noise(header)]
     if header["seeds_policy"] == "secret":
         assumptions.append(
             "cohort coins and noise come from the operating system's entropy and stay secret"
@@ -167,6 +164,19 @@ def _assumptions(header: Mapping[str, Any]) -> list[str]:
             "runtime.drop_failed_nodes=true: whether a node fails does not depend on users' data"
         )
     return assumptions
+
+
+def _noise(header: Mapping[str, Any]) -> str:
+    """What the noise is; ledgers of versions that had float noise alone do not say so."""
+    if header.get("noise", FLOAT) == FLOAT:
+        return (
+            "noise is drawn in double-precision floating point: the gap to real numbers "
+            "(Mironov, CCS 2012) is not closed"
+        )
+    return (
+        "noise is discrete: a node rounds each clipped update towards zero to a public grid, and "
+        "the release is the real Gaussian mechanism's, rounded to that grid (docs/noise.md)"
+    )
 
 
 def code_hash(packages: Iterable[str], modules: Iterable[str] = ()) -> str:

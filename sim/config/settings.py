@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from userdp.server.accounting import accountants
+from userdp.server.mechanisms.base import DISCRETE
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config.data import Data
 from userdp.sim.config.field_types import Closed, Count, Number, Quantity, Whole
@@ -90,6 +91,7 @@ class Privacy(Closed):
     edgeworth_order: Literal[1, 2, 3]
     group_bound: Literal["mixture", "lemma"]
     reproducible: bool
+    noise: Literal["float", "discrete"] = "float"  # discrete: exact, on a grid
 
     def __post_init__(self) -> None:
         accountants.claim_version(self.accountant, capped=False)  # a claim will name it
@@ -221,6 +223,11 @@ class Settings(Closed):
 
     def _check_noise(self) -> None:
         epsilon, z = self.privacy.epsilon, self.privacy.noise_multiplier
+        if self.privacy.noise == DISCRETE and not self.strategy.mechanism.offers_discrete_noise():
+            raise ConfigurationError(
+                f"privacy.noise={self.privacy.noise}: strategy={self.strategy.name} cannot round "
+                "what it adds noise to; take privacy.noise=float, or another strategy."
+            )
         if not self.strategy.mechanism.private:
             if (epsilon, z) != (None, None):
                 raise ConfigurationError(

@@ -42,6 +42,7 @@ class Contract(LocalWork):
     # Only members of one public group take part (`userdp.sim.data.public_groups`); 0: no groups.
     groups: int = 0
     group: int = 0  # the round's group, 0 to groups - 1
+    grid: float = 0.0  # a power of two: round clipped updates towards zero to its multiples
 
 
 @dataclass(frozen=True)

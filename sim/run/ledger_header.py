@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from userdp.server.mechanisms.base import Mechanism
+from userdp.server.mechanisms.base import DISCRETE, Mechanism
 from userdp.server.statement import statement
 from userdp.sim.config.settings import Settings
 from userdp.sim.data import selection
@@ -79,6 +79,8 @@ def header(
         "classes": list(data.class_names) or None,
         **{"base_model": base, "adapter_layout": layout},
         **({"canaries": data.canaries} if data.canaries else {}),
+        # Without this field, as in all ledgers of versions before it, noise is float.
+        **({"noise": mechanism.noise} if mechanism.noise == DISCRETE else {}),
     }
 
 
