@@ -208,8 +208,8 @@ def plan(*overrides: str, alternatives: bool = False) -> dict[str, Any]:
     return described | advice(planned, settings, alternatives=alternatives)
 
 
-def verify(folder: str | Path) -> Verified:
-    """Recompute the claim of a run from its ledger alone, as ``userdp verify``.
+def verify(folder: str | Path, head: str | None = None) -> Verified:
+    """Recompute the claim of a run and compare all that it wrote, as ``userdp verify``.
 
     Raises:
         ConfigurationError: there is no such run, its ledger was changed, or its statement makes
@@ -218,7 +218,7 @@ def verify(folder: str | Path) -> Verified:
     third_party.accountants()
     from userdp.sim.run.verify import verify as verify_run
 
-    return verify_run(Path(folder))
+    return verify_run(Path(folder), head)
 
 
 def report(folder: str | Path, output: str | Path | None = None) -> Path:
