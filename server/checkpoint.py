@@ -92,8 +92,8 @@ def _compare(path: Path, checkpoint: Checkpoint, digest: str, account: Account) 
     """Compare a checkpoint with the ledger's entries of its round."""
     if checkpoint.ledger_head not in {entry["hash"] for entry in account.entries}:
         raise ConfigurationError(
-            f"resume: the checkpoint {path} names the entry {checkpoint.ledger_head}, which the ledger lacks: "
-            f"{hash_chain.NOT_IN_CHAIN}."
+            f"resume: the checkpoint {path} names the entry {checkpoint.ledger_head}, which the "
+            f"ledger lacks: {hash_chain.NOT_IN_CHAIN}."
         )
     number = checkpoint.round
     intents, done = account.of_kind("intent"), account.of_kind("done")

@@ -1,4 +1,4 @@
-"""A second opinion on a claim: the pessimistic PLD of dp-accounting, which shares no code with ours.
+"""A second opinion on a claim: the pessimistic PLD of dp-accounting, which is no code of ours.
 
 It is printed beside a claim and is no part of it.
 """

@@ -21,7 +21,7 @@ FORMAT = 2  # of new ledgers; those of format 1 are read and continued
 # Fields of the header that a ledger of an earlier format lacks: what they were is unknown, and no
 # difference to a resumed run's.
 UNRECORDED: Mapping[int, frozenset[str]] = {
-    1: frozenset({"cohort", "strategy_options", "data", "lora", "base_dtype", "base_revision"}),
+    1: frozenset({"cohort", "strategy_options", "data", "model", "base_dtype", "base_revision"}),
     FORMAT: frozenset(),
 }
 # Texts of notes that have a meaning, and are told for good.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,6 +68,10 @@ def verify(path: Path) -> Account:
         chain, tail = _read(path, path.read_bytes())
     except FileNotFoundError as error:
         raise LedgerError(f"{path} does not exist.") from error
+    return _account(chain, tail)
+
+
+def _account(chain: hash_chain.Chain, tail: bytes) -> Account:
     return Account(
         header=chain.mechanism,
         created=chain.created,
@@ -117,7 +121,12 @@ class Ledger:
 
     @classmethod
     def resume(
-        cls, path: Path, header: Mapping[str, Any], expected_head: str | None = None, code: str = ""
+        cls,
+        path: Path,
+        header: Mapping[str, Any],
+        expected_head: str | None = None,
+        code: str = "",
+        check: Callable[[Account], None] = lambda _: None,
     ) -> Self:
         """Continue a ledger; every intent in it stays spent.
 
@@ -127,6 +136,8 @@ class Ledger:
             expected_head: the head that the run's checkpoint stored. It must occur in the chain:
                 otherwise the checkpoint is of a fork, or entries were removed from this ledger.
             code: hash of the code; recorded where it differs.
+            check: compares other evidence with the ledger, which is locked by then, before
+                anything is written; what it raises passes through.
 
         Raises:
             ConfigurationError: ``header`` differs from the ledger's; names fields and both values.
@@ -136,7 +147,10 @@ class Ledger:
         ledger = cls(path, _open(path, "r+b"), hash_chain.Chain())
         try:
             ledger._lock()
-            ledger._load(hash_chain.plain(header, "header"), expected_head, code)
+            content = ledger._file.read()
+            tail = ledger._load(content, hash_chain.plain(header, "header"), expected_head)
+            check(_account(ledger._chain, tail))
+            ledger._continue(content, tail, code)
         except BaseException:
             ledger.close()
             raise
@@ -232,8 +246,8 @@ class Ledger:
         except BlockingIOError as error:
             raise LedgerError(f"{self._path} is in use: another process runs this run.") from error
 
-    def _load(self, header: dict[str, Any], expected_head: str | None, code: str) -> None:
-        content = self._file.read()
+    def _load(self, content: bytes, header: dict[str, Any], expected_head: str | None) -> bytes:
+        """Read and compare; returns the rest of a torn line."""
         self._chain, tail = _read(self._path, content)
         stored, version = self._chain.mechanism, self._chain.format
         if differences := hash_chain.differences(stored, header, version):
@@ -246,6 +260,10 @@ class Ledger:
                 f"{self._path} has no entry {expected_head}, which the checkpoint names: "
                 f"{hash_chain.NOT_IN_CHAIN}."
             )
+        return tail
+
+    def _continue(self, content: bytes, tail: bytes, code: str) -> None:
+        """Cut a torn line off, and note that the run goes on."""
         self._file.truncate(len(content) - len(tail))
         self._file.seek(0, os.SEEK_END)
         self._append({"kind": "note", "text": "resumed", "torn_bytes": len(tail), "code": code})

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import secrets
+import os
 from collections.abc import Mapping
 
 from userdp.server.ledger import durable_file
@@ -26,7 +26,7 @@ _NO_CONTENT = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
 
 def write(folder: RunFolder, inputs: RunInputs) -> None:
     """Write the digests of the inputs, durably and readable for their owner alone."""
-    key = secrets.token_bytes(32)
+    key = os.urandom(32)
     content = {"format": _FORMAT, "key": key.hex(), "digests": _keyed(key, _parts(inputs))}
     durable_file.replace(folder.input_digests, json.dumps(content).encode(), mode=0o600)
 

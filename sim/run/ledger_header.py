@@ -84,7 +84,11 @@ def header(
         "drop_failed_nodes": settings.runtime.drop_failed_nodes,
         "classes": list(data.class_names) or None,
         **{"base_model": base, "adapter_layout": layout},
-        **{"base_revision": revision, "base_dtype": dtype, "lora": vars(settings.model.lora)},
+        **{
+            "base_revision": revision,
+            "base_dtype": dtype,
+            "model": {"lora": vars(settings.model.lora)},
+        },
         "data": {name: getattr(data, name) for name in _PUBLIC_DATA},
         **_asked(mechanism, settings),
         **({"canaries": data.canaries} if data.canaries else {}),

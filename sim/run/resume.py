@@ -6,7 +6,7 @@ import logging
 
 from userdp.server.checkpoint import Checkpoint
 from userdp.server.ledger import hash_chain
-from userdp.server.ledger.ledger import Account, Ledger, verify
+from userdp.server.ledger.ledger import Account, Ledger
 from userdp.server.mechanisms.base import Mechanism
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.run import input_digests, ledger_header
@@ -20,43 +20,35 @@ def open_run(prepared: Prepared) -> tuple[Ledger, Mechanism]:
     """The run's ledger, open for writing, and the mechanism after the last stored release.
 
     It restores the optimiser and the mechanism's secrets. Nothing of the checkpoint is used, and
-    nothing is written, before all of these were compared with the ledger.
+    nothing is written, before all of these were compared with the ledger, which is locked.
 
     Raises:
-        ConfigurationError: the checkpoint is damaged, of another adapter or not the one that the
-            ledger names; the records or the base model are others than the run started with; the
-            mechanism's secrets are missing; the ledger is of another mechanism, or another process
-            has resumed the run.
-        LedgerError: the ledger is damaged, in use, or of another history than the checkpoint.
+        ConfigurationError: the ledger is of another mechanism; the checkpoint is damaged, of
+            another adapter or not the one that the ledger names; the records or the base model are
+            others than the run started with; or the mechanism's secrets are missing.
+        LedgerError: the ledger is damaged or in use.
     """
-    folder = prepared.folder
-    account = verify(folder.ledger)
-    layout = prepared.inputs.model.layout.digest
-    checkpoint = Checkpoint.load(folder.checkpoint, layout, account)
-    mechanism = prepared.plan.mechanism
-    if not _differences(prepared, account):  # else `Ledger.resume` names them, and refuses
+    folder, mechanisms = prepared.folder, []
+
+    def check(account: Account) -> None:
+        layout = prepared.inputs.model.layout.digest
+        checkpoint = Checkpoint.load(folder.checkpoint, layout, account)
         _check_inputs(prepared, account)
-        mechanism = _restored(prepared, checkpoint)
+        mechanisms.append(_restored(prepared, checkpoint))
         _load_secrets(prepared, account, checkpoint)
-    head = checkpoint.ledger_head if checkpoint else None
+
     code = ledger_header.code(prepared.settings, prepared.plan.mechanism)
-    ledger = Ledger.resume(folder.ledger, prepared.header, head, code=code)
-    if ledger.rounds_intended != account.rounds:  # changed between reading and locking
+    ledger = Ledger.resume(folder.ledger, prepared.header, code=code, check=check)
+    try:
+        _note(prepared, ledger)
+    except BaseException:
         ledger.close()
-        raise ConfigurationError(
-            f"resume={folder.path}: another process has resumed this run; try again."
-        )
-    _note(prepared, ledger)
-    return ledger, mechanism
-
-
-def _differences(prepared: Prepared, account: Account) -> list[str]:
-    asked = hash_chain.plain(prepared.header, "header")
-    return hash_chain.differences(account.header, asked, account.format)
+        raise
+    return ledger, mechanisms[0]
 
 
 def _bound(notes: frozenset[str], ledger_format: int) -> bool:
-    """Whether the run keeps digests of its inputs: every new one does, and old ones once resumed."""
+    """Whether the run keeps digests: every new one does, and an old one once it was resumed."""
     return ledger_format > 1 or hash_chain.INPUTS_BOUND in notes
 
 

@@ -13,7 +13,7 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")  # what libraries load adapte
 def digests(folder: RunFolder) -> dict[str, str]:
     """SHA-256 of every file of the adapter, the model card, and the checkpoint, by path inside."""
     files = [path for path in folder.adapter.rglob("*") if path.is_file()]
-    files += [path for path in folder.checkpoint.glob("*.pt")]
+    files += list(folder.checkpoint.glob("*.pt"))
     return {path.relative_to(folder.path).as_posix(): sha256(path) for path in sorted(files)}
 
 
