@@ -85,8 +85,8 @@ class AdaptiveClip:
 
         ``|b - gamma| <= 1 + n / (2 m) + noise``, where n is the realised number of units.
         """
-        m = expected_units
-        units = m + MOST_DEVIATIONS * (math.sqrt(m) + MOST_DEVIATIONS)  # above any Poisson count
+        m, rare = expected_units, MOST_DEVIATIONS**2 / 2  # an event of probability exp(-rare)
+        units = m + rare / 3 + math.sqrt((rare / 3) ** 2 + 2 * m * rare)  # Bernstein's inequality
         noise = MOST_DEVIATIONS * self.bit_std(m)
         return self.learning_rate * (1 + (units / 2 + noise) / m)
 

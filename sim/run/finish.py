@@ -86,7 +86,8 @@ def finish(
         *((file, file.stem, "simulation_only") for file in simulated.files),
     ):
         tracker.artifact(path, name, kind)
-    input_digests.delete(folder)
+    if ledger.rounds_intended >= prepared.plan.rounds:  # else the run can be resumed
+        input_digests.delete(folder)
     run_summary.print_end(folder, {**_score_rows(before, after), **simulated.shown}, facts)
     return Result(folder=folder.path, before=before, after=after, statement=facts)
 

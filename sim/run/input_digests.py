@@ -2,8 +2,9 @@
 
 Training records, held-out records, tokenizer and base model decide who is protected and who is
 scored. Their digests depend on private records, so they never stand in the ledger or in a tracker:
-they lie in a file of mode 0600 beside the checkpoint, under a random key, and are deleted when the
-run has ended. Records count as the same only in the same order: a user's place decides their coins.
+they lie in a file of mode 0600 beside the checkpoint, under a random key, and are deleted when no
+planned round is left. Records are the same only in the same order: a user's place decides their
+coins.
 """
 
 from __future__ import annotations

@@ -52,14 +52,14 @@ class Verified:
         rounds, unfinished = self.account.rounds, len(self.account.unfinished)
         lines = [
             *([] if self.stored else ["There is no privacy statement: the run did not end."]),
-            f"{rounds} rounds intended, {unfinished} of them without a release.",
-            prose.text(self.statement).split("\n\n")[0],
-            *self._simulation_only(),
-            self.second,
             f"Compared with the ledger: {', '.join(self.found.compared) or 'nothing'}.",
             *(f"Not compared: {line}." for line in self.found.lacking),
             f"Head: {self.account.head} (noted elsewhere, it shows a later roll-back: userdp "
             "verify RUN --head HEAD)",
+            self.second,
+            *self._simulation_only(),
+            f"{rounds} rounds intended, {unfinished} of them without a release.",
+            prose.text(self.statement).split("\n\n")[0],
         ]
         return "\n".join(lines)
 
