@@ -101,7 +101,8 @@ def _compare(path: Path, checkpoint: Checkpoint, digest: str, account: Account) 
         if digest != done[number]["release"]:
             raise ConfigurationError(
                 f"resume: {path} is not the checkpoint of round {number}: its SHA-256 is {digest}, "
-                f"the ledger says {done[number]['release']}; restore the run's own."
+                f"the ledger says {done[number]['release']}; it was changed, or two copies of the "
+                "run folder both went on (a fork); restore the run's own."
             )
         return
     # The crash came after the checkpoint was stored and before the ledger closed its round.

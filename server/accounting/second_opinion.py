@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from userdp.server.accounting.events import Composition, merged
 
-_STEPS = (1e-3, 1e-2)  # widths of the grid: finer where a run has few rounds
-_MANY = 2000  # events from which on the wider one is taken, for the time of the convolution
+_STEP = 1e-3  # width of the grid
+_WIDE_STEP = 1e-2  # where mixtures or many rounds take long: seconds and not minutes
+_MANY = 2000  # events
 
 
 def epsilon(composition: Composition, delta: float) -> float | None:
@@ -27,10 +28,11 @@ def epsilon(composition: Composition, delta: float) -> float | None:
         return None
     capped = any(event.cohort_cap is not None for event, _ in parts)
     relation = privacy_accountant.NeighboringRelation
-    step = _STEPS[sum(count for _, count in parts) > _MANY]
+    mixed = any(event.group_size > 1 for event, _ in parts)
+    many = sum(count for _, count in parts) > _MANY
     accountant = PLDAccountant(
         relation.REPLACE_SPECIAL if capped else relation.ADD_OR_REMOVE_ONE,
-        value_discretization_interval=step,
+        value_discretization_interval=_WIDE_STEP if mixed or many else _STEP,
     )
     if not all(accountant.supports(event) for event, _ in events):
         return None

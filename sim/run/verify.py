@@ -85,10 +85,11 @@ def verify(folder: Path, head: str | None = None) -> Verified:
     account = _account(run, head, found)
     settings = _settings(run, account, found)
     header = _completed(account, settings)
-    mechanism = mechanism_facts.check(run.ledger, account, header)
-    found.compared.append("the mechanism's own event, noise and sensitivity")
+    mechanism = mechanism_facts.build(run.ledger, header)
     if settings is not None:
         _check_configuration(run, account, settings, mechanism)
+    mechanism_facts.check(run.ledger, account, header, mechanism)
+    found.compared.append("the mechanism's own event, noise and sensitivity")
     facts = _facts(run, account)
     stored = _stored(run.statement)
     if stored is not None:

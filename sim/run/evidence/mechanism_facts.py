@@ -19,35 +19,46 @@ from userdp.sim.run.evidence import findings
 _LEAST_SHARE, _MOST_SHARE = 0.98, 1.01
 
 
-def check(path: Path, account: Account, header: Mapping[str, Any]) -> Mechanism:
-    """Recompute the facts of every entry from the header's mechanism.
+def build(path: Path, header: Mapping[str, Any]) -> Mechanism:
+    """The mechanism of a header.
+
+    Args:
+        path: of the ledger, for messages.
+        header: of the ledger; where its format has no cohort and options, with those of the stored
+            configuration.
+
+    Raises:
+        ConfigurationError: the header lacks a field, or describes no mechanism.
+    """
+    try:
+        return header_facts.mechanism(header)
+    except KeyError as error:
+        raise ConfigurationError(f"verify: {path} lacks {error} in its header.") from None
+    except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
+        raise ConfigurationError(f"verify: {path}: its header is no mechanism: {error}") from None
+
+
+def check(path: Path, account: Account, header: Mapping[str, Any], mechanism: Mechanism) -> None:
+    """Compare every entry of a ledger with the mechanism of its header.
 
     Args:
         path: of the ledger, for messages.
         account: of the ledger.
-        header: of the ledger; where its format has no cohort and options, with those of the stored
-            configuration.
-
-    Returns:
-        The mechanism.
+        header: as `build` takes it.
+        mechanism: from `build`.
 
     Raises:
         ConfigurationError: the header or a round contradicts the mechanism.
     """
-    try:
-        mechanism = header_facts.mechanism(header)
-        facts = comparable(mechanism, header_facts.of(mechanism))
-    except KeyError as error:
-        raise ConfigurationError(f"verify: {path} lacks {error} in its header.") from None
-    except (ArithmeticError, TypeError, ValueError) as error:
-        raise ConfigurationError(f"verify: {path}: its header is no mechanism: {error}") from None
     problems = findings.contradictions(
-        comparable(mechanism, header), facts, source="its header", other="of its mechanism"
+        comparable(mechanism, header),
+        comparable(mechanism, header_facts.of(mechanism)),
+        source="its header",
+        other="of its mechanism",
     )
     findings.refuse_unless_empty(path, problems)
     findings.refuse_unless_empty(path, _rounds(account, mechanism))
     findings.refuse_unless_empty(path, _target(header, mechanism))
-    return mechanism
 
 
 def comparable(mechanism: Mechanism, header: Mapping[str, Any]) -> dict[str, Any]:
