@@ -81,7 +81,23 @@ def verify(folder: Path, head: str | None = None) -> Verified:
             are not those of its mechanism, or statement, configuration, metrics, model card,
             adapter or checkpoint contradict it.
     """
-    run, found = RunFolder(folder), Findings()
+    run = RunFolder(folder)
+    try:
+        return _verified(run, head)
+    except ConfigurationError as error:
+        told = str(error)
+        raise ConfigurationError(
+            told if told.startswith("verify: ") else f"verify: {run.path}: {told}"
+        ) from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigurationError(
+            f"verify: {run.path} holds values that no run writes: {reason}"
+        ) from None
+
+
+def _verified(run: RunFolder, head: str | None) -> Verified:
+    found = Findings()
     account = _account(run, head, found)
     settings = _settings(run, account, found)
     header = _completed(account, settings)
@@ -276,9 +292,9 @@ def _second_opinion(
         (accounting.RoundEvent.from_dict(event), math.ceil(rounds / header["rounds_per_event"]))
         for event, rounds in account.spent
     ]
-    epsilon = second_opinion.epsilon(composition, header["delta"])
+    epsilon = second_opinion.epsilon(composition, header["delta"], expected=facts["epsilon"])
     if epsilon is None:
-        return f"{name}: none, since it has no event for these rounds."
+        return f"{name}: none, since it has no event or no figure for these rounds."
     if epsilon < facts["epsilon_lower"]:
         raise ConfigurationError(
             f"verify: {run.ledger}: dp-accounting gives epsilon {epsilon:.6g}, below our certified "

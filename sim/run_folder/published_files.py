@@ -7,7 +7,8 @@ from pathlib import Path
 
 from userdp.sim.run_folder.layout import RunFolder
 
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")  # what libraries load adapters from
+# What libraries load an adapter from, and what its readers take for its card.
+_LOADED = (".safetensors", ".bin", ".pt", ".pth", "adapter_config.json", "README.md")
 
 
 def digests(folder: RunFolder) -> dict[str, str]:
@@ -23,10 +24,10 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def foreign_weights(folder: RunFolder, stated: set[str]) -> list[str]:
-    """Files of weights in the adapter's folder that no statement names, by path inside."""
+def foreign(folder: RunFolder, stated: set[str]) -> list[str]:
+    """Weights, configuration or card of an adapter that the statement does not name, by path."""
     return sorted(
         name
         for name in digests(folder)
-        if name not in stated and name.endswith(_WEIGHTS) and not name.startswith("checkpoint/")
+        if name not in stated and name.endswith(_LOADED) and not name.startswith("checkpoint/")
     )

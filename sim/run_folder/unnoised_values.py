@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from userdp.sim.run_folder import reader
 from userdp.sim.run_folder.layout import RunFolder
+from userdp.sim.run_folder.reader import Run
 
 
 def found(folder: RunFolder) -> bool:
@@ -14,3 +15,12 @@ def found(folder: RunFolder) -> bool:
     if folder.groups.is_file() or folder.exposure.is_file():
         return True
     return bool(reader.configuration(folder).get("track.simulation_only"))
+
+
+def told(run: Run) -> bool:
+    """The same of a run that was read: its statement, its metrics and its configuration say so."""
+    if run.statement.get("simulation_only") or run.config.get("track.simulation_only"):
+        return True
+    return any(
+        key.startswith(reader.SIMULATION_ONLY) for row in (*run.rows, run.summary) for key in row
+    )

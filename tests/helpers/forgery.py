@@ -25,16 +25,23 @@ def resealed(folder: Path, edit: Callable[[Entries], Entries | None]) -> None:
     entries = edit(entries) or entries
     state = folder / "checkpoint" / "state.pt"
     stored = torch.load(state, weights_only=True) if state.exists() else {}
+    sealed(path, entries, state, stored)
+
+
+def sealed(
+    path: Path, entries: Entries, state: Path | None = None, stored: dict[str, Any] | None = None
+) -> None:
+    """Write entries as a ledger whose chain is whole; a stored checkpoint gets its round's head."""
     previous, lines = "", []
     for entry in entries:
         body = {k: v for k, v in entry.items() if k not in ("previous", "hash")}
-        if body["kind"] == "done" and body["round"] == stored.get("round"):
+        if state and stored and (body["kind"], body.get("round")) == ("done", stored["round"]):
             stored["ledger_head"] = previous
             torch.save(stored, state)
             body["release"] = hashlib.sha256(state.read_bytes()).hexdigest()
-        sealed = {**body, "previous": previous}
-        previous = hashlib.sha256(_line(sealed).encode()).hexdigest()
-        lines.append(_line({**sealed, "hash": previous}))
+        bound = {**body, "previous": previous}
+        previous = hashlib.sha256(_line(bound).encode()).hexdigest()
+        lines.append(_line({**bound, "hash": previous}))
     path.write_text("".join(f"{line}\n" for line in lines))
 
 

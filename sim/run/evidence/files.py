@@ -29,7 +29,7 @@ def check_published(run: RunFolder, stated: Mapping[str, Any], found: Findings) 
         _check_digests(run, digests, found)
     if not run.model_card.is_file():
         found.lacking.append(f"{run.model_card.relative_to(run.path)} is not there")
-    elif problem := model_card.contradiction(run.model_card.read_text(), stated):
+    elif problem := model_card.contradiction(run.model_card.read_text(errors="replace"), stated):
         raise ConfigurationError(f"verify: {run.model_card}: {problem}.")
 
 
@@ -45,7 +45,7 @@ def _check_digests(run: RunFolder, digests: Mapping[str, str], found: Findings) 
             )
         else:
             found.compared.append(name)
-    if foreign := published_files.foreign_weights(run, set(digests)):
+    if foreign := published_files.foreign(run, set(digests)):
         raise ConfigurationError(
             f"verify: {run.path / foreign[0]}: the statement names no such file of this run."
         )

@@ -266,6 +266,46 @@ def test_weights_that_no_statement_names_are_refused(capsys, run):
     refused(capsys, "adapter_model.bin", "names no such file")
 
 
+@pytest.mark.parametrize("name", ["adapter/adapter_model.safetensors", "adapter/README.md"])
+def test_a_digest_that_was_taken_out_of_the_statement_is_missed(capsys, run, name):
+    restated(run, files={k: v for k, v in stated(run)["files"].items() if k != name})
+    refused(capsys, name, "names no such file")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("adapter/README.md", b"\xff"),
+        ("config.yaml", b"- 1"),
+        ("config.yaml", b"rounds: ["),
+        ("metrics.jsonl", b'{"round": 1, "clip_norm": "C"}\n'),
+        ("metrics.jsonl", b'\xff{"round": 1}\n'),
+        ("privacy_statement.json", b"{}"),
+        ("checkpoint/state.pt", b""),
+    ],
+)
+def test_damaged_files_end_in_one_line(capsys, run, name, content):
+    (run / name).write_bytes(content)
+    refused(capsys, name.rpartition("/")[2])
+
+
+@pytest.mark.parametrize("value", [None, [], {}, "", -1])
+@pytest.mark.parametrize(
+    "field", ["event", "mechanism_details", "cohort", "records_per_user", "clip_norm", "accountant"]
+)
+def test_a_header_with_any_other_value_ends_in_one_line(capsys, run, field, value):
+    removed(run, *EVIDENCE)
+    before = ledger.verify(run / "ledger.jsonl").header[field]
+    if value == before:
+        value = [value]
+    path = run / "ledger.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()][:1]
+    lines[0]["mechanism"][field] = value
+    path.write_text("")
+    forgery.sealed(path, lines)
+    refused(capsys, "verify")
+
+
 def test_an_adapter_that_was_moved_away_is_named(capsys, run):
     removed(run, "adapter")
     out = accepted(capsys)
@@ -359,5 +399,5 @@ def test_a_second_opinion_below_what_is_certain_is_an_error(capsys, monkeypatch)
     [line] = [line for line in out.splitlines() if line.startswith("Second opinion")]
     told = float(line.partition("epsilon <= ")[2].partition(";")[0])
     assert stated(Path("run"))["epsilon_lower"] <= told <= 1.01 * stated(Path("run"))["epsilon"]
-    monkeypatch.setattr(second_opinion, "epsilon", lambda *_: 7.9)
+    monkeypatch.setattr(second_opinion, "epsilon", lambda *_, **__: 7.9)
     refused(capsys, "below our certified lower value")
