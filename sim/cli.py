@@ -23,7 +23,8 @@ HELP = """userdp: federated fine-tuning of language models under user-level diff
                                       same -m with output=FOLDER resumes a sweep
   userdp plan   [overrides] [--json]  noise for a target epsilon, or epsilon for a noise;
                                       --all: both strategies at several k, ranked by noise
-  userdp verify RUN                   recomputes a run's claim from its ledger alone
+  userdp verify RUN [--head HASH]     recomputes a run's claim from its ledger, and compares
+                                      all that the run wrote with it
   userdp compare [overrides] [--dry-run]  strategies x selections over seeds: one table
   userdp report FOLDER [output=DIR]   one HTML page about a run or a sweep, figures beside it
   userdp bench  [case=NAME] [overrides] [--json] [--long]
@@ -161,10 +162,17 @@ def _plan(arguments: list[str]) -> None:
 def _verify(arguments: list[str]) -> None:
     from userdp.sim.run import verify
 
-    folders = _overrides(arguments)
+    words, head = list(arguments), None
+    if "--head" in words:
+        place = words.index("--head")
+        head = next(iter(words[place + 1 : place + 2]), None)
+        del words[place : place + 2]
+        if head is None:
+            raise ConfigurationError("verify: --head needs the hash that was noted.")
+    folders = _overrides(words)
     if len(folders) != 1:
         raise ConfigurationError("verify: name one run folder.")
-    print(verify.verify(Path(folders[0])).text())
+    print(verify.verify(Path(folders[0]), head).text())
 
 
 def _bench(arguments: list[str]) -> None:

@@ -51,6 +51,7 @@ ROOMS = [
     "sim.console",
     "sim.inputs",
     "sim.run.simulation_only",
+    "sim.run.evidence",
     "sim.run",
     "sim.sweep",
     "analysis.aggregates",

@@ -77,6 +77,20 @@ class LanguageModel:
             digest.update(content.numpy())
         return digest.hexdigest()
 
+    def weights_digest(self) -> str:
+        """Hash of the base model's tensors alone, as they were loaded: names, types, contents."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, tensor in self.module.state_dict().items():
+            content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+            digest.update(content.numpy())
+        return digest.hexdigest()
+
+    @property
+    def dtype(self) -> str:
+        """Precision of the base model's weights, for example "float32"."""
+        return str(next(self.module.parameters()).dtype).removeprefix("torch.")
+
     def load(self, stack: Stack) -> Batch:
         """The stack's tensors on the device."""
         return device_batches.load(stack, self.device, self._task.padding)

@@ -79,6 +79,8 @@ class Mechanism(ABC):
     # Whether this class's `release` can add discrete noise. A subclass with a `release` of its own
     # must say so anew: `offers_discrete_noise` reads it beside that method alone.
     discrete_noise: ClassVar[bool] = True
+    # Names in `details` that depend on the machine's numerical libraries: never recomputed.
+    machine_details: ClassVar[frozenset[str]] = frozenset()
 
     users: int  # N, declared
     cohort: float  # expected users' worth of gradients in a round
@@ -354,6 +356,21 @@ class Mechanism(ABC):
     def restored(self, state: Mapping[str, Any]) -> Self:
         """The mechanism of the round after a stored one, from what `state` returned."""
         return replace(self, **state)
+
+    def may_become(self, later: Mechanism, rounds: int) -> bool:
+        """Whether so many releases can have led from this mechanism to ``later``.
+
+        Args:
+            later: from `restored`.
+            rounds: number of the last release.
+        """
+        same = (self.ledger_event(), self.rounds_per_event, dict(self.details()))
+        if (later.ledger_event(), later.rounds_per_event, dict(later.details())) != same:
+            return False
+        if self.adaptive is None:
+            return later.clip_norm == self.clip_norm
+        furthest = rounds * self.adaptive.largest_step(self.expected_units)
+        return abs(math.log(later.clip_norm / self.clip_norm)) <= furthest
 
     def store_secrets(self, folder: Path) -> None:
         """Write secrets that later rounds need to ``folder``; called before each ``state``."""

@@ -8,7 +8,8 @@ from typing import Any
 
 from userdp.server.statement import prose
 
-FORMAT = 1
+FORMAT = 2
+LACKING = {1: ("simulation_only", "files"), FORMAT: ()}  # fields that older formats do not have
 TRUST_MODEL = (
     "Trusted server and trusted nodes: they see users' data, coins and sums before noise. The "
     "adversary sees everything that is listed as released. This is a simulation in one process or "
@@ -66,6 +67,8 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "seeds_policy": str,
     "code_hash": str,
     "ledger_hash": str,
+    "simulation_only": bool,  # whether any process of the run ever wrote values without noise
+    "files": dict,  # path in the run folder -> SHA-256 of what was published, and the checkpoint
     "sweep": (dict, type(None)),
 }
 
@@ -76,7 +79,10 @@ def validate(statement: Mapping[str, Any]) -> None:
     Raises:
         ValueError: it is not; names the field.
     """
+    lacking = LACKING.get(statement.get("format", FORMAT), ())
     for name, kind in FIELDS.items():
+        if name in lacking and name not in statement:
+            continue
         if name not in statement:
             raise ValueError(f"The privacy statement lacks {name!r}.")
         value = statement[name]
@@ -101,6 +107,9 @@ def _check_words(statement: Mapping[str, Any]) -> None:
         raise ValueError(f"not_covered does not name {missing[0]!r}.")
     if (statement["unit"] == "record") != (RECORDS in statement["not_covered"]):
         raise ValueError(f"unit={statement['unit']!r} with not_covered of the other unit.")
+    said = SIMULATION_ONLY in statement["not_covered"]
+    if statement.get("simulation_only", said) != said:
+        raise ValueError(f"simulation_only={not said} with not_covered of a run that is not so.")
     if set(statement["sampling"]) != {"scheme", "rate", "expected_cohort", "cap"}:
         raise ValueError(f"sampling={statement['sampling']!r} is incomplete.")
     if (statement["sampling"]["cap"] is None) != (

@@ -36,6 +36,7 @@ def build(
     ledger_hash: str,
     codes: Sequence[str],
     simulation_only: bool = False,
+    files: Mapping[str, str] | None = None,
     released: Sequence[str] = schema.RELEASED,
     sweep: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -49,7 +50,9 @@ def build(
         claim: for that same composition.
         ledger_hash: hash of the ledger's last entry.
         codes: hashes of the code that started the run and, where it changed, that resumed it.
-        simulation_only: whether the run ever wrote metrics without noise.
+        simulation_only: whether any process of the run ever wrote values without noise, as the
+            ledger's notes say.
+        files: SHA-256 of the files that the run published, by path in its folder.
         released: what the run published, beside what the mechanism adds.
         sweep: facts about the sweep that the run belongs to, if any.
 
@@ -86,6 +89,8 @@ def build(
         ],
         "code_hash": ", then ".join(codes),
         "ledger_hash": ledger_hash,
+        "simulation_only": simulation_only,
+        "files": dict(files or {}),
         "sweep": dict(sweep) if sweep is not None else None,
         **_figures(claim),
     }

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from userdp.server.mechanisms.base import DISCRETE, Mechanism
+from userdp.server.mechanisms import header_facts
+from userdp.server.mechanisms.base import Mechanism
 from userdp.server.statement import statement
 from userdp.sim.config.settings import Settings
 from userdp.sim.data import selection
 from userdp.sim.planning.planner import Plan
 
 _PACKAGES = ("userdp.sim", "userdp.clients", "userdp.server")
+# Public facts about the data: they decide who a user is, and who is held out.
+_PUBLIC_DATA = (
+    *("format", "user", "text", "prompt", "chat", "text_pair", "label"),
+    *("split", "split_column", "holdout"),
+)
 _INSIDE = ("userdp.", "torch.")  # hashed as a package, or named by the version of a library
 
 
@@ -30,7 +35,14 @@ def code(settings: Settings, mechanism: Mechanism) -> str:
 
 
 def header(
-    settings: Settings, plan: Plan, *, layout: str, base: str, rescaled: bool = False
+    settings: Settings,
+    plan: Plan,
+    *,
+    layout: str,
+    base: str,
+    rescaled: bool = False,
+    revision: str | None = None,
+    dtype: str = "",
 ) -> dict[str, Any]:
     """All parameters that must be the same for a run to be resumed.
 
@@ -39,12 +51,13 @@ def header(
         base: public name of the base model.
         rescaled: whether updates are multiplied by a scale, computed from releases, before the
             clip.
+        revision: of the base model, where it comes from the hub.
+        dtype: precision of the base model's weights.
     """
     mechanism, strategy, data = plan.mechanism, settings.strategy, settings.data
     return {
         "strategy": strategy.name,
         "unit": "user" if data.user is not None else "record",
-        "clipped_unit": mechanism.unit,
         "adjacency": mechanism.adjacency,
         "declared_users": mechanism.users,
         "users_counted": settings.privacy.users is None,
@@ -53,14 +66,7 @@ def header(
         "rounds": plan.rounds,
         "accountant": plan.accountant,
         "group_bound": plan.group_bound if mechanism.group_size > 1 else None,
-        "event": dict(mechanism.ledger_event()),
-        "rounds_per_event": mechanism.rounds_per_event,
-        "mechanism_details": dict(mechanism.details()),
-        "clip_norm": mechanism.clip_norm if math.isfinite(mechanism.clip_norm) else None,
-        "adaptive_clip": _adaptive_clip(mechanism),
-        "denominator": mechanism.expected_units,
-        "sampling_scheme": mechanism.sampling_scheme,
-        "cohort_cap": mechanism.cohort_cap,
+        **header_facts.of(mechanism),
         "records_per_user": strategy.records_per_user,
         "resample": strategy.resample,
         "rescaled": rescaled,
@@ -78,20 +84,17 @@ def header(
         "drop_failed_nodes": settings.runtime.drop_failed_nodes,
         "classes": list(data.class_names) or None,
         **{"base_model": base, "adapter_layout": layout},
+        **{
+            "base_revision": revision,
+            "base_dtype": dtype,
+            "model": {"lora": vars(settings.model.lora)},
+        },
+        "data": {name: getattr(data, name) for name in _PUBLIC_DATA},
+        **_asked(mechanism, settings),
         **({"canaries": data.canaries} if data.canaries else {}),
-        # Without this field, as in all ledgers of versions before it, noise is float.
-        **({"noise": mechanism.noise} if mechanism.noise == DISCRETE else {}),
     }
 
 
-def _adaptive_clip(mechanism: Mechanism) -> dict[str, float] | None:
-    """Parameters of the adaptive clip norm, and of the split of z; None if C is fixed."""
-    rule = mechanism.adaptive
-    if rule is None:
-        return None
-    return {
-        "quantile": rule.quantile,
-        "learning_rate": rule.learning_rate,
-        "bit_noise_std": rule.bit_std(mechanism.expected_units),
-        "update_noise_multiplier": mechanism.update_multiplier,
-    }
+def _asked(mechanism: Mechanism, settings: Settings) -> dict[str, Any]:
+    """What `userdp verify` builds the mechanism from once more, beside the fields above."""
+    return {"cohort": mechanism.cohort, "strategy_options": dict(settings.strategy.options)}

@@ -75,6 +75,8 @@ def prepare(settings: Settings, load: LoadInputs = run_inputs.load) -> Prepared:
             layout=inputs.model.layout.digest,
             base=inputs.base_name,
             rescaled=optimizer.rescales,
+            revision=inputs.revision,
+            dtype=inputs.model.dtype,
         ),
     )
 

@@ -54,6 +54,11 @@ class RunFolder:
         return self.path / "checkpoint"
 
     @property
+    def input_digests(self) -> Path:
+        """Keyed digests of the records and the base model: private, and deleted at the end."""
+        return self.checkpoint / "inputs.json"
+
+    @property
     def tensorboard(self) -> Path:
         """The folder of TensorBoard's event files."""
         return self.path / "tensorboard"

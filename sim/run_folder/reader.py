@@ -122,6 +122,26 @@ def read(folder: Path) -> list[Run]:
     return [_run(place, _name(place, folder)) for place in _places(folder)]
 
 
+def metrics(folder: RunFolder) -> list[Row]:
+    """The lines of the metrics, in order; empty where there are none.
+
+    Raises:
+        ConfigurationError: they cannot be read.
+    """
+    try:
+        return _lines(folder.metrics)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{folder.metrics}: {error}") from None
+
+
+def configuration(folder: RunFolder) -> Row:
+    """The stored configuration by dotted name; empty where there is none that can be read."""
+    try:
+        return flatten(_yaml(folder.config))
+    except (OSError, ValueError, TypeError, yaml.YAMLError):
+        return {}
+
+
 def complete(folders: Iterable[Path]) -> list[Run]:
     """The complete runs at or below any of the folders."""
     return [run for folder in folders for run in read(folder) if run.complete]

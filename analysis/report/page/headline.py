@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from userdp.sim.run_folder import unnoised_values
 from userdp.sim.run_folder.reader import Run
 
 
@@ -36,7 +37,17 @@ def of_sweep(folder: Path) -> list[str]:
 def first_lines(folder: Path, runs: Sequence[Run]) -> list[str]:
     """The lines of a run where the folder is a run's, else those of the sweep."""
     alone = len(runs) == 1 and runs[0].folder.samefile(folder)
-    return of_run(runs[0]) if alone else of_sweep(folder)
+    lines = of_run(runs[0]) if alone else of_sweep(folder)
+    return [*lines, *_without_noise(runs)]
+
+
+def _without_noise(runs: Sequence[Run]) -> list[str]:
+    """A line about values without noise, if any process of a run ever wrote such values."""
+    count = sum(unnoised_values.told(run) for run in runs)
+    if not count:
+        return []
+    who = "This run" if len(runs) == 1 else f"{count} of {len(runs)} runs"
+    return [f"{who} wrote values without noise (simulation_only): no epsilon covers them."]
 
 
 def _sentences(text: str) -> list[str]:

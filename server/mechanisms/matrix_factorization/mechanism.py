@@ -82,6 +82,9 @@ class MatrixFactorization(Mechanism):
     """
 
     unit: ClassVar[str] = USER
+    machine_details: ClassVar[frozenset[str]] = frozenset(
+        {"factor_sha256", "mean_squared_error", "max_squared_error"}
+    )
     rescalable: ClassVar[bool] = False  # noise cancels noise of earlier rounds in the same space
 
     rounds: int = field(default=1, metadata=SET_BY_RUN)  # T, the horizon
