@@ -8,6 +8,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any
 
 from userdp.server.mechanisms import registry
+from userdp.server.statement import conditions
 
 DIGITS = 6  # significant digits of an epsilon: upper values rounded up, lower values down
 
@@ -83,8 +84,9 @@ def _claim(statement: Mapping[str, Any]) -> str:
         return f"NOT PRIVATE: {reasons}. This adapter carries no differential privacy guarantee."
     return (
         f"This adapter is (epsilon = {_shown(statement['epsilon'])}, "
-        f"delta = {_shown(statement['delta'])})-differentially private at {relation(statement)}. "
-        f"{_tier(statement['epsilon'])}"
+        f"delta = {_shown(statement['delta'])})-differentially private at {relation(statement)}"
+        f"{conditions.first_sentence(statement)}. "
+        f"{_tier(statement['epsilon'])}{conditions.scores_sentence(statement)}"
     )
 
 
@@ -123,7 +125,7 @@ def _mechanism(statement: Mapping[str, Any]) -> str:
     cap = "no cap"
     if sampling["cap"] is not None:
         cap = f"of which a uniformly random {sampling['cap']} stay where more are drawn"
-    mechanism = registry.find(statement["strategy"])
+    mechanism = registry.describing(statement["strategy"])
     noise = "without noise"
     if statement["noise_multiplier"]:
         noise = mechanism.noise_sentence(statement)
@@ -142,7 +144,7 @@ def _mechanism(statement: Mapping[str, Any]) -> str:
 def _clipped(statement: Mapping[str, Any]) -> str:
     clipped = "not clipped"
     if statement["clip_norm"] is not None:
-        clipped = registry.find(statement["strategy"]).clip_sentence(statement)
+        clipped = registry.describing(statement["strategy"]).clip_sentence(statement)
     if statement["rescaled"]:
         return f"multiplied by a public vector, made of earlier releases alone, and {clipped}"
     return clipped

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-from userdp.server.mechanisms.base import Mechanism
+from userdp.server.mechanisms import registry
+from userdp.server.mechanisms.base import ZERO_OUT, Mechanism
 from userdp.server.statement import statement
+from userdp.sim.common import foreign_code, renamed
+from userdp.sim.config import optimizer
 from userdp.sim.config.settings import Settings
 from userdp.sim.data import selection
 from userdp.sim.planning.planner import Plan
 
 _PACKAGES = ("userdp.sim", "userdp.clients", "userdp.server")
-_INSIDE = ("userdp.", "torch.")  # hashed as a package, or named by the version of a library
 
 
 def code(settings: Settings, mechanism: Mechanism) -> str:
@@ -20,12 +23,8 @@ def code(settings: Settings, mechanism: Mechanism) -> str:
 
     Changed code may resume a run; the ledger then records its hash.
     """
-    names = (
-        *(settings.strategy.name, settings.privacy.accountant, settings.selection.rule),
-        *(settings.data.format, settings.runtime.kind, settings.optimizer["_target_"]),
-        mechanism.clipping,
-    )
-    outside = [name for name in names if "." in name and not name.startswith(_INSIDE)]
+    names = [*settings.code_names.values(), mechanism.clipping]
+    outside = [name for name in names if foreign_code.is_foreign(name)]
     return statement.code_hash(_PACKAGES, [name.rpartition(".")[0] for name in outside])
 
 
@@ -42,12 +41,12 @@ def header(
     """
     mechanism, strategy, data = plan.mechanism, settings.strategy, settings.data
     return {
-        "strategy": strategy.name,
+        "strategy": registry.MECHANISMS.name_of(strategy.name),
         "unit": "user" if data.user is not None else "record",
         "clipped_unit": mechanism.unit,
-        "adjacency": mechanism.adjacency,
+        "adjacency": ZERO_OUT if settings.counts_users else mechanism.adjacency,
         "declared_users": mechanism.users,
-        "users_counted": settings.privacy.users is None,
+        "users_counted": settings.counts_users,
         "delta": plan.delta,
         "epsilon_target": plan.target,
         "rounds": plan.rounds,
@@ -74,12 +73,46 @@ def header(
         "schedule": vars(settings.schedule),
         "seed": settings.seed,
         "data_seed": data.seed,
+        "split": data.split,
         "seeds_policy": "reproducible" if settings.privacy.reproducible else "secret",
         "drop_failed_nodes": settings.runtime.drop_failed_nodes,
         "classes": list(data.class_names) or None,
         **{"base_model": base, "adapter_layout": layout},
         **({"canaries": data.canaries} if data.canaries else {}),
+        **_foreign_mechanism(registry.MECHANISMS.name_of(strategy.name)),
     }
+
+
+def continued(
+    header: Mapping[str, Any], stored: Mapping[str, Any], *, counted: bool
+) -> dict[str, Any]:
+    """The header of a resumed run in the words of its ledger, where an older version wrote that.
+
+    Older ledgers have no ``split``, which is "user" there; they state a counted N under the
+    mechanism's own adjacency, and write an optimiser as Hydra does.
+
+    Args:
+        header: of the run that resumes.
+        stored: of its ledger.
+        counted: whether the run that resumes declares no N.
+    """
+    asked, stored = dict(header), renamed.current(stored)
+    if optimizer.current(stored.get("optimizer")) == asked["optimizer"]:
+        asked["optimizer"] = stored["optimizer"]
+    if "split" in stored:
+        return asked
+    if asked["split"] == "user":
+        del asked["split"]
+    if counted and stored.get("users_counted"):
+        asked |= {name: stored.get(name) for name in ("users_counted", "adjacency")}
+    return asked
+
+
+def _foreign_mechanism(name: str) -> dict[str, str]:
+    """The hash of a mechanism's module outside userdp: its guarantee rests on that code."""
+    if not foreign_code.is_foreign(name):
+        return {}
+    return {"mechanism_code": statement.code_hash([], [name.rpartition(".")[0]])}
 
 
 def _adaptive_clip(mechanism: Mechanism) -> dict[str, float] | None:
