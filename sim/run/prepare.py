@@ -138,7 +138,7 @@ def _check_writable(folder: Path) -> None:
 
 
 def _declared_users(settings: Settings, inputs: RunInputs) -> int:
-    """N: as declared, else counted once, which the statement lists as an assumption."""
+    """N: as declared, else counted once, which the first sentence of the claim says."""
     if settings.plan.sampling_rate is not None:
         raise ConfigurationError(
             f"plan.sampling_rate={settings.plan.sampling_rate}: for userdp plan only; a run has "

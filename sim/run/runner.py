@@ -47,6 +47,10 @@ from userdp.sim.runtime.registry import RUNTIMES, Nodes
 from userdp.sim.tracking.tracker import Tracker
 
 _LOG = logging.getLogger("userdp")
+_COUNTED = (
+    "privacy.users=null: the number of users, {}, was counted from the data, and the claim says "
+    "so; if an upper bound is publicly known, declare it by privacy.users=N."
+)
 
 
 def run(
@@ -68,6 +72,8 @@ def run(
     minutes = time_estimate.minutes(settings, prepared.plan, prepared.inputs, prepared.engine)
     with _open_ledger(prepared, config) as ledger:
         _print_start(prepared, minutes)
+        if prepared.header["users_counted"] and prepared.plan.mechanism.private:
+            _LOG.warning("%s", _COUNTED.format(prepared.plan.mechanism.users))
         tracker = trackers.of(settings)
         tracker.start(config)
         try:
