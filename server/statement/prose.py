@@ -66,7 +66,7 @@ def text(statement: Mapping[str, Any]) -> str:
     Raises:
         ConfigurationError: there is no mechanism of the statement's strategy.
     """
-    paragraphs = [_claim(statement), _protected(statement), statement["trust_model"]]
+    paragraphs = [claim(statement), _protected(statement), statement["trust_model"]]
     paragraphs += [_mechanism(statement), _account(statement)]
     paragraphs.append(_listed("It assumes that:", statement["assumptions"]))
     paragraphs.append(_listed("Released:", statement["released"]))
@@ -78,7 +78,8 @@ def text(statement: Mapping[str, Any]) -> str:
     return "\n\n".join(paragraphs) + "\n"
 
 
-def _claim(statement: Mapping[str, Any]) -> str:
+def claim(statement: Mapping[str, Any]) -> str:
+    """The first paragraph of `text`, made of the statement alone: it needs no mechanism's code."""
     if not statement["private"]:
         reasons = "; ".join(statement["reasons"])
         return f"NOT PRIVATE: {reasons}. This adapter carries no differential privacy guarantee."

@@ -36,7 +36,7 @@ class Verified:
         rounds, unfinished = self.account.rounds, len(self.account.unfinished)
         lines = [
             f"{rounds} rounds intended, {unfinished} of them without a release.",
-            prose.text(self.statement).split("\n\n")[0],
+            prose.claim(self.statement),
         ]
         missing = ["There is no privacy statement: the run did not end."]
         return "\n".join([*([] if self.stored else missing), *lines, *self._unloaded()])
