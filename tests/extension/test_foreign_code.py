@@ -26,8 +26,11 @@ from toys.per_layer import PerLayer
 
 
 @pytest.fixture
-def planted(tmp_path, monkeypatch):
+def planted(run_of, capsys, tmp_path, monkeypatch):
     """A folder to work in, with a module that shows whether it was ever imported."""
+    for kind in ("selection rule", "mechanism", "metric"):
+        run_of(kind)
+    capsys.readouterr()
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delenv("USERDP_CODE", raising=False)
