@@ -61,8 +61,8 @@ def gradients_a_round(settings: Settings, inputs: RunInputs) -> float:
     """Expected record gradients of a round, from real record counts: simulation_only.
 
     Callers ask for it under ``track.simulation_only=true`` alone: it scores private records where
-    the selection needs that. The number of records that the clients' code fetches for all positions that could be drawn,
-    times the sampling rate.
+    the selection needs that. It is the number of records that the clients' code fetches for all
+    positions that could be drawn, times the sampling rate.
     """
     mechanism = prepare.make_plan(settings, inputs).mechanism
     engine = run_inputs.fit_engine(settings, inputs.model)

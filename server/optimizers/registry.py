@@ -39,7 +39,9 @@ def maker(name: str, options: Mapping[str, Any]) -> Make:
             optimiser refuses its options.
     """
     optimizer = OPTIMIZERS.find(name)
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    given = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in options.items()
+    }
 
     def make(parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
         try:

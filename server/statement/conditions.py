@@ -6,7 +6,7 @@ statement, which has the items but no such paragraph, is told in the same words.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 HELD_OUT_USERS = "users held out for evaluation: their scores are published as they are"
@@ -26,7 +26,7 @@ def holds_out_records(header: Mapping[str, Any]) -> bool:
     A split column may put records of one user on both sides. Whether it does depends on private
     data, so it counts as if it did. A record that is a user of its own has one side.
     """
-    return header.get("split", "user") != "user" and header["unit"] != "record"
+    return bool(header.get("split", "user") != "user" and header["unit"] != "record")
 
 
 def held_out(header: Mapping[str, Any]) -> str:
@@ -59,6 +59,15 @@ def first_sentence(statement: Mapping[str, Any]) -> str:
         if item == counted or item.startswith(f"{_FOREIGN}: ")
     ]
     return f", where {', and '.join(told)}" if told else ""
+
+
+def of_runs(statements: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The conditions of several claims as sentences, each once, for a text about all of them."""
+    private = [statement for statement in statements if statement.get("private")]
+    firsts = [first_sentence(statement).removeprefix(", where ") for statement in private]
+    scores = [scores_sentence(statement).strip() for statement in private]
+    told = [f"Of a claim: {text}." for text in firsts if text] + [text for text in scores if text]
+    return list(dict.fromkeys(told))
 
 
 def scores_sentence(statement: Mapping[str, Any]) -> str:

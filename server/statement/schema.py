@@ -110,9 +110,7 @@ def _check_words(statement: Mapping[str, Any]) -> None:
         raise ValueError(f"unit={statement['unit']!r} with not_covered of the other unit.")
     if set(statement["sampling"]) != {"scheme", "rate", "expected_cohort", "cap"}:
         raise ValueError(f"sampling={statement['sampling']!r} is incomplete.")
-    if statement["sampling"]["cap"] is not None and (
-        statement["adjacency"] != "zero-out-one-user"
-    ):
+    if statement["sampling"]["cap"] is not None and (statement["adjacency"] != "zero-out-one-user"):
         raise ValueError(
             f"adjacency={statement['adjacency']!r} with a cap of {statement['sampling']['cap']}: a "
             "capped cohort is accounted under zero-out-one-user alone."

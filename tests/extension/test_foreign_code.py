@@ -28,7 +28,7 @@ from toys.per_layer import PerLayer
 @pytest.fixture
 def planted(run_of, capsys, tmp_path, monkeypatch):
     """A folder to work in, with a module that shows whether it was ever imported."""
-    for kind in ("selection rule", "mechanism", "metric"):
+    for kind in ("selection rule", "mechanism", "metric", "accountant"):
         run_of(kind)
     capsys.readouterr()
     monkeypatch.chdir(tmp_path)
@@ -145,9 +145,8 @@ def test_without_its_code_verify_still_compares_the_claim(run_of, planted, capsy
 
 
 def test_a_claim_by_an_accountant_whose_code_is_not_loaded_cannot_be_verified(
-    run_of, capsys, monkeypatch
+    run_of, planted, capsys
 ):
-    monkeypatch.delenv("USERDP_CODE", raising=False)
     told = ("privacy.accountant=toys.zcdp.ACCOUNTANT", "USERDP_CODE=toys")
     check_refused(capsys, ["verify", str(run_of("accountant")[0])], *told)
 
