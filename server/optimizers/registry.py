@@ -38,7 +38,7 @@ def maker(name: str, options: Mapping[str, Any]) -> Make:
         ConfigurationError: there is no such optimiser. The returned function raises it where the
             optimiser refuses its options.
     """
-    optimizer = OPTIMIZERS.find(name)
+    optimizer: Callable[..., torch.optim.Optimizer] = OPTIMIZERS.find(name)
     given = {
         key: tuple(value) if isinstance(value, list) else value for key, value in options.items()
     }

@@ -41,12 +41,10 @@ def header(
     """
     mechanism, strategy, data = plan.mechanism, settings.strategy, settings.data
     return {
-        "strategy": registry.MECHANISMS.name_of(strategy.name),
+        **_mechanism_names(strategy.name),
+        **_users(settings, mechanism),
         "unit": "user" if data.user is not None else "record",
         "clipped_unit": mechanism.unit,
-        "adjacency": ZERO_OUT if settings.counts_users else mechanism.adjacency,
-        "declared_users": mechanism.users,
-        "users_counted": settings.counts_users,
         "delta": plan.delta,
         "epsilon_target": plan.target,
         "rounds": plan.rounds,
@@ -79,7 +77,6 @@ def header(
         "classes": list(data.class_names) or None,
         **{"base_model": base, "adapter_layout": layout},
         **({"canaries": data.canaries} if data.canaries else {}),
-        **_foreign_mechanism(registry.MECHANISMS.name_of(strategy.name)),
     }
 
 
@@ -108,11 +105,26 @@ def continued(
     return asked
 
 
-def _foreign_mechanism(name: str) -> dict[str, str]:
-    """The hash of a mechanism's module outside userdp: its guarantee rests on that code."""
+def _mechanism_names(given: str) -> dict[str, str]:
+    """The mechanism's name, and the hash of its module where it is outside userdp.
+
+    The guarantee of such a mechanism rests on code that was not tested here.
+    """
+    name = registry.MECHANISMS.name_of(given)
     if not foreign_code.is_foreign(name):
-        return {}
-    return {"mechanism_code": statement.code_hash([], [name.rpartition(".")[0]])}
+        return {"strategy": name}
+    code_of_module = statement.code_hash([], [name.rpartition(".")[0]])
+    return {"strategy": name, "mechanism_code": code_of_module}
+
+
+def _users(settings: Settings, mechanism: Mechanism) -> dict[str, Any]:
+    """N, and which populations are neighbours: of a counted N, those that leave it as it is."""
+    counted = settings.counts_users
+    return {
+        "declared_users": mechanism.users,
+        "users_counted": counted,
+        "adjacency": ZERO_OUT if counted else mechanism.adjacency,
+    }
 
 
 def _adaptive_clip(mechanism: Mechanism) -> dict[str, float] | None:
