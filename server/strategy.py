@@ -26,6 +26,7 @@ from userdp.server.aggregation import Aggregation
 from userdp.server.budget import Budget
 from userdp.server.checkpoint import Checkpoint
 from userdp.server.ledger.ledger import Ledger
+from userdp.server.mechanisms import release_check
 from userdp.server.mechanisms.base import Mechanism, Release
 from userdp.server.optimizers.server_optimizer import ServerOptimizer
 from userdp.sim.common import rng
@@ -127,10 +128,12 @@ class PrivateStrategy(Strategy):
             NodeFailedError: a node failed twice; nothing is released.
             ValueError: a node replied twice, to another round, or without what the contract asks
                 for; nothing is released.
+            StoppedError: a mechanism of another package adds too little noise.
         """
         cohort = self._aggregated(replies)
         noise = self.secrets.stream("noise", self.number)
         release = self.mechanism.release(cohort, noise, self.number)
+        release_check.check(self.mechanism, cohort, release)
         figures = {"learning_rate": self.optimizer.learning_rate, **self._figures(release)}
         if not release.halted:
             self.optimizer.step(release.mean, release.noise_std)

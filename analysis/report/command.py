@@ -23,6 +23,7 @@ from userdp.analysis.report.figures import (
 from userdp.analysis.report.figures.axes import number
 from userdp.analysis.report.figures.figure import Section
 from userdp.analysis.report.page import headline, html, run_table
+from userdp.sim.common import foreign_code
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.run_folder import reader
 from userdp.sim.run_folder.reader import Run
@@ -54,10 +55,17 @@ def _folders(arguments: Sequence[str]) -> tuple[Path, Path]:
 def write(folder: Path, output: Path) -> Path:
     """Write report.html, runs.csv and figures/ into ``output``; returns the page's path.
 
+    Code of another package, which a run names, is not loaded (`foreign_code`).
+
     Raises:
         ConfigurationError: no run is at or below ``folder``, or a run's groups.csv or exposure.csv
             lacks a column.
     """
+    with foreign_code.named_by_a_run_folder():
+        return _write(folder, output)
+
+
+def _write(folder: Path, output: Path) -> Path:
     runs = reader.read(folder)
     if not runs:
         raise ConfigurationError(

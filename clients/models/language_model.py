@@ -194,6 +194,8 @@ def load(
     """
     auto_class: Any = transformers.AutoModelForCausalLM
     options: dict[str, int] = {}
+    # Without an answer here transformers would ask the terminal whether to run a model's own code.
+    shared: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     if classes is not None:
         auto_class = transformers.AutoModelForSequenceClassification
         options = {"num_labels": classes}
@@ -202,9 +204,9 @@ def load(
             torch.manual_seed(seed)
             base: Any
             base, loading = auto_class.from_pretrained(
-                path, revision=revision, dtype=dtype, output_loading_info=True, **options
+                path, dtype=dtype, output_loading_info=True, **shared, **options
             )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, revision=revision)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **shared)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         kind = "causal language model" if classes is None else "model that classifies texts"

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import FunctionType
 from typing import NamedTuple
 
 import torch
@@ -160,7 +161,9 @@ def clip_jointly(rows: Tensor, clip_norm: float, layout: Layout) -> ClippedSum:
     return clipped_sum(rows, clip_norm)
 
 
-CLIP_RULES: Table[ClipRule] = Table("contract.clipping", {"joint": clip_jointly})
+CLIP_RULES: Table[ClipRule] = Table(
+    "contract.clipping", {"joint": clip_jointly}, kinds=[FunctionType]
+)
 
 
 def find(name: str) -> ClipRule:

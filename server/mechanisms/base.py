@@ -44,6 +44,7 @@ from userdp.sim.protocol.cohort_sum import CohortSum
 from userdp.sim.protocol.contract import Assignment, Contract, LocalWork
 
 USER, RECORD_SLOT = "user", "record_slot"  # what one clip bounds
+ADD_OR_REMOVE, ZERO_OUT = "add-or-remove-one-user", "zero-out-one-user"  # which are neighbours
 SET_BY_RUN = {"set_by_run": True}  # metadata of a field that is no option of the configuration
 FLOAT, DISCRETE = "float", "discrete"  # names of `privacy.noise`
 ADAPTED = "the clip norm after every round, and the noised share of unclipped units that it follows"
@@ -148,8 +149,8 @@ class Mechanism(ABC):
 
     @property
     def adjacency(self) -> str:
-        """Which populations are neighbours: "add-or-remove-one-user" or "zero-out-one-user"."""
-        return "add-or-remove-one-user"
+        """Which populations are neighbours, where N is declared: `ADD_OR_REMOVE` or `ZERO_OUT`."""
+        return ADD_OR_REMOVE
 
     @property
     def sampling_scheme(self) -> str:

@@ -36,7 +36,7 @@ def text(
         scores: public scores by name, for example held-out perplexity before and after.
         classes: names of the classes in the order of the logits; empty for a language model.
     """
-    title = f"LoRA adapter for {base_model}"
+    title = f"LoRA adapter for {_plain(base_model)}"
     if not statement["private"]:
         title = f"NOT PRIVATE: {title}"
     sections = [
@@ -44,12 +44,21 @@ def text(
         f"# {title}",
         prose.text(statement).rstrip(),
         "## Parameters",
-        _table(_parameters(statement) | {"base_model": base_model, "base_revision": base_revision}),
+        _table(_parameters(statement) | _base(base_model, base_revision)),
         *(["## Scores", _table(scores)] if scores else []),
         "## Use",
         _loading(base_model, base_revision, classes),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _base(name: str, revision: str | None) -> dict[str, str | None]:
+    return {"base_model": _plain(name), "base_revision": revision}
+
+
+def _plain(name: str) -> str:
+    """A name without what could pass for more than a name: claims, lines or cells of their own."""
+    return re.sub(r"[^\w.@/+-]+", " ", name).strip()
 
 
 def _loading(base_model: str, base_revision: str | None, classes: Sequence[str]) -> str:

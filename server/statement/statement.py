@@ -15,7 +15,7 @@ from typing import Any
 
 from userdp.server.mechanisms import registry
 from userdp.server.mechanisms.base import FLOAT
-from userdp.server.statement import prose, schema
+from userdp.server.statement import conditions, prose, schema
 from userdp.server.statement.claim import Claim
 
 # Fields of the ledger's header that a statement is built from.
@@ -37,15 +37,16 @@ def build(
     codes: Sequence[str],
     simulation_only: bool = False,
     files: Mapping[str, str] | None = None,
-    released: Sequence[str] = schema.RELEASED,
+    released: Sequence[str] = conditions.RELEASED,
     sweep: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The statement of a run: the content of ``privacy_statement.json``.
 
     Args:
-        header: of the ledger, with every name of ``HEADER_FIELDS``; also with ``simulated_cohort``
-            where noise was scaled for a cohort that was not run, with ``canaries`` where users
-            were planted, and with ``noise`` where it is not float.
+        header: of the ledger, with every name of ``HEADER_FIELDS``; also with ``split`` (else
+            whole users are held out), with ``simulated_cohort`` where noise was scaled for a cohort
+            that was not run, with ``canaries`` where users were planted, with ``mechanism_code``
+            where the mechanism is of another package, and with ``noise`` where it is not float.
         spent: the ledger's composition, which gives the number of rounds.
         claim: for that same composition.
         ledger_hash: hash of the ledger's last entry.
@@ -78,12 +79,13 @@ def build(
         "rounds": sum(count for _, count in spent),
         "record_level": _is_record_level(header, claim),
         "released": [
-            *released,
-            *registry.find(header["strategy"]).also_released(header),
+            *conditions.released(header, released),
+            *registry.describing(header["strategy"]).also_released(header),
         ],
         "assumptions": _assumptions(header),
         "not_covered": [
             *schema.NOT_COVERED,
+            conditions.held_out(header),
             *([schema.RECORDS] if header["unit"] == "record" else []),
             *([schema.SIMULATION_ONLY] if simulation_only else []),
         ],
@@ -153,17 +155,13 @@ def _assumptions(header: Mapping[str, Any]) -> list[str]:
         assumptions.append(
             "cohort coins and noise come from the operating system's entropy and stay secret"
         )
-    if header["users_counted"]:
-        assumptions.append(
-            f"the number of users, {header['declared_users']}, was counted from the training data "
-            "once and is treated as public"
-        )
+    assumptions += conditions.assumptions(header)
     if planted := header.get("canaries"):
         assumptions.append(
             f"{planted} of the declared users are canaries: invented, and planted to measure what "
             "training remembers (data.canaries); a run with them is a simulation"
         )
-    assumptions += registry.find(header["strategy"]).assumptions(header)
+    assumptions += registry.describing(header["strategy"]).assumptions(header)
     if header["drop_failed_nodes"]:
         assumptions.append(
             "runtime.drop_failed_nodes=true: whether a node fails does not depend on users' data"

@@ -6,6 +6,7 @@ Every error names the field, its value, and what to change.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +16,7 @@ import pydantic
 from userdp.server.accounting import accountants
 from userdp.server.mechanisms.base import DISCRETE
 from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.config import optimizer
 from userdp.sim.config.data import Data
 from userdp.sim.config.field_types import Closed, Count, Number, Quantity, Whole
 from userdp.sim.config.strategy import Strategy, gather_options
@@ -83,7 +85,7 @@ class Privacy(Closed):
         ConfigurationError: a value is out of range, or the accountant is unknown or does not fit.
     """
 
-    users: Whole | None  # N, declared; None: counted, which the statement says
+    users: Whole | None  # N, declared; None: counted, which the claim says
     epsilon: Number | None  # target; exclusive with noise_multiplier
     noise_multiplier: Number | None
     delta: Number | None  # None: 1 / (10 N)
@@ -184,7 +186,7 @@ class Settings(Closed):
     model: Model
     selection: Selection
     strategy: Annotated[Strategy, pydantic.BeforeValidator(gather_options)]
-    optimizer: dict[str, Any]
+    optimizer: Annotated[dict[str, Any], pydantic.BeforeValidator(optimizer.current)]
     schedule: Schedule
     privacy: Privacy
     engine: Engine
@@ -207,6 +209,7 @@ class Settings(Closed):
             raise ConfigurationError(f"eval_every={self.eval_every}: must be at least 1.")
         if not 0 < self.cohort < math.inf:
             raise ConfigurationError(f"cohort={self.cohort:g}: must be positive and finite.")
+        optimizer.check(self.optimizer)
         self._check_noise()
         if self.data.canaries and not self.track.simulation_only:
             raise ConfigurationError(
@@ -239,6 +242,23 @@ class Settings(Closed):
             raise ConfigurationError(
                 f"privacy.epsilon={epsilon}, privacy.noise_multiplier={z}: give exactly one."
             )
+
+    @property
+    def counts_users(self) -> bool:
+        """Whether N is neither declared nor public by itself, so that it is counted from data."""
+        return self.privacy.users is None and not self.data.generated
+
+    @property
+    def code_names(self) -> Mapping[str, str]:
+        """The keys of the configuration whose values name code, and these values."""
+        return {
+            "strategy.name": self.strategy.name,
+            "privacy.accountant": self.privacy.accountant,
+            "selection.rule": self.selection.rule,
+            "data.format": self.data.format,
+            "runtime.kind": self.runtime.kind,
+            "optimizer.name": self.optimizer["name"],
+        }
 
     @property
     def folder(self) -> Path:

@@ -68,7 +68,7 @@ def print_end(folder: RunFolder, scores: Mapping[str, str], statement: Mapping[s
         "run folder": f"{folder.path}",
     }
     print_rows("outcome" if statement["private"] else "NOT PRIVATE: outcome", rows)
-    print(_wrapped("", prose.text(statement).split("\n\n")[0]), flush=True)
+    print(_wrapped("", prose.claim(statement)), flush=True)
 
 
 def print_json(value: Any) -> None:

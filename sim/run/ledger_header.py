@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from userdp.server.mechanisms import header_facts
-from userdp.server.mechanisms.base import Mechanism
+from userdp.server.mechanisms import header_facts, registry
+from userdp.server.mechanisms.base import ZERO_OUT, Mechanism
 from userdp.server.statement import statement
+from userdp.sim.common import foreign_code, renamed
+from userdp.sim.config import optimizer
 from userdp.sim.config.settings import Settings
 from userdp.sim.data import selection
 from userdp.sim.planning.planner import Plan
@@ -15,9 +18,8 @@ _PACKAGES = ("userdp.sim", "userdp.clients", "userdp.server")
 # Public facts about the data: they decide who a user is, and who is held out.
 _PUBLIC_DATA = (
     *("format", "user", "text", "prompt", "chat", "text_pair", "label"),
-    *("split", "split_column", "holdout"),
+    *("split_column", "holdout"),
 )
-_INSIDE = ("userdp.", "torch.")  # hashed as a package, or named by the version of a library
 
 
 def code(settings: Settings, mechanism: Mechanism) -> str:
@@ -25,12 +27,8 @@ def code(settings: Settings, mechanism: Mechanism) -> str:
 
     Changed code may resume a run; the ledger then records its hash.
     """
-    names = (
-        *(settings.strategy.name, settings.privacy.accountant, settings.selection.rule),
-        *(settings.data.format, settings.runtime.kind, settings.optimizer["_target_"]),
-        mechanism.clipping,
-    )
-    outside = [name for name in names if "." in name and not name.startswith(_INSIDE)]
+    names = [*settings.code_names.values(), mechanism.clipping]
+    outside = [name for name in names if foreign_code.is_foreign(name)]
     return statement.code_hash(_PACKAGES, [name.rpartition(".")[0] for name in outside])
 
 
@@ -56,11 +54,9 @@ def header(
     """
     mechanism, strategy, data = plan.mechanism, settings.strategy, settings.data
     return {
-        "strategy": strategy.name,
+        **_mechanism_names(strategy.name),
+        **_users(settings, mechanism),
         "unit": "user" if data.user is not None else "record",
-        "adjacency": mechanism.adjacency,
-        "declared_users": mechanism.users,
-        "users_counted": settings.privacy.users is None,
         "delta": plan.delta,
         "epsilon_target": plan.target,
         "rounds": plan.rounds,
@@ -80,6 +76,7 @@ def header(
         "schedule": vars(settings.schedule),
         "seed": settings.seed,
         "data_seed": data.seed,
+        "split": data.split,
         "seeds_policy": "reproducible" if settings.privacy.reproducible else "secret",
         "drop_failed_nodes": settings.runtime.drop_failed_nodes,
         "classes": list(data.class_names) or None,
@@ -98,3 +95,50 @@ def header(
 def _asked(mechanism: Mechanism, settings: Settings) -> dict[str, Any]:
     """What `userdp verify` builds the mechanism from once more, beside the fields above."""
     return {"cohort": mechanism.cohort, "strategy_options": dict(settings.strategy.options)}
+
+
+def continued(
+    header: Mapping[str, Any], stored: Mapping[str, Any], *, counted: bool
+) -> dict[str, Any]:
+    """The header of a resumed run in the words of its ledger, where an older version wrote that.
+
+    Older ledgers have no ``split``, which is "user" there; they state a counted N under the
+    mechanism's own adjacency, and write an optimiser as Hydra does.
+
+    Args:
+        header: of the run that resumes.
+        stored: of its ledger.
+        counted: whether the run that resumes declares no N.
+    """
+    asked, stored = dict(header), renamed.current(stored)
+    if optimizer.current(stored.get("optimizer")) == asked["optimizer"]:
+        asked["optimizer"] = stored["optimizer"]
+    if "split" in stored:
+        return asked
+    if asked["split"] == "user":
+        del asked["split"]
+    if counted and stored.get("users_counted"):
+        asked |= {name: stored.get(name) for name in ("users_counted", "adjacency")}
+    return asked
+
+
+def _mechanism_names(given: str) -> dict[str, str]:
+    """The mechanism's name, and the hash of its module where it is outside userdp.
+
+    The guarantee of such a mechanism rests on code that was not tested here.
+    """
+    name = registry.MECHANISMS.name_of(given)
+    if not foreign_code.is_foreign(name):
+        return {"strategy": name}
+    code_of_module = statement.code_hash([], [name.rpartition(".")[0]])
+    return {"strategy": name, "mechanism_code": code_of_module}
+
+
+def _users(settings: Settings, mechanism: Mechanism) -> dict[str, Any]:
+    """N, and which populations are neighbours: of a counted N, those that leave it as it is."""
+    counted = settings.counts_users
+    return {
+        "declared_users": mechanism.users,
+        "users_counted": counted,
+        "adjacency": ZERO_OUT if counted else mechanism.adjacency,
+    }

@@ -50,6 +50,10 @@ from userdp.sim.runtime.registry import RUNTIMES, Nodes
 from userdp.sim.tracking.tracker import Tracker
 
 _LOG = logging.getLogger("userdp")
+_COUNTED = (
+    "privacy.users=null: the number of users, {}, was counted from the data, and the claim says "
+    "so; if an upper bound is publicly known, declare it by privacy.users=N."
+)
 
 
 def run(
@@ -74,6 +78,8 @@ def run(
         if settings.track.simulation_only:  # before the first such value is printed or written
             ledger.note(hash_chain.SIMULATION_ONLY)
         _print_start(prepared, minutes)
+        if prepared.header["users_counted"] and prepared.plan.mechanism.private:
+            _LOG.warning("%s", _COUNTED.format(prepared.plan.mechanism.users))
         tracker = trackers.of(settings)
         tracker.start(config)
         try:

@@ -20,8 +20,9 @@ from userdp.server.ledger import hash_chain, ledger
 from userdp.server.ledger.ledger import Account
 from userdp.server.mechanisms.base import Mechanism
 from userdp.server.statement import claim, prose, schema, statement
-from userdp.sim.common import renamed, third_party
+from userdp.sim.common import foreign_code, renamed, third_party
 from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.common.foreign_code import CodeNotLoadedError
 from userdp.sim.config import hydra_compose
 from userdp.sim.config.settings import Settings
 from userdp.sim.planning import planner
@@ -46,6 +47,7 @@ class Verified:
     stored: bool  # whether the run has a statement; if so, it makes the same claim
     found: Findings  # what else was compared, and what was not there
     second: str  # another accountant's epsilon beside the claim's, in words
+    loaded: bool = True  # whether the code of the mechanism was there to describe it
 
     def text(self) -> str:
         """The text that the command prints."""
@@ -59,14 +61,24 @@ class Verified:
             self.second,
             *self._simulation_only(),
             f"{rounds} rounds intended, {unfinished} of them without a release.",
-            prose.text(self.statement).split("\n\n")[0],
+            prose.claim(self.statement),
         ]
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._unloaded()])
 
     def _simulation_only(self) -> list[str]:
         if not self.statement["simulation_only"]:
             return []
         return ["This run wrote values without noise (track.simulation_only), which it leaves out."]
+
+    def _unloaded(self) -> list[str]:
+        name = self.statement["strategy"]
+        if self.loaded:
+            return []
+        package = name.partition(".")[0]
+        return [
+            f"Mechanism of another package: {name}; its code was not loaded, and what it says of "
+            f"itself was not compared ({foreign_code.VARIABLE}={package} loads it)."
+        ]
 
 
 def verify(folder: Path, head: str | None = None) -> Verified:
@@ -76,6 +88,8 @@ def verify(folder: Path, head: str | None = None) -> Verified:
         folder: of the run.
         head: of this run's ledger, as it was noted at some time; None: none was noted.
 
+    Code of another package is loaded only where `foreign_code.VARIABLE` allows it.
+
     Raises:
         ConfigurationError: there is no such run, its chain is broken or lacks ``head``, its events
             are not those of its mechanism, or statement, configuration, metrics, model card,
@@ -83,7 +97,8 @@ def verify(folder: Path, head: str | None = None) -> Verified:
     """
     run = RunFolder(folder)
     try:
-        return _verified(run, head)
+        with foreign_code.named_by_a_run_folder():
+            return _verified(run, head)
     except ConfigurationError as error:
         told = str(error)
         raise ConfigurationError(
@@ -101,18 +116,21 @@ def _verified(run: RunFolder, head: str | None) -> Verified:
     account = _account(run, head, found)
     settings = _settings(run, account, found)
     header = _completed(account, settings)
-    mechanism = mechanism_facts.build(run.ledger, header)
-    if settings is not None:
-        _check_configuration(run, account, settings, mechanism)
-    mechanism_facts.check(run.ledger, account, header, mechanism)
-    found.compared.append("the mechanism's own event, noise and sensitivity")
+    mechanism = None
+    if loaded := foreign_code.may_load(header["strategy"]):
+        mechanism = mechanism_facts.build(run.ledger, header)
+        if settings is not None:
+            _check_configuration(run, account, settings, mechanism)
+        mechanism_facts.check(run.ledger, account, header, mechanism)
+        found.compared.append("the mechanism's own event, noise and sensitivity")
     facts = _facts(run, account)
     stored = _stored(run.statement)
     if stored is not None:
         _check_statement(run, account, stored, facts, _code(settings, mechanism), found)
         files.check_published(run, stored, found)
     files.check_checkpoint(run, account, found)
-    metrics.check(run, account, mechanism, facts, found, ended=stored is not None)
+    if mechanism is not None:
+        metrics.check(run, account, mechanism, facts, found, ended=stored is not None)
     _check_inputs_noted(account, found)
     return Verified(
         account=account,
@@ -120,6 +138,7 @@ def _verified(run: RunFolder, head: str | None) -> Verified:
         stored=stored is not None,
         found=found,
         second=_second_opinion(run, header, account, facts),
+        loaded=loaded,
     )
 
 
@@ -153,6 +172,11 @@ def _settings(run: RunFolder, account: Account, found: Findings) -> Settings | N
         return None
     try:
         settings, _ = hydra_compose.stored(run)
+    except CodeNotLoadedError as error:
+        if account.format == 1:  # its ledger lacks what the mechanism is built from
+            raise
+        found.lacking.append(f"{run.config.name}: {error}".rstrip("."))
+        return None
     except ConfigurationError as error:
         raise ConfigurationError(f"verify: {run.config}: {error}") from None
     found.compared.append(run.config.name)
@@ -188,6 +212,7 @@ def _check_configuration(
     except KeyError as error:
         raise ConfigurationError(f"verify: {run.ledger} lacks {error} in its header.") from None
     asked = mechanism_facts.comparable(mechanism, hash_chain.plain(rebuilt, "header"))
+    asked = ledger_header.continued(asked, header, counted=settings.counts_users)
     known = {
         name: value
         for name, value in asked.items()
@@ -200,9 +225,11 @@ def _check_configuration(
     findings.refuse_unless_empty(run.path, problems)
 
 
-def _code(settings: Settings | None, mechanism: Mechanism) -> str:
-    """Hash of the code that runs now."""
-    return "" if settings is None else ledger_header.code(settings, mechanism)
+def _code(settings: Settings | None, mechanism: Mechanism | None) -> str:
+    """Hash of the code that runs now; empty where the run's own code was not loaded."""
+    if settings is None or mechanism is None:
+        return ""
+    return ledger_header.code(settings, mechanism)
 
 
 def _facts(run: RunFolder, account: Account) -> dict[str, Any]:

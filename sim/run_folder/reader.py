@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import yaml
 
+from userdp.sim.common import foreign_code
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.common.flatten import flatten
 from userdp.sim.run_folder.layout import SUMMARY, RunFolder
@@ -55,8 +56,9 @@ class Run:
 
     @property
     def strategy(self) -> str:
-        """Name of the strategy, or "unknown"."""
-        return str(self.config.get("strategy.name", self.statement.get("strategy", "unknown")))
+        """Name of the strategy, as the statement has it, or "unknown"; never any other text."""
+        name = str(self.statement.get("strategy", self.config.get("strategy.name", "")))
+        return name if name.isidentifier() or foreign_code.is_dotted(name) else "unknown"
 
     @property
     def noised(self) -> bool:

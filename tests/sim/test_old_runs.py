@@ -68,6 +68,13 @@ def test_a_stopped_run_is_verified_before_and_after_it_is_resumed(name, capsys):
     assert not (Path(name) / "checkpoint" / "noise").exists()
 
 
+def test_an_old_claim_keeps_its_meaning_and_tells_the_counted_number(capsys):
+    assert cli.main(["verify", "user_wise"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "under adding or removing one user with all records, where the number of users" in told
+    assert "22, was counted from the training data" in told
+
+
 def test_a_resumed_run_keeps_its_mechanism(capsys):
     changed = ["resume=stopped_user_wise", "strategy.records_per_user=3"]
     assert cli.main(["run", *changed]) == 2

@@ -36,8 +36,12 @@ def of_sweep(folder: Path) -> list[str]:
 
 def first_lines(folder: Path, runs: Sequence[Run]) -> list[str]:
     """The lines of a run where the folder is a run's, else those of the sweep."""
-    alone = len(runs) == 1 and runs[0].folder.samefile(folder)
-    lines = of_run(runs[0]) if alone else of_sweep(folder)
+    from userdp.server.statement import conditions
+
+    if len(runs) == 1 and runs[0].folder.samefile(folder):
+        lines = of_run(runs[0])
+    else:
+        lines = [*of_sweep(folder), *conditions.of_runs(run.statement for run in runs)]
     return [*lines, *_without_noise(runs)]
 
 
