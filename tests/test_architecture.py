@@ -68,7 +68,7 @@ ROOMS = [
 LIBRARIES = {
     "flwr": {
         *("sim.protocol", "sim.runtime", "clients.app", "server.app", "server.strategy"),
-        *("sim.run", "analysis.benchmark"),
+        *("server.reply_check", "server.time_limit", "sim.run", "analysis.benchmark"),
     },
     "wandb": {"sim.tracking.wandb_tracker", "analysis.report.wandb_summary"},
     "tensorboard": {"sim.tracking.tensorboard_tracker"},
