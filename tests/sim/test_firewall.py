@@ -113,7 +113,7 @@ def wandb_values(folder: Path) -> list[str]:
     }
     shown = [json.dumps(row, sort_keys=True) for row in rows]
     shown += [f"{key}: {last[key]}" for key in sorted(last) if not key.startswith("_")]
-    return [*shown, *sorted(line.strip() for line in others)]
+    return [*shown, *sorted({line.strip() for line in others} - {"CLOCK"})]
 
 
 def events(path: Path) -> list[str]:

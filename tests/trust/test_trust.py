@@ -1,0 +1,81 @@
+"""A small share of `make trust`: the long checks work, and find what they are there to find."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from trust import fuzz, kills, mutations
+
+from helpers import small_world
+from userdp.server.strategy import PrivateStrategy
+from userdp.sim.run import runner
+
+SEED = 3
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("USERDP_CACHE", str(small_world.folder() / "cache"))
+
+
+def test_configurations_end_well_or_in_one_line(tmp_path):
+    outcomes = fuzz.tried(SEED, range(25), tmp_path)
+    assert [outcome.told for _, outcome in outcomes if outcome.kind == "fault"] == []
+    assert set(fuzz.counts(outcomes)) >= {"success", "refused"}
+
+
+def test_the_fuzz_finds_a_traceback_and_a_claim_that_is_too_small(tmp_path, monkeypatch):
+    configuration = small_world.overrides("cohort=12", "privacy.users=40")
+    assert fuzz.ran(configuration, tmp_path / "good").kind == "success"
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.run_summary, "print_start", lambda *_, **__: {}["locker"])
+        assert "KeyError" in fuzz.ran(configuration, tmp_path / "bad").told
+    stated = tmp_path / "good" / "privacy_statement.json"
+    text = stated.read_text()
+    stated.write_text(text.replace('"epsilon": 7', '"epsilon": 6'))
+    assert stated.read_text() != text
+    assert fuzz.claim_checked(tmp_path / "good").kind == "fault"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a killed run is a fork")
+@pytest.mark.parametrize("number", range(3))
+def test_a_run_that_was_killed_anywhere_ends_with_every_round_accounted_for(tmp_path, number):
+    run = kills.killed(SEED, number, tmp_path)
+    assert run.faults == ()
+    assert run.kills >= 1
+    assert run.vectors >= 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a killed run is a fork")
+def test_the_kills_find_noise_that_comes_again_and_a_draw_before_its_intent(tmp_path, monkeypatch):
+    class Late(PrivateStrategy):
+        """Draws noise when the round begins, and the same in every round."""
+
+        def configure_train(self, *args):
+            kills.rng.standard_normal(kills.rng.Secrets(replay_seed=0).stream("noise", 0), 9)
+            return super().configure_train(*args)
+
+    monkeypatch.setattr(runner, "PrivateStrategy", Late)
+    faults = kills.killed(SEED, 0, tmp_path).faults
+    assert "a noise vector was drawn twice" in faults
+    assert "noise was drawn ahead of its intent" in faults
+
+
+def test_mutations_of_the_sampling_are_caught_by_its_tests(tmp_path):
+    tree = mutations.copied(tmp_path)
+    first, second = mutations.MUTATIONS[:2]
+    assert mutations.tests_pass(first.tests.split(), tree)
+    assert not mutations.survives(first, tree)
+    assert not mutations.survives(second, tree)
+
+
+def test_every_mutation_names_text_that_is_there_and_tests_that_exist():
+    for mutation in mutations.MUTATIONS:
+        text = (mutations.ROOT / mutation.file).read_text()
+        assert text.count(mutation.old) == 1, mutation.name
+        assert mutation.new != mutation.old
+        for path in mutation.tests.split():
+            assert (mutations.ROOT / path).exists(), path
+    assert len({mutation.name for mutation in mutations.MUTATIONS}) == len(mutations.MUTATIONS)
