@@ -47,7 +47,7 @@ CASES = {
     "concentrated": ["strategy=concentrated", *LOUD],
     "matrix_factorization": ["strategy=matrix_factorization", "strategy.bands=2"],
 }
-FAST = [("user_wise", "wandb"), ("group_privacy", "jsonl"), ("concentrated", "jsonl")]
+FAST = [("user_wise", "wandb"), ("concentrated", "jsonl")]
 SLOW = [
     (case, sink)
     for case in CASES

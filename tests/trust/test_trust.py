@@ -1,7 +1,8 @@
-"""A small share of `make trust`: the long checks work, and find what they are there to find."""
+"""A small share of `make trust`, and (slow) that the long checks find what they are there for."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import pytest
@@ -21,11 +22,12 @@ def _elsewhere(tmp_path, monkeypatch):
 
 
 def test_configurations_end_well_or_in_one_line(tmp_path):
-    outcomes = fuzz.tried(SEED, range(25), tmp_path)
+    outcomes = fuzz.tried(SEED, range(12), tmp_path)
     assert [outcome.told for _, outcome in outcomes if outcome.kind == "fault"] == []
     assert set(fuzz.counts(outcomes)) >= {"success", "refused"}
 
 
+@pytest.mark.slow
 def test_the_fuzz_finds_a_traceback_and_a_claim_that_is_too_small(tmp_path, monkeypatch):
     configuration = small_world.overrides("cohort=12", "privacy.users=40")
     assert fuzz.ran(configuration, tmp_path / "good").kind == "success"
@@ -40,7 +42,7 @@ def test_the_fuzz_finds_a_traceback_and_a_claim_that_is_too_small(tmp_path, monk
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a killed run is a fork")
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(2))
 def test_a_run_that_was_killed_anywhere_ends_with_every_round_accounted_for(tmp_path, number):
     run = kills.killed(SEED, number, tmp_path)
     assert run.faults == ()
@@ -48,6 +50,7 @@ def test_a_run_that_was_killed_anywhere_ends_with_every_round_accounted_for(tmp_
     assert run.vectors >= 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a killed run is a fork")
 def test_the_kills_find_noise_that_comes_again_and_a_draw_before_its_intent(tmp_path, monkeypatch):
     class Late(PrivateStrategy):
@@ -63,12 +66,25 @@ def test_the_kills_find_noise_that_comes_again_and_a_draw_before_its_intent(tmp_
     assert "noise was drawn ahead of its intent" in faults
 
 
-def test_mutations_of_the_sampling_are_caught_by_its_tests(tmp_path):
-    tree = mutations.copied(tmp_path)
-    first, second = mutations.MUTATIONS[:2]
-    assert mutations.tests_pass(first.tests.split(), tree)
-    assert not mutations.survives(first, tree)
-    assert not mutations.survives(second, tree)
+def named(part):
+    [mutation] = [mutation for mutation in mutations.MUTATIONS if part in mutation.name]
+    return mutation
+
+
+def test_a_mutation_is_applied_to_a_copy_and_caught_there(tmp_path):
+    mutation = named("plain hash")  # whose tests are quick
+    before = (mutations.ROOT / mutation.file).read_text()
+    assert not mutations.survives(mutation, mutations.copied(tmp_path))
+    assert (mutations.ROOT / mutation.file).read_text() == before
+    assert (tmp_path / mutation.file).read_text() == before
+
+
+@pytest.mark.slow
+def test_without_a_mutation_the_tests_pass_and_a_harmless_one_survives(tmp_path):
+    tree, mutation = mutations.copied(tmp_path), named("plain hash")
+    assert mutations.tests_pass(mutation.tests.split(), tree)
+    harmless = dataclasses.replace(mutation, old="[:32]", new="[:32][:32]")
+    assert mutations.survives(harmless, tree)
 
 
 def test_every_mutation_names_text_that_is_there_and_tests_that_exist():
