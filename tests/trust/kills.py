@@ -4,9 +4,11 @@ The points are the moments before and after each call that makes something durab
 replacement of a file, its removal. A run is a fork of this process, which has loaded all libraries,
 and a kill is ``os._exit``: no ``finally`` runs, no buffer is flushed.
 
-Every noise vector is written to a diary at the moment it is drawn, with the number of intents that
-are on disk then. Afterwards no vector may have been drawn twice, no draw may have run ahead of its
-intent, and the intents must be the rounds of the configuration, no more and no fewer.
+Every noise vector is written to a diary at the moment it is drawn, with the round that it is for
+and the number of intents that are on disk then. Afterwards no vector may have been drawn twice, no
+draw may have run ahead of its intent, and the intents must be the rounds of the configuration, no
+more and no fewer. A mechanism with correlated noise may draw the row of a lost round anew: that is
+a new vector, of a round whose intent is on disk.
 """
 
 from __future__ import annotations
@@ -67,19 +69,24 @@ def watch(points: Points, folder: Path, diary: Path) -> None:
     os.fsync = points.around(os.fsync)
     for name in ("replace", "rename", "unlink"):
         setattr(Path, name, points.around(getattr(Path, name)))
-    draw = rng.standard_normal
+    draw, stream, rounds = rng.standard_normal, rng.Secrets.stream, [0]
+
+    def numbered(self: rng.Secrets, purpose: str, number: int) -> rng.SecretStream:
+        rounds.append(number)
+        return stream(self, purpose, number)
 
     def noted(stream: rng.SecretStream, size: int) -> Any:
         vector = draw(stream, size)
         if size > 1:  # the update's noise, not that of a single figure
             path = folder / "ledger.jsonl"
             on_disk = path.read_bytes().count(b'"kind":"intent"') if path.exists() else 0
-            entry = {"noise": hashlib.sha256(vector.tobytes()).hexdigest(), "intents": on_disk}
+            digest = hashlib.sha256(vector.tobytes()).hexdigest()
+            entry = {"noise": digest, "round": rounds[-1], "intents": on_disk}
             with diary.open("a") as file:
                 file.write(json.dumps(entry) + "\n")
         return vector
 
-    rng.standard_normal = noted
+    rng.standard_normal, rng.Secrets.stream = noted, numbered  # type: ignore[method-assign]
 
 
 def forked(arguments: list[str], folder: Path, diary: Path, last: int | None) -> tuple[int, int]:
@@ -158,7 +165,7 @@ def _faults(run: Path, diary: Path, code: int) -> tuple[str, ...]:
         faults.append(f"{account.rounds} intents for {ROUNDS} rounds")
     if len({entry["noise"] for entry in drawn}) != len(drawn):
         faults.append("a noise vector was drawn twice")
-    if any(entry["intents"] < number for number, entry in enumerate(drawn, 1)):
+    if any(entry["intents"] < entry["round"] for entry in drawn):
         faults.append("noise was drawn ahead of its intent")
     if finished and json.loads((run / "privacy_statement.json").read_text())["rounds"] != ROUNDS:
         faults.append("the statement counts other rounds than the ledger")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 
+import numpy as np
 import pytest
 from trust import fuzz, kills, mutations
 
@@ -57,7 +58,8 @@ def test_the_kills_find_noise_that_comes_again_and_a_draw_before_its_intent(tmp_
         """Draws noise when the round begins, and the same in every round."""
 
         def configure_train(self, *args):
-            kills.rng.standard_normal(kills.rng.Secrets(replay_seed=0).stream("noise", 0), 9)
+            kills.rng.Secrets().stream("noise", self.ledger.next_round)
+            kills.rng.standard_normal(kills.rng.Replayed(np.random.default_rng(0)), 9)
             return super().configure_train(*args)
 
     monkeypatch.setattr(runner, "PrivateStrategy", Late)
