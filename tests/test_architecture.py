@@ -69,7 +69,7 @@ ROOMS = [
 LIBRARIES = {
     "flwr": {
         *("sim.protocol", "sim.runtime", "clients.app", "server.app", "server.strategy"),
-        *("sim.run", "analysis.benchmark"),
+        *("server.reply_check", "server.time_limit", "sim.run", "analysis.benchmark"),
     },
     "wandb": {"sim.tracking.wandb_tracker", "analysis.report.wandb_summary"},
     "tensorboard": {"sim.tracking.tensorboard_tracker"},
@@ -388,7 +388,7 @@ def test_lines_of_text_wrap_at_120_characters(path):
 
 def test_tests_mirror_the_tree():
     """Every folder of tests is one of the code's; helpers and data are apart."""
-    apart = {"helpers", "old_runs", "extension"}
+    apart = {"helpers", "old_runs", "extension", "trust"}
     folders = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("*.py")}
     rooms = {folder.relative_to(ROOT) for folder in code_folders()}
     assert {f for f in folders if f.parts and f.parts[0] not in apart} <= rooms | {Path()}

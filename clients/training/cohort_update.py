@@ -150,7 +150,7 @@ def block_updates(
 
     Returns:
         (units of the block, D) float32, and the sum of the units' losses under the global adapter
-        (scalar).
+        (scalar), without the stacks whose loss is not finite.
 
     Raises:
         MemoryError: a single record does not fit into the device's memory.
@@ -176,7 +176,8 @@ def _block_gradient(
     for batch in block.batches:
         for lanes, part, part_loss in _gradients(model, adapters, batch, engine):
             gradient.index_add_(0, lanes, part)
-            loss += part_loss
+            # A user whose loss is not finite fails alone, and must not spoil the round's figure.
+            loss += part_loss.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     return gradient, loss
 
 

@@ -124,11 +124,12 @@ class Runtime(Closed):
     """The group ``runtime``: the nodes of the federation.
 
     Raises:
-        ConfigurationError: there is no node, or no such runtime.
+        ConfigurationError: there is no node, no time to answer, or no such runtime.
     """
 
     nodes: Whole
     drop_failed_nodes: bool
+    timeout: Number | None = None  # seconds in which a round's nodes have to answer; None: no limit
     options: dict[str, Any] = field(default_factory=dict)  # of a runtime outside userdp
     kind: str = "in_process"  # of `userdp.sim.runtime.registry.RUNTIMES`, or a dotted name
 
@@ -136,6 +137,10 @@ class Runtime(Closed):
         RUNTIMES.check(self.kind)
         if self.nodes < 1:
             raise ConfigurationError(f"runtime.nodes={self.nodes}: must be at least 1.")
+        if self.timeout is not None and not 0 < self.timeout < math.inf:
+            raise ConfigurationError(
+                f"runtime.timeout={self.timeout:g}: must be positive and finite seconds, or null."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,7 +91,11 @@ class CorpusSettings:
         )
 
     def cache_key(self, contents: str, encode: Encode) -> str:
-        """The corpus's name in the cache; ``contents`` is the fingerprint of the source."""
+        """What the corpus depends on, as the cache needs it to name the corpus.
+
+        Args:
+            contents: fingerprint of the source.
+        """
         settings = [
             *(self.format, self.columns, self.split, self.holdout, self.seed, self.strict),
             *(self.name, self.hub_split, self.max_tokens),
@@ -123,7 +127,7 @@ def load(source: Source, settings: CorpusSettings, encode: Encode, cache_folder:
             )
 
     key = settings.cache_key(opened.fingerprint, encode)
-    return Corpus.load(cache.published(cache_folder / "corpora" / key, build))
+    return Corpus.load(cache.published(cache.place(cache_folder, "corpora", key), build))
 
 
 def generate(
@@ -144,10 +148,10 @@ def generate(
         for user, texts in population.users(seed, users)
         for text in texts
     )
-    folder = cache.published(
-        cache_folder / "corpora" / key, lambda folder: corpus.write(folder, examples, encode, {})
+    place = cache.place(cache_folder, "corpora", key)
+    return Corpus.load(
+        cache.published(place, lambda folder: corpus.write(folder, examples, encode, {}))
     )
-    return Corpus.load(folder)
 
 
 def _batch_encoder(

@@ -69,7 +69,7 @@ def run(
 
     Raises:
         ConfigurationError: before a round is spent.
-        StoppedError: a node failed twice; the run can be resumed.
+        StoppedError: a node failed twice or answered wrongly; the run can be resumed.
     """
     prepared = prepare.prepare(settings, load)
     minutes = time_estimate.minutes(settings, prepared.plan, prepared.inputs, prepared.engine)
@@ -184,6 +184,7 @@ def _strategy(
         tracker=tracker,
         checkpoints=prepared.folder.checkpoint,
         drop_failed_nodes=settings.runtime.drop_failed_nodes,
+        timeout=settings.runtime.timeout,
     )
 
 
