@@ -1,0 +1,174 @@
+"""Repeats the rounds of one event with a canary user and without: the strong threat model.
+
+The adversary chooses the canary's update and that of every other user, knows all of them, and sees
+every release of the event. The update goes through the mechanism's own coins, the clip rule of its
+contract and its release. Two choices for the other users are tried: silent ones, whose lanes
+must stay empty, and ones that oppose the canary, which shows whether its presence keeps another user
+out.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from userdp.analysis.audit.options import Randomness
+from userdp.analysis.audit.subject import OVERSHOOT, Subject, fitting, signs
+from userdp.server.mechanisms.base import Mechanism, Release
+from userdp.sim.common import rng
+from userdp.sim.protocol.cohort_sum import CohortSum
+from userdp.sim.protocol.contract import Assignment
+
+SILENT, OPPOSED = 0.0, -1.0  # the other users' updates, along the canary's
+CANARY = 0  # its position among the declared users
+_SHIFTS = 8  # pairs of worlds that show what the canary moves
+_MOST_PAIRS = 20000  # that are tried to find them
+
+
+@dataclass(kw_only=True)
+class Played:
+    """What one event published, and figures of it that only the auditor sees."""
+
+    figures: list[float] = field(default_factory=list)  # published, along the canary's direction
+    totals: list[np.ndarray] = field(default_factory=list)  # sums before noise
+    units: list[int] = field(default_factory=list)  # of the canary, each counted once
+    noise_square: float = 0.0  # of the first release across the direction, in its stated std
+    noise_count: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """A subject, the canary's direction, and what the other users do."""
+
+    subject: Subject
+    direction: np.ndarray  # (D,) float32 of norm 1
+    others: float  # `SILENT` or `OPPOSED`
+    shift: float | None = None  # of the sum, over C, measured elsewhere; None: through the clip
+
+    @classmethod
+    def of(cls, subject: Subject, dimension: int, others: float, randomness: Randomness) -> Bench:
+        """A bench with a random direction."""
+        direction = signs(fitting(dimension), 1, randomness.own("direction"))[0]
+        return cls(subject=subject, direction=direction, others=others)
+
+    def play(self, stream: rng.SecretStream, *, canary: bool) -> Played:
+        """One event of a fresh mechanism.
+
+        Args:
+            stream: of coins and noise.
+            canary: whether the canary has an update; its coin is tossed in either world.
+        """
+        mechanism, played = copy.deepcopy(self.subject.mechanism), Played()
+        for number in range(1, self.subject.period + 1):
+            assignment = mechanism.draw(stream, number)
+            cohort = self._cohort(mechanism, number, assignment, canary, played)
+            release = mechanism.release(cohort, stream, number)
+            self._note(mechanism, release, played, first=number == 1)
+            mechanism = mechanism.after(release)
+            if release.halted:
+                break
+        width = len(played.figures) // max(1, len(played.totals))
+        played.figures += [0.0] * (width * (self.subject.period - len(played.totals)))
+        return played
+
+    def _cohort(
+        self,
+        mechanism: Mechanism,
+        number: int,
+        assignment: Assignment,
+        canary: bool,
+        played: Played,
+    ) -> CohortSum:
+        mine = assignment.users == CANARY
+        hits = int(mine.sum())
+        slots = assignment.slots[mine] if len(assignment.slots) else np.zeros(min(hits, 1))
+        played.units.append(len(np.unique(slots)))
+        contract = self.subject.contract(mechanism, number)
+        rows = np.repeat(self.direction[None], len(mine) - hits + hits * canary, 0)
+        rows[hits * canary :] *= self.others
+        rows *= OVERSHOOT * contract.clip_norm
+        cohort = self.subject.clipped(rows, contract)
+        if self.shift is not None:
+            moved = self.shift * contract.clip_norm * hits * canary
+            cohort = CohortSum(
+                moved * self.direction.astype(np.float64), {}, cohort.unclipped_bits, cohort.rows
+            )
+        played.totals.append(cohort.total)
+        return cohort
+
+    def _note(self, mechanism: Mechanism, release: Release, played: Played, first: bool) -> None:
+        """Project what the release publishes; the mean is in units of C on the sum."""
+        direction = self.direction.astype(np.float64)
+        along = float(direction @ release.mean)
+        scale = mechanism.expected_units / mechanism.clip_norm
+        played.figures.append(along * scale)
+        if release.unclipped_fraction is not None:
+            played.figures.append(release.unclipped_fraction * mechanism.expected_units)
+        played.figures += [release.released[name] for name in sorted(release.released)]
+        if first and not release.halted:
+            across = release.mean - along * direction
+            std = release.noise_std
+            played.noise_square = float(across @ across) / std**2 if std else 0.0
+            played.noise_count = len(across) - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moved:
+    """What the canary moves, without noise: from pairs of worlds with the same coins and noise."""
+
+    shift: np.ndarray  # (figures,) mean over events that the canary took part in
+    sensitivity: float  # largest change of a sum by one of the canary's units, over C
+    pairs: int
+
+
+def moved(bench: Bench, randomness: Randomness) -> Moved:
+    """Play pairs of worlds until the canary took part in some; zero shift where it never does."""
+    shifts: list[np.ndarray] = []
+    largest, clip_norm = 0.0, bench.subject.mechanism.clip_norm
+    pair = 0
+    for pair in range(1, _MOST_PAIRS + 1):
+        inside, outside = (
+            bench.play(randomness.paired("pair", pair), canary=canary) for canary in (True, False)
+        )
+        if not any(inside.units):
+            continue
+        shifts.append(np.array(inside.figures) - np.array(outside.figures))
+        largest = max(largest, _sensitivity(inside, outside) / clip_norm)
+        if len(shifts) == _SHIFTS:
+            break
+    if not shifts:
+        shifts = [np.zeros(len(outside.figures))]
+    return Moved(shift=np.mean(shifts, axis=0), sensitivity=largest, pairs=pair)
+
+
+def _sensitivity(inside: Played, outside: Played) -> float:
+    """Change of the sums, over the number of the canary's units in the round."""
+    changes = [
+        float(np.linalg.norm(one - other)) / max(1, units)
+        for one, other, units in zip(inside.totals, outside.totals, inside.units, strict=True)
+    ]
+    return max(changes)
+
+
+def weights(shift: np.ndarray, outside: np.ndarray) -> np.ndarray:
+    """(figures,) the linear score that tells the worlds apart best, if noise is normal.
+
+    Args:
+        shift: (figures,) of the canary.
+        outside: (trials, figures) without the canary.
+    """
+    covariance = np.atleast_2d(np.cov(outside, rowvar=False))
+    floor = 1e-12 * (shift**2 + np.diag(covariance)) + 1e-300
+    if not shift.any():
+        return np.ones_like(shift)
+    solved: np.ndarray = np.linalg.solve(covariance + np.diag(floor), shift)
+    return solved
+
+
+def noise_ratio(played: Sequence[tuple[float, int]]) -> tuple[float, int]:
+    """Sum of the squares of noise in its stated std, and how many numbers they are of."""
+    return math.fsum(square for square, _ in played), sum(count for _, count in played)
