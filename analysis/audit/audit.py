@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,7 @@ from userdp.analysis.audit.subject import Subject
 from userdp.analysis.audit.texts import Engine
 
 Check = Callable[[Subject, Options, Randomness, float, Tick], list[Finding]]
-_CHECKS: Mapping[Check, int] = {  # and how many of a check's findings have a random error
-    repeated.checks: repeated.RANDOM_CHECKS,
-    participation.checks: participation.RANDOM_CHECKS,
-    one_run.checks: one_run.RANDOM_CHECKS,
-}
+_CHECKS: Sequence[Check] = (repeated.checks, participation.checks, one_run.checks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +61,7 @@ def run(
         engine: a model that trains canary users with invented texts; None leaves them out.
     """
     begin, findings = time.monotonic(), []
-    random_checks = sum(_CHECKS.values()) + (texts.RANDOM_CHECKS if engine else 0)
-    failure = options.false_alarms / random_checks
+    failure = options.false_alarms / random_checks(subject, engine)
     for check in _CHECKS:
         findings += check(subject, options, randomness, failure, tick)
     if engine is not None:
@@ -74,9 +69,15 @@ def run(
     return Outcome(subject=subject, findings=findings, seconds=time.monotonic() - begin)
 
 
+def random_checks(subject: Subject, engine: Engine | None = None) -> int:
+    """How many findings have a random error; each may be wrong with its share of the whole."""
+    plain = participation.RANDOM_CHECKS + one_run.RANDOM_CHECKS
+    return repeated.random_checks(subject) + plain + (texts.RANDOM_CHECKS if engine else 0)
+
+
 def ticks(subject: Subject, options: Options, engine: Engine | None = None) -> int:
     """How often an audit of this subject ticks."""
-    repeats = len(repeated.ARMS) + (engine is not None)
+    repeats = len(repeated.arms(subject)) + (engine is not None)
     trials = 2 * repeats * subject.affordable(options.trials) + subject.affordable(options.draws)
     rounds = min(subject.rounds, options.rounds)
     return trials + rounds + (texts.ticks(subject, options) if engine else 0)

@@ -2,17 +2,18 @@
 
 The adversary chooses the canary's update and that of every other user, knows all of them, and sees
 every release of the event. The update goes through the mechanism's own coins, the clip rule of its
-contract and its release. Two choices for the other users are tried: silent ones, whose lanes
-must stay empty, and ones that oppose the canary, which shows whether its presence keeps another user
-out.
+contract and its release. What the other users do is `Others`: silent ones show whether the canary
+reaches their lanes, ones that oppose it whether its presence keeps another user out.
 """
 
 from __future__ import annotations
 
 import copy
+import enum
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -21,12 +22,29 @@ from userdp.analysis.audit.subject import OVERSHOOT, Subject, fitting, signs
 from userdp.server.mechanisms.base import Mechanism, Release
 from userdp.sim.common import rng
 from userdp.sim.protocol.cohort_sum import CohortSum
-from userdp.sim.protocol.contract import Assignment
+from userdp.sim.protocol.contract import Assignment, Contract
 
-SILENT, OPPOSED = 0.0, -1.0  # the other users' updates, along the canary's
 CANARY = 0  # its position among the declared users
 _SHIFTS = 8  # pairs of worlds that show what the canary moves
 _MOST_PAIRS = 20000  # that are tried to find them
+
+
+class Others(enum.Enum):
+    """The updates of all other users before the clip."""
+
+    SILENT = "others are silent"  # zero
+    OPPOSED = "others oppose it"  # the canary's, with the other sign
+    DIVIDED = "others are divided"  # across the canary's, one half against the other
+
+    def rows(self, count: int, direction: np.ndarray) -> np.ndarray:
+        """(count, D) float32 of norm 0 or 1, for the canary's ``direction`` (D,)."""
+        sign = -1.0 if self is Others.OPPOSED else 0.0
+        rows = np.repeat(np.float32(sign) * direction[None], count, 0)
+        if self is Others.DIVIDED:
+            across = direction.copy()
+            across[::2] *= -1
+            rows[::2], rows[1::2] = across, -across
+        return rows
 
 
 @dataclass(kw_only=True)
@@ -46,11 +64,12 @@ class Bench:
 
     subject: Subject
     direction: np.ndarray  # (D,) float32 of norm 1
-    others: float  # `SILENT` or `OPPOSED`
+    others: Others
     shift: float | None = None  # of the sum, over C, measured elsewhere; None: through the clip
+    known: dict[Any, CohortSum] = field(default_factory=dict)  # clipped sums by what they are of
 
     @classmethod
-    def of(cls, subject: Subject, dimension: int, others: float, randomness: Randomness) -> Bench:
+    def of(cls, subject: Subject, dimension: int, others: Others, randomness: Randomness) -> Bench:
         """A bench with a random direction."""
         direction = signs(fitting(dimension), 1, randomness.own("direction"))[0]
         return cls(subject=subject, direction=direction, others=others)
@@ -88,17 +107,24 @@ class Bench:
         slots = assignment.slots[mine] if len(assignment.slots) else np.zeros(min(hits, 1))
         played.units.append(len(np.unique(slots)))
         contract = self.subject.contract(mechanism, number)
-        rows = np.repeat(self.direction[None], len(mine) - hits + hits * canary, 0)
-        rows[hits * canary :] *= self.others
-        rows *= OVERSHOOT * contract.clip_norm
-        cohort = self.subject.clipped(rows, contract)
-        if self.shift is not None:
-            moved = self.shift * contract.clip_norm * hits * canary
-            cohort = CohortSum(
-                moved * self.direction.astype(np.float64), {}, cohort.unclipped_bits, cohort.rows
-            )
+        cohort = self._sum(contract, hits * canary, len(mine) - hits)
         played.totals.append(cohort.total)
         return cohort
+
+    def _sum(self, contract: Contract, mine: int, others: int) -> CohortSum:
+        """The clipped sum of so many units of the canary and of others; computed once for each."""
+        key = (replace(contract, round=0), mine, others)
+        if key not in self.known:
+            canary = np.repeat(self.direction[None], mine, 0)
+            rows = np.concatenate([canary, self.others.rows(others, self.direction)])
+            rows *= np.float32(OVERSHOOT * contract.clip_norm)
+            cohort = self.subject.clipped(rows, contract)
+            if self.shift is not None:
+                moved = self.shift * contract.clip_norm * mine
+                cohort = replace(cohort, total=moved * self.direction.astype(np.float64))
+            self.known[key] = cohort
+        known = self.known[key]
+        return replace(known, total=known.total.copy())  # a mechanism may change it
 
     def _note(self, mechanism: Mechanism, release: Release, played: Played, first: bool) -> None:
         """Project what the release publishes; the mean is in units of C on the sum."""
@@ -109,7 +135,7 @@ class Bench:
         if release.unclipped_fraction is not None:
             played.figures.append(release.unclipped_fraction * mechanism.expected_units)
         played.figures += [release.released[name] for name in sorted(release.released)]
-        if first and not release.halted:
+        if first and not release.halted and self.others is not Others.DIVIDED:
             across = release.mean - along * direction
             std = release.noise_std
             played.noise_square = float(across @ across) / std**2 if std else 0.0

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 EPSILON = "epsilon"
+USUAL_FAILURE = 0.05  # of the bound that is shown; `Finding.confidence` is that of a verdict
 
 
 @dataclass(frozen=True, kw_only=True)

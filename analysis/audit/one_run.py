@@ -19,13 +19,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from userdp.analysis.audit import bounds
-from userdp.analysis.audit.finding import Finding
+from userdp.analysis.audit.finding import USUAL_FAILURE, Finding
 from userdp.analysis.audit.options import Options, Randomness
 from userdp.analysis.audit.repeated import Tick
 from userdp.analysis.audit.subject import OVERSHOOT, Subject, fitting, signs
 
 RANDOM_CHECKS = 1
-_USUAL_FAILURE = 0.05
 _GUESSES = (1 / 16, 1 / 4, 1.0)  # shares of the canaries; the bound is corrected for the choice
 _DIMENSIONS = 4  # of the vectors, for each canary: random directions are then nearly orthogonal
 
@@ -66,7 +65,7 @@ def findings(
     """
     claim, remark = subject.claim(rounds), f", {canaries}" if canaries else ""
     trials = f"{len(run.scores):,} canaries, {rounds} rounds"
-    shown, decisive = (lower_bound(run, subject.delta, f) for f in (_USUAL_FAILURE, failure))
+    shown, decisive = (lower_bound(run, subject.delta, f) for f in (USUAL_FAILURE, failure))
     bound = Finding(
         check=f"one run, guesses{remark}",
         threat="knows the canaries' directions, sees all releases",
@@ -97,9 +96,7 @@ def findings(
     return bound, shot
 
 
-def play(
-    subject: Subject, count: int, rounds: int, randomness: Randomness, tick: Tick
-) -> Run:
+def play(subject: Subject, count: int, rounds: int, randomness: Randomness, tick: Tick) -> Run:
     """One run with ``count`` canaries among the declared users, or as many as there are."""
     mechanism, own = copy.deepcopy(subject.mechanism), randomness.own("one run")
     count = min(count, mechanism.users)

@@ -22,7 +22,7 @@ class Options:
         ConfigurationError: a value is out of range.
     """
 
-    trials: int = 20000  # repetitions of one event, with the canary and without
+    trials: int = 40000  # repetitions of one event, with the canary and without
     draws: int = 2000  # cohorts drawn for the sampling law
     count: int = 1000  # canary users of the one-run audit
     rounds: int = 100  # of the one-run audit, at most

@@ -19,12 +19,14 @@ import time
 import numpy as np
 from scipy import special, stats
 
-from userdp.analysis.audit.finding import Finding
+from userdp.analysis.audit import bounds
+from userdp.analysis.audit.finding import USUAL_FAILURE, Finding
 from userdp.analysis.audit.options import Options, Randomness
 from userdp.analysis.audit.repeated import Tick
 from userdp.analysis.audit.subject import Subject
 
 RANDOM_CHECKS = 2
+_ROUNDING = 1e-9  # of a rate of 1
 _THREAT = "sees who takes part"
 
 
@@ -65,7 +67,11 @@ def checks(
     )
     if subject.period < mechanism.rounds_per_event:
         return [once]
-    return [once, _size(subject, sizes, failure, trials), _frequency(subject, counts, draws, failure)]
+    return [
+        once,
+        _size(subject, sizes, failure, trials),
+        _frequency(subject, counts, draws, failure),
+    ]
 
 
 def _event_positions(subject: Subject, stream: object) -> np.ndarray:
@@ -93,11 +99,12 @@ def _size(subject: Subject, sizes: np.ndarray, failure: float, trials: str) -> F
         threat=_THREAT,
         quantity="distance from the law",
         claim=0.0,
-        measured=distance,
+        measured=max(0.0, distance - _dkw(len(sizes), USUAL_FAILURE)),
         decisive=max(0.0, distance - _dkw(len(sizes), failure)),
         confidence=1 - failure,
         trials=trials,
         seconds=0.0,
+        details={"distance": distance},
     )
 
 
@@ -107,26 +114,36 @@ def _dkw(draws: int, failure: float) -> float:
 
 def _frequency(subject: Subject, counts: np.ndarray, draws: int, failure: float) -> Finding:
     """How often the positions that deviate most were drawn, in the stated rate."""
-    event = subject.event
-    rate = _inclusion_rate(subject)
-    allowed = failure / (2 * len(counts))
-    high, low = int(counts.max()), int(counts.min())
-    # Clopper-Pearson intervals of the extreme positions, over the stated rate.
-    lower = 0.0 if high == 0 else float(special.betaincinv(high, draws - high + 1, allowed))
-    upper = 1.0 if low == draws else float(special.betaincinv(low + 1, draws - low, 1 - allowed))
-    furthest = max(lower / rate, rate / upper)
+    rate, high, low = _inclusion_rate(subject), int(counts.max()), int(counts.min())
+    shown, decisive = (
+        _furthest(high, low, draws, rate, allowed / (2 * len(counts)))
+        for allowed in (USUAL_FAILURE, failure)
+    )
     return Finding(
         check="frequency of a position",
         threat=_THREAT,
         quantity="rate / stated, or inverse",
         claim=1.0,
-        measured=max(high / draws / rate, rate * draws / max(low, 1)),
-        decisive=furthest - 1e-6,
+        measured=shown,
+        decisive=decisive,
         confidence=1 - failure,
         trials=f"{draws:,} cohorts",
         seconds=0.0,
-        details={"stated_rate": event.sampling_rate, "most": high, "least": low},
+        details={"stated_rate": rate, "most": high, "least": low},
     )
+
+
+def _furthest(high: int, low: int, draws: int, rate: float, failure: float) -> float:
+    """By what factor the rate of an extreme position differs from ``rate``, at least.
+
+    Args:
+        high: draws of the most frequent position.
+        low: of the least frequent one.
+        failure: probability that the bound of one position is wrong on one side.
+    """
+    at_least = float(special.betaincinv(high, draws - high + 1, failure)) if high else 0.0
+    at_most = bounds.clopper_pearson_upper(low, draws, failure)
+    return max(at_least / rate, rate / at_most) - _ROUNDING
 
 
 def _inclusion_rate(subject: Subject) -> float:

@@ -11,18 +11,14 @@ import numpy as np
 from scipy import stats
 
 from userdp.analysis.audit import bounds, event_trials, trade_off
-from userdp.analysis.audit.event_trials import OPPOSED, SILENT, Bench
-from userdp.analysis.audit.finding import Finding
+from userdp.analysis.audit.event_trials import Bench, Others
+from userdp.analysis.audit.finding import USUAL_FAILURE, Finding
 from userdp.analysis.audit.options import Options, Randomness
 from userdp.analysis.audit.subject import Subject
 
 Tick = Callable[[int], None]  # so many trials are over
 _CANDIDATES = 200  # thresholds that are tried on the first trials
-_USUAL_FAILURE = 0.05  # of the bound that is shown
 _ROUNDING = 1e-6  # by which a sum may move more than C
-NAMES = {SILENT: "others are silent", OPPOSED: "others oppose it"}
-ARMS = (SILENT, OPPOSED)
-RANDOM_CHECKS = 3  # of `checks`: both bounds on epsilon, and the noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +53,28 @@ class _Scores:
         return false_positives, false_negatives
 
 
+def arms(subject: Subject) -> list[Others]:
+    """What the other users do; they also divide where the mechanism compares their updates."""
+    compared = [Others.DIVIDED] if subject.mechanism.keeps_rows else []
+    return [Others.SILENT, Others.OPPOSED, *compared]
+
+
+def random_checks(subject: Subject) -> int:
+    """How many findings of `checks` have a random error: bounds on epsilon, and the noise."""
+    return len(arms(subject)) + 1
+
+
 def checks(
     subject: Subject, options: Options, randomness: Randomness, failure: float, tick: Tick
 ) -> list[Finding]:
-    """Two bounds on epsilon in the strong threat model, the sensitivity, and the noise.
+    """Bounds on epsilon in the strong threat model, the sensitivity, and the noise.
 
     Args:
         failure: probability that a correct mechanism is called broken by one check.
         tick: called while trials are played.
     """
     findings, noise, sensitivities, begin = [], [], [], time.monotonic()
-    for others in ARMS:
+    for others in arms(subject):
         bench = Bench.of(subject, options.dimension, others, randomness)
         finding, squares, sensitivity = epsilon_check(bench, options, randomness, failure, tick)
         findings.append(finding)
@@ -88,7 +95,7 @@ def epsilon_check(
     begin, subject = time.monotonic(), bench.subject
     trials = subject.affordable(options.trials)
     moved = event_trials.moved(bench, randomness)
-    stream = randomness.secret(f"trials {bench.others}")
+    stream = randomness.secret(f"trials {bench.others.value}")
     figures: dict[bool, list[list[float]]] = {True: [], False: []}
     noise = []
     for _ in range(trials):
@@ -102,7 +109,7 @@ def epsilon_check(
     scores = _Scores(inside=inside @ score, outside=outside @ score)
     shown, decisive, details = _bounds(scores, subject, failure)
     finding = Finding(
-        check=f"repeated round, {NAMES[bench.others]}",
+        check=f"repeated round, {bench.others.value}",
         threat="chooses all updates, sees the releases of one event, knows the mechanism",
         claim=subject.epsilon,
         measured=shown,
@@ -123,7 +130,7 @@ def _bounds(
     event, events = subject.event, subject.mechanism.event_count(subject.rounds)
     threshold = _threshold(first, event, failure, len(rest.inside) / len(first.inside))
     found = []
-    for allowed in (_USUAL_FAILURE, failure):
+    for allowed in (USUAL_FAILURE, failure):
         rates = rest.rates(threshold, allowed)
         noise = trade_off.excluded_noise(event, *rates)
         found.append(trade_off.epsilon_at(event, noise, events, subject.delta))
@@ -137,9 +144,7 @@ def _bounds(
     return found[0], found[1], details
 
 
-def _threshold(
-    scores: _Scores, event: trade_off.RoundEvent, failure: float, scale: float
-) -> float:
+def _threshold(scores: _Scores, event: trade_off.RoundEvent, failure: float, scale: float) -> float:
     """The threshold that promises the largest bound."""
     pooled = np.concatenate([scores.inside, scores.outside])
     candidates = np.unique(np.quantile(pooled, np.linspace(0, 1, _CANDIDATES + 2)[1:-1]))
@@ -171,7 +176,7 @@ def _sensitivity(largest: float, seconds: float) -> Finding:
 def _noise(squares: list[tuple[float, int]], failure: float) -> Finding:
     """Whether there is as much noise as the release states; too much is no leak."""
     total, count = event_trials.noise_ratio(squares)
-    shown, decisive = (_stated_over_actual(total, count, f) for f in (_USUAL_FAILURE, failure))
+    shown, decisive = (_stated_over_actual(total, count, f) for f in (USUAL_FAILURE, failure))
     return Finding(
         check="amount of noise",
         threat="no canary: noise across its direction",

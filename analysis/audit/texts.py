@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from userdp.analysis.audit import one_run, repeated
-from userdp.analysis.audit.event_trials import SILENT, Bench
+from userdp.analysis.audit.event_trials import Bench, Others
 from userdp.analysis.audit.finding import Finding
 from userdp.analysis.audit.one_run import Run
 from userdp.analysis.audit.options import Options, Randomness
@@ -139,7 +139,7 @@ def checks(
         seconds=time.monotonic() - begin,
     )
     bench = replace(
-        Bench.of(subject, options.dimension, SILENT, randomness),
+        Bench.of(subject, options.dimension, Others.SILENT, randomness),
         shift=change if moved.flagged else min(change, 1.0),
     )
     epsilon, _, _ = repeated.epsilon_check(bench, options, randomness, failure, tick)
@@ -170,9 +170,7 @@ def sensitivity(subject: Subject, engine: Engine, randomness: Randomness, tick: 
     return largest
 
 
-def _norm(
-    engine: Engine, contract: Contract, assignment: Assignment, adapter: np.ndarray
-) -> float:
+def _norm(engine: Engine, contract: Contract, assignment: Assignment, adapter: np.ndarray) -> float:
     """Norm of a user's update before the clip; the smallest positive number where it is 0."""
     unclipped = replace(contract, clip_norm=float("inf"), keep_rows=False, count_unclipped=False)
     return float(np.linalg.norm(engine.sum(unclipped, assignment, adapter).total)) or 1e-300
@@ -192,9 +190,7 @@ def _units(subject: Subject, positions: Sequence[int]) -> Assignment:
     return Assignment(chosen, np.empty(0, np.int64))
 
 
-def play(
-    subject: Subject, engine: Engine, rounds: int, randomness: Randomness, tick: Tick
-) -> Run:
+def play(subject: Subject, engine: Engine, rounds: int, randomness: Randomness, tick: Tick) -> Run:
     """One run whose only users with texts are the canaries that are in."""
     mechanism, own = copy.deepcopy(subject.mechanism), randomness.own("texts")
     count, adapter = len(engine.population), _adapter(engine, randomness)

@@ -23,9 +23,10 @@ from userdp.server import accounting
 from userdp.server.accounting import RoundEvent
 from userdp.server.accounting.events.round_event import FloatArray
 
-_DELTAS = (1e-6, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3)  # of the tangents
+_DELTAS = (1e-4, 1e-2, 0.05, 0.2)  # of the tangents
+_GAP = 0.05  # relative, of their certified epsilon
 _RANGE = 64.0  # noise multipliers within this factor of the declared one are told apart
-_STEPS = 14  # halvings of that range, in the logarithm
+_STEPS = 12  # halvings of that range, in the logarithm: to 0.2 %
 
 
 def curve(event: RoundEvent, false_positives: FloatArray) -> FloatArray:
@@ -54,8 +55,11 @@ def _tangents(event: RoundEvent, false_positives: FloatArray) -> FloatArray:
 @functools.lru_cache(maxsize=512)
 def _certified(event: RoundEvent) -> tuple[tuple[float, float], ...]:
     """(certified epsilon, delta) of one event at several deltas."""
-    pairs = accounting.epsilon_at_deltas([(event, 1)], _DELTAS)
-    return tuple((min(value.upper, 700.0), delta) for delta, value in pairs.items())
+    pairs = []
+    for delta in _DELTAS:
+        upper = accounting.epsilon([(event, 1)], delta, relative_gap=_GAP).upper
+        pairs.append((min(upper, 700.0), delta))
+    return tuple(pairs)
 
 
 def excluded_noise(event: RoundEvent, false_positives: float, false_negatives: float) -> float:
