@@ -4,6 +4,9 @@ The adversary chooses the canary's update and that of every other user, knows al
 every release of the event. The update goes through the mechanism's own coins, the clip rule of its
 contract and its release. What the other users do is `Others`: silent ones show whether the canary
 reaches their lanes, ones that oppose it whether its presence keeps another user out.
+
+Coins dilute what a round shows. A bench with ``takes_part`` plays events in which one unit of the
+canary takes part, in both worlds: then the claim is that of a Gaussian without sampling.
 """
 
 from __future__ import annotations
@@ -19,13 +22,15 @@ import numpy as np
 
 from userdp.analysis.audit.options import Randomness
 from userdp.analysis.audit.subject import OVERSHOOT, Subject, fitting, signs
-from userdp.server.mechanisms.base import Mechanism, Release
+from userdp.server.accounting import RoundEvent
+from userdp.server.mechanisms.base import RECORD_SLOT, Mechanism, Release
 from userdp.sim.common import rng
 from userdp.sim.protocol.cohort_sum import CohortSum
 from userdp.sim.protocol.contract import Assignment, Contract
 
 CANARY = 0  # its position among the declared users
 _SHIFTS = 8  # pairs of worlds that show what the canary moves
+_MOST_TRIES = 1000  # of events, until one has the canary take part with one unit
 _MOST_PAIRS = 20000  # that are tried to find them
 
 
@@ -65,25 +70,54 @@ class Bench:
     subject: Subject
     direction: np.ndarray  # (D,) float32 of norm 1
     others: Others
+    takes_part: bool = False  # one unit of the canary takes part in the event, in both worlds
     shift: float | None = None  # of the sum, over C, measured elsewhere; None: through the clip
     known: dict[Any, CohortSum] = field(default_factory=dict)  # clipped sums by what they are of
 
     @classmethod
-    def of(cls, subject: Subject, dimension: int, others: Others, randomness: Randomness) -> Bench:
+    def of(
+        cls,
+        subject: Subject,
+        dimension: int,
+        others: Others,
+        randomness: Randomness,
+        *,
+        takes_part: bool = False,
+    ) -> Bench:
         """A bench with a random direction."""
         direction = signs(fitting(dimension), 1, randomness.own("direction"))[0]
-        return cls(subject=subject, direction=direction, others=others)
+        return cls(subject=subject, direction=direction, others=others, takes_part=takes_part)
+
+    @property
+    def event(self) -> RoundEvent:
+        """The event that is declared for what this bench plays."""
+        if not self.takes_part:
+            return self.subject.event
+        return replace(
+            self.subject.event,
+            sampling_rate=1.0,
+            group_size=1,
+            population=None,
+            cohort_cap=None,
+        )
 
     def play(self, stream: rng.SecretStream, *, canary: bool) -> Played:
-        """One event of a fresh mechanism.
+        """One event of a fresh mechanism; where the canary must take part, played until it does.
 
         Args:
             stream: of coins and noise.
             canary: whether the canary has an update; its coin is tossed in either world.
         """
+        for _ in range(_MOST_TRIES):
+            played = self._played(stream, canary=canary)
+            if not self.takes_part or sum(played.units) == 1:
+                break
+        return played
+
+    def _played(self, stream: rng.SecretStream, *, canary: bool) -> Played:
         mechanism, played = copy.deepcopy(self.subject.mechanism), Played()
         for number in range(1, self.subject.period + 1):
-            assignment = mechanism.draw(stream, number)
+            assignment = self._drawn(mechanism, stream, number)
             cohort = self._cohort(mechanism, number, assignment, canary, played)
             release = mechanism.release(cohort, stream, number)
             self._note(mechanism, release, played, first=number == 1)
@@ -93,6 +127,20 @@ class Bench:
         width = len(played.figures) // max(1, len(played.totals))
         played.figures += [0.0] * (width * (self.subject.period - len(played.totals)))
         return played
+
+    def _drawn(self, mechanism: Mechanism, stream: rng.SecretStream, number: int) -> Assignment:
+        """The cohort; with one unit of the canary where it must take part and the coins allow it.
+
+        In a period of several rounds the mechanism alone says when it can take part. Independent
+        coins of other positions have the same law given the canary's, so that it can be put in.
+        """
+        assignment = mechanism.draw(stream, number)
+        if not self.takes_part or self.subject.period > 1 or (assignment.users == CANARY).any():
+            return assignment
+        slots = assignment.slots
+        if mechanism.unit == RECORD_SLOT:
+            slots = np.concatenate([[0], slots])
+        return Assignment(np.concatenate([[CANARY], assignment.users]), slots)
 
     def _cohort(
         self,

@@ -17,7 +17,9 @@ from userdp.analysis.audit.options import Options, Randomness
 from userdp.analysis.audit.subject import Subject
 
 Tick = Callable[[int], None]  # so many trials are over
-_CANDIDATES = 200  # thresholds that are tried on the first trials
+_CANDIDATES = 100  # thresholds that are tried on the first trials
+_LEAST_COUNT = 20  # trials beyond the outermost of them
+NAMES = {True: "a round it takes part in", False: "a round with coins"}
 _ROUNDING = 1e-6  # by which a sum may move more than C
 
 
@@ -53,10 +55,15 @@ class _Scores:
         return false_positives, false_negatives
 
 
-def arms(subject: Subject) -> list[Others]:
-    """What the other users do; they also divide where the mechanism compares their updates."""
-    compared = [Others.DIVIDED] if subject.mechanism.keeps_rows else []
-    return [Others.SILENT, Others.OPPOSED, *compared]
+def arms(subject: Subject) -> list[tuple[Others, bool]]:
+    """What the other users do, and whether the canary must take part.
+
+    Others also divide where the mechanism compares their updates. Where all take part in turn,
+    there are no coins.
+    """
+    compared = [(Others.DIVIDED, True)] if subject.mechanism.keeps_rows else []
+    coins = [(Others.SILENT, False)] if subject.event.sampling_rate < 1 else []
+    return [(Others.SILENT, True), *compared, *coins, (Others.OPPOSED, False)]
 
 
 def random_checks(subject: Subject) -> int:
@@ -74,8 +81,8 @@ def checks(
         tick: called while trials are played.
     """
     findings, noise, sensitivities, begin = [], [], [], time.monotonic()
-    for others in arms(subject):
-        bench = Bench.of(subject, options.dimension, others, randomness)
+    for others, takes_part in arms(subject):
+        bench = Bench.of(subject, options.dimension, others, randomness, takes_part=takes_part)
         finding, squares, sensitivity = epsilon_check(bench, options, randomness, failure, tick)
         findings.append(finding)
         noise += squares
@@ -95,7 +102,7 @@ def epsilon_check(
     begin, subject = time.monotonic(), bench.subject
     trials = subject.affordable(options.trials)
     moved = event_trials.moved(bench, randomness)
-    stream = randomness.secret(f"trials {bench.others.value}")
+    stream = randomness.secret(f"trials {bench.others.value} {bench.takes_part}")
     figures: dict[bool, list[list[float]]] = {True: [], False: []}
     noise = []
     for _ in range(trials):
@@ -107,9 +114,9 @@ def epsilon_check(
     inside, outside = np.array(figures[True]), np.array(figures[False])
     score = event_trials.weights(moved.shift, outside[: trials // 4])
     scores = _Scores(inside=inside @ score, outside=outside @ score)
-    shown, decisive, details = _bounds(scores, subject, failure)
+    shown, decisive, details = _bounds(scores, bench, failure)
     finding = Finding(
-        check=f"repeated round, {bench.others.value}",
+        check=f"{NAMES[bench.takes_part]}, {bench.others.value}",
         threat="chooses all updates, sees the releases of one event, knows the mechanism",
         claim=subject.epsilon,
         measured=shown,
@@ -123,17 +130,18 @@ def epsilon_check(
 
 
 def _bounds(
-    scores: _Scores, subject: Subject, failure: float
+    scores: _Scores, bench: Bench, failure: float
 ) -> tuple[float, float, dict[str, float]]:
     """Lower bounds on epsilon of the run at 95 % and at ``1 - failure``, and figures of them."""
     first, rest = scores.split()
-    event, events = subject.event, subject.mechanism.event_count(subject.rounds)
+    subject, event = bench.subject, bench.event
+    events = subject.mechanism.event_count(subject.rounds)
     threshold = _threshold(first, event, failure, len(rest.inside) / len(first.inside))
     found = []
     for allowed in (USUAL_FAILURE, failure):
         rates = rest.rates(threshold, allowed)
         noise = trade_off.excluded_noise(event, *rates)
-        found.append(trade_off.epsilon_at(event, noise, events, subject.delta))
+        found.append(trade_off.epsilon_at(subject.event, noise, events, subject.delta))
     false_positives, false_negatives = rates
     details = {
         "false_positives": false_positives,
@@ -147,12 +155,13 @@ def _bounds(
 def _threshold(scores: _Scores, event: trade_off.RoundEvent, failure: float, scale: float) -> float:
     """The threshold that promises the largest bound."""
     pooled = np.concatenate([scores.inside, scores.outside])
-    candidates = np.unique(np.quantile(pooled, np.linspace(0, 1, _CANDIDATES + 2)[1:-1]))
+    least = min(0.25, _LEAST_COUNT / len(pooled))
+    candidates = np.unique(np.quantile(pooled, np.linspace(least, 1 - least, _CANDIDATES)))
     rates = [scores.rates(threshold, failure, scale) for threshold in candidates]
     if event.cohort_cap is None:
-        least = [trade_off.excluded_noise(event, *pair) for pair in rates]
-        if np.isfinite(least).any():
-            return float(candidates[int(np.argmin(least))])
+        noise = [trade_off.excluded_noise(event, *pair) for pair in rates]
+        if np.isfinite(noise).any():
+            return float(candidates[int(np.argmin(noise))])
     # As between two normals (Nasr et al., arXiv 2302.07956, section 4): cheap for every event.
     apart = [stats.norm.isf(one) - stats.norm.ppf(other) for one, other in rates]
     return float(candidates[int(np.argmax(apart))])

@@ -139,11 +139,11 @@ def checks(
         seconds=time.monotonic() - begin,
     )
     bench = replace(
-        Bench.of(subject, options.dimension, Others.SILENT, randomness),
+        Bench.of(subject, options.dimension, Others.SILENT, randomness, takes_part=True),
         shift=change if moved.flagged else min(change, 1.0),
     )
     epsilon, _, _ = repeated.epsilon_check(bench, options, randomness, failure, tick)
-    epsilon = replace(epsilon, check="repeated round, invented texts")
+    epsilon = replace(epsilon, check="a round it takes part in, invented texts")
     begin, rounds = time.monotonic(), min(_ROUNDS, subject.rounds)
     run = play(subject, engine, rounds, randomness, tick)
     guesses, cosines = one_run.findings(

@@ -1,10 +1,10 @@
 """Which noise multipliers of a declared event contradict measured error rates.
 
 A test that decides between "canary in" and "canary out" has false positives a and false negatives
-b. For every noise multiplier z the declared event allows only pairs with ``b >= f_z(a)``; f_z is its
-trade-off function (Dong, Roth, Su, arXiv 1905.02383). Measured rates below the curve of z exclude z
-and every larger noise, so the noise is at most the least excluded z, and epsilon of the whole run
-at least that of this z (Nasr et al., arXiv 2302.07956, section 4).
+b. For every noise multiplier z the declared event allows only pairs with ``b >= f_z(a)``, where f_z
+is its trade-off function (Dong, Roth, Su, arXiv 1905.02383). Measured rates below the curve of z
+exclude z and every larger noise, so the noise is at most the least excluded z, and epsilon of the
+whole run at least that of this z (Nasr et al., arXiv 2302.07956, section 4).
 
 For plain events f_z is exact. For others it is the envelope of the tangents that their certified
 (epsilon, delta) give, which never exceeds the true curve of the certified bound.
@@ -23,10 +23,10 @@ from userdp.server import accounting
 from userdp.server.accounting import RoundEvent
 from userdp.server.accounting.events.round_event import FloatArray
 
-_DELTAS = (1e-4, 1e-2, 0.05, 0.2)  # of the tangents
+_DELTAS = (1e-4, 1e-2, 0.1)  # of the tangents
 _GAP = 0.05  # relative, of their certified epsilon
-_RANGE = 64.0  # noise multipliers within this factor of the declared one are told apart
-_STEPS = 12  # halvings of that range, in the logarithm: to 0.2 %
+_RANGE = 16.0  # noise multipliers within this factor of the declared one are told apart
+_STEPS, _CAPPED_STEPS = 12, 7  # halvings of that range, in the logarithm: to 0.2 %, and to 5 %
 
 
 def curve(event: RoundEvent, false_positives: FloatArray) -> FloatArray:
@@ -81,7 +81,7 @@ def excluded_noise(event: RoundEvent, false_positives: float, false_negatives: f
         return math.inf
     if excluded(low):
         return low
-    for _ in range(_STEPS):
+    for _ in range(_STEPS if event.cohort_cap is None else _CAPPED_STEPS):
         middle = math.sqrt(low * high)
         low, high = (low, middle) if excluded(middle) else (middle, high)
     return high
