@@ -45,7 +45,10 @@ class Finding:
     def to_dict(self) -> dict[str, Any]:
         """Fields as JSON values; infinity becomes None."""
         values = asdict(self) | {"flagged": self.flagged, "verdict": self.verdict}
-        return {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in values.items()
-        }
+        values["details"] = {name: _finite(value) for name, value in self.details.items()}
+        return {name: _finite(value) for name, value in values.items()}
+
+
+def _finite(value: Any) -> Any:
+    """None for infinity, which JSON does not have."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -55,8 +55,8 @@ def print_outcome(outcome: Outcome) -> None:
         highlight=False,
     )
     console.print(table)
-    sure = {finding.confidence for finding in outcome.findings} - {None}
-    console.print(f"Decisive figures hold at {_share(max(sure))} each.", highlight=False)
+    sure = max(finding.confidence or 0.0 for finding in outcome.findings)
+    console.print(f"Decisive figures hold at {100 * sure:.5g} % each.", highlight=False)
     console.print(verdict(outcome), highlight=False)
 
 
@@ -93,10 +93,6 @@ def figure(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if math.isfinite(value) else "infinite"
-
-
-def _share(confidence: float | None) -> str:
-    return "-" if confidence is None else f"{100 * confidence:.5g} %"
 
 
 def _coloured(text: str) -> str:

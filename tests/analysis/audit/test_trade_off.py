@@ -66,8 +66,8 @@ def test_a_capped_event_uses_tangents_and_a_failing_one_allows_for_its_failures(
 
 def test_epsilon_of_hardly_any_noise_is_a_finite_lower_bound():
     event = EVENTS[1]
-    little = trade_off.epsilon_at(event, event.noise_multiplier / 50, 40, 1e-5)
-    assert 10 < little < math.inf
+    little = trade_off.epsilon_at(event, event.noise_multiplier / 16, 40, 1e-5)
+    assert 1000 < little < math.inf
     assert trade_off.epsilon_at(event, math.inf, 40, 1e-5) == 0
     same = trade_off.epsilon_at(event, event.noise_multiplier, 40, 1e-5)
     assert same == accounting.epsilon([(event, 40)], 1e-5).lower
