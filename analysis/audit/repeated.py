@@ -15,6 +15,7 @@ from userdp.analysis.audit.event_trials import Bench, Others
 from userdp.analysis.audit.finding import USUAL_FAILURE, Finding
 from userdp.analysis.audit.options import Options, Randomness
 from userdp.analysis.audit.subject import Subject
+from userdp.server.accounting import RoundEvent
 
 Tick = Callable[[int], None]  # so many trials are over
 _CANDIDATES = 100  # thresholds that are tried on the first trials
@@ -129,9 +130,7 @@ def epsilon_check(
     return finding, noise, moved.sensitivity
 
 
-def _bounds(
-    scores: _Scores, bench: Bench, failure: float
-) -> tuple[float, float, dict[str, float]]:
+def _bounds(scores: _Scores, bench: Bench, failure: float) -> tuple[float, float, dict[str, float]]:
     """Lower bounds on epsilon of the run at 95 % and at ``1 - failure``, and figures of them."""
     first, rest = scores.split()
     subject, event = bench.subject, bench.event
@@ -152,7 +151,7 @@ def _bounds(
     return found[0], found[1], details
 
 
-def _threshold(scores: _Scores, event: trade_off.RoundEvent, failure: float, scale: float) -> float:
+def _threshold(scores: _Scores, event: RoundEvent, failure: float, scale: float) -> float:
     """The threshold that promises the largest bound."""
     pooled = np.concatenate([scores.inside, scores.outside])
     least = min(0.25, _LEAST_COUNT / len(pooled))

@@ -59,7 +59,12 @@ class Subject:
         if rounds >= self.rounds:
             return self.epsilon
         events = self.mechanism.event_count(rounds)
-        return accounting.epsilon([(self.event, events)], self.delta, **self.options).upper
+        return accounting.epsilon(
+            [(self.event, events)],
+            self.delta,
+            accountant=self.options["accountant"],
+            group_bound=self.options["group_bound"],
+        ).upper
 
     def affordable(self, trials: int) -> int:
         """The number of trials, fewer where cohorts are large."""

@@ -59,7 +59,13 @@ class Engine:
     settings: EngineSettings
 
     def sum(self, contract: Contract, assignment: Assignment, adapter: np.ndarray) -> CohortSum:
-        """The clipped sum of the assigned units, as a node computes it."""
+        """The clipped sum of the assigned units, as a node computes it.
+
+        Args:
+            contract: of the round.
+            assignment: units of the population's users.
+            adapter: (D,) float64.
+        """
         return cohort_update.cohort_sum(
             self.model,
             torch.from_numpy(adapter).float().to(self.model.device),

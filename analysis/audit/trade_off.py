@@ -30,7 +30,15 @@ _STEPS, _CAPPED_STEPS = 12, 7  # halvings of that range, in the logarithm: to 0.
 
 
 def curve(event: RoundEvent, false_positives: FloatArray) -> FloatArray:
-    """f_z: the least rate of false negatives at each of these rates of false positives."""
+    """f_z: the least rate of false negatives at each of these rates of false positives.
+
+    Args:
+        event: with noise multiplier z.
+        false_positives: (rates,) in [0, 1].
+
+    Returns:
+        (rates,) in [0, 1].
+    """
     plain = event.unfailing()
     if plain.cohort_cap is not None:
         return _tangents(event, false_positives)
@@ -49,7 +57,8 @@ def _tangents(event: RoundEvent, false_positives: FloatArray) -> FloatArray:
     for epsilon, delta in lines:
         bounds.append(1 - delta - math.exp(epsilon) * a)
         bounds.append(math.exp(-epsilon) * (1 - delta - a))
-    return np.max(bounds, axis=0)
+    envelope: FloatArray = np.max(bounds, axis=0)
+    return envelope
 
 
 @functools.lru_cache(maxsize=512)

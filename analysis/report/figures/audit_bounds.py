@@ -1,4 +1,4 @@
-"""Figure: lower bounds on epsilon that `userdp audit` measured, beside the claim of the same run."""
+"""Figure: lower bounds on epsilon that `userdp audit` measured, beside the claim of the run."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ def _plot(audited: Mapping[str, Mapping[str, Any]]) -> Plot:
         Dots(
             label=check,
             look=style.numbered(number),
-            spreads={n: Spread.of([found[check]]) for n, found in measured.items() if check in found},
+            spreads={
+                n: Spread.of([found[check]]) for n, found in measured.items() if check in found
+            },
         )
         for number, check in enumerate(checks)
     ]

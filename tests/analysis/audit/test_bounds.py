@@ -105,7 +105,7 @@ def test_two_normals_give_the_epsilon_of_the_integrated_densities(mean, std):
 
     def excess(p, q):
         ends = np.linspace(-30, 30, 601)
-        parts = zip(ends[:-1], ends[1:], strict=True)
+        parts = itertools.pairwise(ends)
         return sum(
             integrate.fixed_quad(lambda x: np.maximum(p(x) - math.exp(epsilon) * q(x), 0), *part)[0]
             for part in parts

@@ -29,7 +29,7 @@ def test_the_curve_without_sampling_is_that_of_a_gaussian():
 
 @pytest.mark.parametrize("event", EVENTS)
 def test_the_exact_curve_touches_the_certified_tangents(event):
-    """Oracle: (epsilon, delta) of the accountant, whose tangents lie below the curve and touch it."""
+    """Oracle: (epsilon, delta) of the accountant, whose tangents lie below and touch."""
     rates = np.concatenate([np.logspace(-9, -2, 4000), np.linspace(0.01, 1, 4000)])
     exact = trade_off.curve(event, rates)
     assert (trade_off._tangents(event, rates) <= exact + 1e-6).all()

@@ -1,4 +1,4 @@
-"""Broken twins are caught by the check that their fault is of; honest mechanisms are not flagged."""
+"""Broken twins are caught by the checks of their fault; honest mechanisms are not flagged."""
 
 from __future__ import annotations
 
