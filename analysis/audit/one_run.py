@@ -36,7 +36,23 @@ class Run:
     scores: np.ndarray  # (m,) higher means "in"
     included: np.ndarray  # (m,) bool
     cosines: np.ndarray  # (m,) with the sum of the releases
-    dimension: int
+    dimension: int | None  # D of random directions; None: directions with a law of their own
+
+    def estimate(self, delta: float) -> float:
+        """Epsilon from the cosines of canaries that are in, against those of canaries that are out.
+
+        The cosine of a random direction is N(0, 1/D); for other directions the canaries that are
+        out give mean and standard deviation.
+        """
+        inside, outside = self.cosines[self.included], self.cosines[~self.included]
+        if len(inside) < 2 or (self.dimension is None and len(outside) < 2):
+            return 0.0
+        mean, std = 0.0, 1 / math.sqrt(self.dimension or 1)
+        if self.dimension is None:
+            mean, std = float(outside.mean()), float(outside.std())
+        return bounds.two_normals_epsilon(
+            float(inside.mean()) - mean, float(inside.std()), std, delta
+        )
 
 
 def checks(
@@ -76,18 +92,11 @@ def findings(
         trials=trials,
         seconds=seconds,
     )
-    inside = run.cosines[run.included]
-    estimate = bounds.two_normals_epsilon(
-        float(inside.mean()) if len(inside) else 0.0,
-        float(inside.std()) if len(inside) else 0.0,
-        1 / math.sqrt(run.dimension),
-        subject.delta,
-    )
     shot = Finding(
         check=f"one run, cosines{remark}",
         threat="knows the canaries' directions, sees the sum of the releases",
         claim=claim,
-        measured=estimate,
+        measured=run.estimate(subject.delta),
         decisive=None,
         confidence=None,
         trials=trials,

@@ -29,6 +29,7 @@ _WORK = LocalWork(  # vectors are given, so none of it is used
     local_lr=1.0,
     seed=0,
 )
+_LEAST_TRIALS = 400  # however large cohorts are
 _MOST_UNITS = 8e6  # trials times expected units, so that large cohorts take minutes
 
 
@@ -69,7 +70,7 @@ class Subject:
     def affordable(self, trials: int) -> int:
         """The number of trials, fewer where cohorts are large."""
         units = self.mechanism.expected_units * self.period
-        return max(400, min(trials, round(_MOST_UNITS / units)))
+        return min(trials, max(_LEAST_TRIALS, round(_MOST_UNITS / units)))
 
     def contract(self, mechanism: Mechanism, number: int) -> Contract:
         """The instructions of round ``number``, as every node gets them."""

@@ -32,6 +32,7 @@ from userdp.clients.tokenization.tokenizer import TokenizerEncode
 from userdp.clients.training import cohort_update
 from userdp.clients.training.memory import EngineSettings
 from userdp.server.mechanisms.base import RECORD_SLOT
+from userdp.sim.common import third_party
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config.settings import Settings
 from userdp.sim.data import selection
@@ -90,6 +91,7 @@ def load(settings: Settings, options: Options) -> Engine:
             f"data.label={settings.data.label}: canary texts have no labels; leave out "
             "audit.canaries=texts."
         )
+    third_party.libraries()
     base = run_inputs.load_base(settings.model, settings.device, None, settings.seed)
     lora = settings.model.lora
     model = LanguageModel(
@@ -215,7 +217,7 @@ def play(subject: Subject, engine: Engine, rounds: int, randomness: Randomness, 
         tick(1)
         if release.halted:
             break
-    return Run(scores=scores, included=included, cosines=cosines, dimension=len(adapter) * rounds)
+    return Run(scores=scores, included=included, cosines=cosines, dimension=None)
 
 
 def _directions(
