@@ -8,7 +8,7 @@ from userdp.analysis.audit import audit, command
 from userdp.analysis.audit.options import Options
 from userdp.analysis.audit.subject import Subject
 
-FAST = Options(trials=1500, draws=500, count=150, rounds=20, dimension=16, seed=3)
+FAST = Options(trials=800, draws=200, count=60, rounds=20, dimension=16, seed=3)
 SMALL = ("privacy.users=60", "cohort=12", "rounds=20", "privacy.epsilon=4")
 STRATEGIES = {
     "user_wise": (),
