@@ -154,6 +154,10 @@ def _self_test(options: Options, words: Sequence[str], as_json: bool) -> None:
         run_summary.print_json([_described(outcome, options) for outcome in outcomes])
     else:
         terminal.print_self_test(outcomes)
-    wrong = [o.subject.name for o in outcomes if bool(o.flagged) != (o.subject is not honest)]
+    wrong = [
+        outcome.subject.name
+        for number, outcome in enumerate(outcomes)
+        if bool(outcome.flagged) != (number > 0)  # the first one is honest
+    ]
     if wrong:
         raise StoppedError(f"audit --self-test: wrong verdict on {', '.join(wrong)}.")
