@@ -225,6 +225,28 @@ def verify(folder: str | Path, head: str | None = None) -> Verified:
     return verify_run(Path(folder), head)
 
 
+def audit(*overrides: str) -> dict[str, Any]:
+    """Measure a mechanism with canary users beside its claim, as ``userdp audit --json``.
+
+    All users are invented; no records are read.
+
+    Args:
+        overrides: of the configuration, and ``audit.NAME=VALUE``; or one run folder, in which the
+            outcome is then stored.
+
+    Returns:
+        Plain values by name; ``broken`` says whether a finding contradicts the claim.
+
+    Raises:
+        ConfigurationError: a setting is wrong, there is no such run, or nothing is claimed.
+    """
+    third_party.environment()
+    third_party.accountants()
+    from userdp.analysis.audit import command
+
+    return command.measure(overrides)
+
+
 def report(folder: str | Path, output: str | Path | None = None) -> Path:
     """Write one HTML page about a run or a sweep, as ``userdp report``.
 

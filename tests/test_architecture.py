@@ -61,6 +61,7 @@ ROOMS = [
     "analysis.benchmark.peers",
     "analysis.benchmark",
     "analysis.comparison",
+    "analysis.audit",
     "sim",
     "sim.userdp",
     "analysis.examples",
@@ -99,7 +100,7 @@ LIBRARIES = {
 # Settings are plain values beyond these rooms.
 MAY_KNOW_SETTINGS = {
     *("sim.config", "sim.planning", "sim.inputs", "sim.run", "sim.sweep", "sim.api", "sim.cli"),
-    *("analysis.comparison", "analysis.report.wandb_summary"),
+    *("analysis.comparison", "analysis.audit", "analysis.report.wandb_summary"),
 }
 # Names of single mechanisms, clip rules, accountants, sources, selection rules and runtimes that
 # general code must not know: it asks their table.

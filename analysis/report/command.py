@@ -10,6 +10,7 @@ from pathlib import Path
 
 from userdp.analysis.aggregates import seed_groups
 from userdp.analysis.report.figures import (
+    audit_bounds,
     canary_exposure,
     concentration_test,
     epsilon_by_round,
@@ -101,7 +102,8 @@ def sections(runs: Sequence[Run]) -> list[Section]:
     """The page's sections with their figures, in order.
 
     Raises:
-        ConfigurationError: a run's groups.csv or exposure.csv lacks a column.
+        ConfigurationError: a run's groups.csv or exposure.csv lacks a column, or its audit.json
+            cannot be read.
     """
     tasks = seed_groups.tasks(runs)
     return [
@@ -114,6 +116,7 @@ def sections(runs: Sequence[Run]) -> list[Section]:
         learning_curves.section(tasks),
         group_disparity.section(tasks),
         canary_exposure.section(tasks),
+        audit_bounds.section(runs),
     ]
 
 

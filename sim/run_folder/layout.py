@@ -74,6 +74,11 @@ class RunFolder:
         return self.path / "exposure.csv"
 
     @property
+    def audit(self) -> Path:
+        """What `userdp audit` of this run measured, as JSON; of invented users alone."""
+        return self.path / "audit.json"
+
+    @property
     def failure(self) -> Path:
         """Why a job of a sweep failed, in its first line."""
         return self.path / "failed.txt"
