@@ -48,6 +48,7 @@ CASES = {
     "matrix_factorization": ["strategy=matrix_factorization", "strategy.bands=2"],
 }
 FAST = [("user_wise", "wandb"), ("concentrated", "jsonl")]
+LONG = [pytest.mark.slow, pytest.mark.trust]
 SLOW = [
     (case, sink)
     for case in CASES
@@ -176,7 +177,7 @@ def written(tmp_path, monkeypatch, capsys, removed, options):
 
 @pytest.mark.parametrize(
     ("case", "sink"),
-    [*FAST, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in SLOW)],
+    [*FAST, *(pytest.param(*pair, marks=LONG) for pair in SLOW)],
 )
 def test_a_strict_run_writes_a_function_of_its_releases(tmp_path, monkeypatch, capsys, case, sink):
     if sink == "tensorboard":

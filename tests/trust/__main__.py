@@ -24,6 +24,7 @@ FUZZ, KILLS = 500, 50
 MATRICES = (
     "tests/clients/training/test_file_neighbours.py",
     "tests/sim/test_firewall.py",
+    "tests/analysis/audit/test_verdicts.py",
 )
 Row = tuple[str, str, bool]  # what was tried, what came of it, whether all was right
 
@@ -73,14 +74,14 @@ def mutated() -> Row:
 
 
 def matrices() -> Row:
-    """The slow cells of the neighbour check and of the firewall test."""
-    options = ["-q", "-p", "no:xdist", "-m", "slow", "--tb=short"]
+    """The long cells of the neighbour check, firewall test and audit."""
+    options = ["-q", "-p", "no:xdist", "-m", "trust", "--tb=short"]
     command = [sys.executable, "-m", "pytest", *options, *MATRICES]
     done = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True)
     if done.returncode:
         print(done.stdout, file=sys.stderr)
     last = done.stdout.strip().splitlines()[-1:]
-    return "neighbour and firewall matrices", "".join(last).strip("= "), not done.returncode
+    return "neighbours, firewall, audits", "".join(last).strip("= "), not done.returncode
 
 
 PARTS: dict[str, Callable[[], Row]] = {

@@ -94,6 +94,7 @@ def test_a_fixed_cohort_leaks_more_than_coins_where_others_oppose():
 
 
 @pytest.mark.slow
+@pytest.mark.trust
 @pytest.mark.parametrize("strategy", audited.STRATEGIES)
 def test_an_honest_mechanism_is_never_flagged_in_20_tries(strategy):
     """By fresh coins and noise; all checks together fail once in 1,000 audits."""

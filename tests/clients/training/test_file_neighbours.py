@@ -22,6 +22,7 @@ from userdp.server.mechanisms.matrix_factorization.mechanism import MatrixFactor
 from userdp.server.mechanisms.user_wise import UserWise
 
 PUBLIC = {"users": DECLARED, "records_per_user": K, "clip_norm": CLIP, "noise_multiplier": 1.0}
+LONG = [pytest.mark.slow, pytest.mark.trust]
 RADIUS = 0.6 * CLIP  # some of the tiny users agree within it, and some do not
 MECHANISMS = {
     "user_wise": UserWise(cohort=7, **PUBLIC),
@@ -61,7 +62,7 @@ FULL = [
     ("name", "family", "dtype", "speed", "removed"),
     [
         *((*cell, REMOVED[1:]) for cell in FAST),
-        *(pytest.param(*cell, REMOVED, marks=pytest.mark.slow) for cell in FULL),
+        *(pytest.param(*cell, REMOVED, marks=LONG) for cell in FULL),
     ],
 )
 def test_a_user_who_is_not_in_the_file_moves_the_sum_by_the_declared_sensitivity_at_most(
@@ -111,7 +112,6 @@ def test_without_the_coupling_of_coins_other_users_would_move_the_sum_too(tmp_pa
     assert (pair.distances > pair.took_part * CLIP * 1.01).any()
 
 
-@pytest.mark.xfail(strict=True, reason="groups still follow the line in the file (A2)")
 @pytest.mark.parametrize("removed", REMOVED)
 def test_no_user_moves_anothers_group_of_a_matrix_factorisation(tmp_path, monkeypatch, removed):
     """Its own coins, no coupling: only rounds of the removed user differ, and they lie b apart."""
