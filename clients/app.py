@@ -40,6 +40,7 @@ class Host:
             scale=None if scale is None else self._vector(scale),
             count_unclipped=contract.count_unclipped,
             keep_rows=contract.keep_rows,
+            grid=contract.grid,
         )
         return messages.train_reply(message, self.model.layout, cohort)
 

@@ -8,6 +8,7 @@ from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
 from userdp.server.strategy import PrivateStrategy
+from userdp.server.time_limit import TimeLimitedGrid
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 
@@ -25,6 +26,7 @@ def server_app(strategy: PrivateStrategy, rounds: int, evaluate: EvaluateFn) -> 
     @app.main()
     def main(grid: Grid, _: Context) -> None:
         arrays = strategy.layout.to_arrays(strategy.optimizer.adapter)
-        strategy.start(grid, arrays, num_rounds=rounds, evaluate_fn=evaluate)
+        limited = TimeLimitedGrid(grid, strategy.timeout)
+        strategy.start(limited, arrays, num_rounds=rounds, evaluate_fn=evaluate)
 
     return app

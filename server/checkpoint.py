@@ -1,16 +1,24 @@
-"""Checkpoint of a run: adapter, optimiser and mechanism after a round, and the ledger's head."""
+"""Checkpoint of a run: adapter, optimiser and mechanism after a round, and the ledger's head.
+
+Nothing of a stored checkpoint is used before it was compared with the ledger (`Checkpoint.load`
+with an account). The ledger's entry that closes a round holds the digest of the checkpoint of that
+round. A crash between the two leaves a checkpoint of a round that is not closed: it must then name
+the intent of its round as the ledger's head, and `check_state` is all that holds its numbers.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from userdp.server.ledger import durable_file
+from userdp.server.ledger import durable_file, hash_chain
+from userdp.server.ledger.ledger import Account
 from userdp.sim.common.errors import ConfigurationError
 
 _FILE = "state.pt"
@@ -39,18 +47,96 @@ class Checkpoint:
         return hashlib.sha256(content).hexdigest()
 
     @classmethod
-    def load(cls, folder: Path, layout: str) -> Checkpoint | None:
+    def load(cls, folder: Path, layout: str, account: Account | None = None) -> Checkpoint | None:
         """The stored checkpoint, or None if the run stopped before its first release.
 
+        Args:
+            folder: of the checkpoint.
+            layout: digest of the adapter's names and shapes.
+            account: of the run's ledger, which the checkpoint is compared with; None: not compared.
+
         Raises:
-            ConfigurationError: it is of an adapter with other names or shapes than ``layout``.
+            ConfigurationError: it is damaged, of an adapter with other names or shapes, or not the
+                one that the ledger's rounds stored; or its numbers are not finite.
         """
         path = folder / _FILE
         if not path.exists():
             return None
-        checkpoint = cls(**torch.load(path, weights_only=True))
+        content = path.read_bytes()
+        checkpoint = _parsed(path, content)
         if checkpoint.layout != layout:
             raise ConfigurationError(
                 f"resume: {path} holds an adapter of other shapes than model.lora asks for."
             )
+        if account is not None:
+            _compare(path, checkpoint, hashlib.sha256(content).hexdigest(), account)
+            check_state(path, checkpoint.optimizer)
         return checkpoint
+
+
+def _parsed(path: Path, content: bytes) -> Checkpoint:
+    try:
+        values = torch.load(io.BytesIO(content), weights_only=True)
+        checkpoint = Checkpoint(**values)
+    except Exception as error:  # torch raises many types for a damaged file
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ConfigurationError(f"resume: {path} is damaged: {reason}") from None
+    kinds = {"round": int, "ledger_head": str, "layout": str, "optimizer": dict, "mechanism": dict}
+    for field in fields(Checkpoint):
+        if type(getattr(checkpoint, field.name)) is not kinds[field.name]:
+            raise ConfigurationError(f"resume: {path} is damaged: {field.name} is no value of ours")
+    return checkpoint
+
+
+def _compare(path: Path, checkpoint: Checkpoint, digest: str, account: Account) -> None:
+    """Compare a checkpoint with the ledger's entries of its round."""
+    if checkpoint.ledger_head not in {entry["hash"] for entry in account.entries}:
+        raise ConfigurationError(
+            f"resume: the checkpoint {path} names the entry {checkpoint.ledger_head}, which the "
+            f"ledger lacks: {hash_chain.NOT_IN_CHAIN}."
+        )
+    number = checkpoint.round
+    intents, done = account.of_kind("intent"), account.of_kind("done")
+    if number in done:
+        if digest != done[number]["release"]:
+            raise ConfigurationError(
+                f"resume: {path} is not the checkpoint of round {number}: its SHA-256 is {digest}, "
+                f"the ledger says {done[number]['release']}; it was changed, or two copies of the "
+                "run folder both went on (a fork); restore the run's own."
+            )
+        return
+    # The crash came after the checkpoint was stored and before the ledger closed its round.
+    intent = intents.get(number, {}).get("hash")
+    if intent != checkpoint.ledger_head or number < max(done, default=0):
+        raise ConfigurationError(
+            f"resume: {path} says that it is of round {number}, which the ledger does not hold as "
+            "stored; restore the run's own."
+        )
+
+
+def check_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Check that every number in the state of a `ServerOptimizer` is finite.
+
+    Raises:
+        ConfigurationError: one is not.
+    """
+    for value in _leaves(state):
+        if isinstance(value, torch.Tensor):
+            finite = not value.is_floating_point() or bool(torch.isfinite(value).all())
+        else:
+            finite = not isinstance(value, float) or value == value
+        if not finite:
+            raise ConfigurationError(
+                f"resume: {path} holds numbers that are not finite: the adapter is lost; start a "
+                "new run with a smaller learning rate, or restore an earlier checkpoint."
+            )
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        yield value
+        return
+    for item in value:
+        yield from _leaves(item)

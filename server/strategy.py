@@ -3,7 +3,8 @@
 1. Check that the budget allows a round; if not, stop before any data is used.
 2. Draw the cohort with the mechanism's secret coins.
 3. Write the intent to the ledger, then send one message to each node that hosts sampled units.
-4. Add up the nodes' sums, each once, with one reply in memory at a time.
+4. Check each node's sum against what it was asked, and add it up, once, with one reply in memory at
+   a time.
 5. Release: add noise once, divide by the public m, step the server optimiser.
 6. Store the state after the release, mark the round as done in the ledger, log its metrics.
 
@@ -26,8 +27,11 @@ from userdp.server.aggregation import Aggregation
 from userdp.server.budget import Budget
 from userdp.server.checkpoint import Checkpoint
 from userdp.server.ledger.ledger import Ledger
+from userdp.server.mechanisms import release_check
 from userdp.server.mechanisms.base import Mechanism, Release
 from userdp.server.optimizers.server_optimizer import ServerOptimizer
+from userdp.server.reply_check import Asked, ReplyRefusedError, checked
+from userdp.server.time_limit import RuntimeFailedError
 from userdp.sim.common import rng
 from userdp.sim.protocol import messages
 from userdp.sim.protocol.cohort_sum import CohortSum
@@ -46,7 +50,7 @@ class HaltedError(Exception):
 
 
 class NodeFailedError(Exception):
-    """A node failed twice: the run stops before the release and can be resumed."""
+    """A node failed twice or answered wrongly: nothing is released, the run can be resumed."""
 
 
 class PrivateStrategy(Strategy):
@@ -62,7 +66,9 @@ class PrivateStrategy(Strategy):
         secrets: streams for coins and noise.
         tracker: takes the metrics.
         checkpoints: folder of the checkpoint and of the mechanism's secrets.
-        drop_failed_nodes: release without a node that failed twice, instead of stopping.
+        drop_failed_nodes: release without a node that failed twice, instead of stopping. A wrong
+            answer always stops the run.
+        timeout: seconds in which the nodes have to answer; None: no limit.
     """
 
     def __init__(
@@ -78,13 +84,15 @@ class PrivateStrategy(Strategy):
         tracker: Tracker,
         checkpoints: Path,
         drop_failed_nodes: bool = False,
+        timeout: float | None = None,
     ) -> None:
         self.mechanism, self.work, self.layout = mechanism, work, layout
         self.ledger, self.budget, self.optimizer = ledger, budget, optimizer
         self.secrets, self.tracker, self.checkpoints = secrets, tracker, checkpoints
-        self.drop_failed_nodes = drop_failed_nodes
+        self.drop_failed_nodes, self.timeout = drop_failed_nodes, timeout
         self.number = 0  # the ledger's number of the current round
-        self._sent: dict[int, Message] = {}  # node -> its message, until its reply was added
+        self._sent: dict[int, Asked] = {}  # by node, until its reply was added
+        self._answered: set[int] = set()  # nodes whose reply was added in this round
         self._grid: Grid | None = None
         self._started = 0.0
 
@@ -103,17 +111,24 @@ class PrivateStrategy(Strategy):
         Raises:
             HaltedError: the mechanism has halted; no coin is drawn.
             BudgetSpentError: the budget allows no further round; no coin is drawn.
+            NodeFailedError: the grid has no node, or fails; no coin is drawn.
         """
         if self.mechanism.halted:
             raise HaltedError(f"The mechanism halted in round {self.ledger.next_round - 1}.")
         if self.ledger.rounds_intended >= self.budget.rounds:
             raise BudgetSpentError(f"The budget holds {self.budget.rounds} rounds; all are spent.")
+        try:
+            nodes = sorted(grid.get_node_ids())
+        except RuntimeFailedError as error:
+            raise NodeFailedError(f"Before a round: {error}; no round was spent.") from None
+        if not nodes:
+            raise NodeFailedError("The runtime has no node; no round was spent.")
         self._started, self._grid = time.perf_counter(), grid
         self.number = self.ledger.next_round
         assignment = self.mechanism.draw(self.secrets.stream("cohort", self.number), self.number)
         self.ledger.intend(self.number, self.mechanism.ledger_event(), self.mechanism.queries())
-        self._sent = dict(self._messages(arrays, assignment, sorted(grid.get_node_ids())))
-        return list(self._sent.values())
+        self._sent, self._answered = dict(self._requests(arrays, assignment, nodes)), set()
+        return [asked.message for asked in self._sent.values()]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -124,13 +139,14 @@ class PrivateStrategy(Strategy):
             The new adapter, and no metrics: these go to the tracker.
 
         Raises:
-            NodeFailedError: a node failed twice; nothing is released.
-            ValueError: a node replied twice, to another round, or without what the contract asks
-                for; nothing is released.
+            NodeFailedError: a node failed twice, replied twice or to another round, or its reply is
+                not what it was asked for; nothing is released.
+            StoppedError: a mechanism of another package adds too little noise.
         """
         cohort = self._aggregated(replies)
         noise = self.secrets.stream("noise", self.number)
         release = self.mechanism.release(cohort, noise, self.number)
+        release_check.check(self.mechanism, cohort, release)
         figures = {"learning_rate": self.optimizer.learning_rate, **self._figures(release)}
         if not release.halted:
             self.optimizer.step(release.mean, release.noise_std)
@@ -153,10 +169,10 @@ class PrivateStrategy(Strategy):
     def summary(self) -> None:
         """Print nothing: the run prints its own summary at the start."""
 
-    def _messages(
+    def _requests(
         self, arrays: ArrayRecord, assignment: Assignment, nodes: list[int]
-    ) -> Iterable[tuple[int, Message]]:
-        """One message for each node that hosts sampled units.
+    ) -> Iterable[tuple[int, Asked]]:
+        """One request for each node that hosts sampled units.
 
         The user at position p is hosted by node p mod n of the n nodes, in the order of their ids.
         """
@@ -168,7 +184,8 @@ class PrivateStrategy(Strategy):
             hosted = hosts == host
             slots = assignment.slots[hosted] if len(assignment.slots) else assignment.slots
             part = Assignment(assignment.users[hosted], slots)
-            yield nodes[host], messages.train_message(nodes[host], arrays, contract, part, scaling)
+            message = messages.train_message(nodes[host], arrays, contract, part, scaling)
+            yield nodes[host], Asked(message, contract, len(part.users))
 
     def _aggregated(self, replies: Iterable[Message]) -> CohortSum:
         """The sum over all nodes; a node that failed is sent its message once more."""
@@ -179,27 +196,45 @@ class PrivateStrategy(Strategy):
         )
         failed = self._add(aggregation, replies)
         if failed and self._grid is not None:
-            again = [self._sent[node] for node in failed]
-            failed = self._add(aggregation, self._grid.send_and_receive(again))
-        missing = sorted(self._sent)
-        if missing and not self.drop_failed_nodes:
-            raise NodeFailedError(
-                f"Round {self.number}: {len(missing)} node(s) failed twice; nothing was released. "
-                "Mend the cause and resume the run: the round's intent stays spent."
-            )
+            again = [self._sent[node].message for node in failed]
+            replies = self._grid.send_and_receive(again, timeout=self.timeout)
+            failed = self._add(aggregation, replies)
+        if failed and not self.drop_failed_nodes:
+            raise self._stop(f"{len(failed)} node(s) failed twice")
         return aggregation.cohort()
 
     def _add(self, aggregation: Aggregation, replies: Iterable[Message]) -> list[int]:
         """Add the replies to ``aggregation``; returns the nodes without a good reply so far."""
-        for reply in replies:
-            node = reply.metadata.src_node_id
-            if reply.has_error():
-                continue
-            if node not in self._sent or reply.metadata.group_id != str(self.number):
-                raise ValueError(f"Round {self.number}: a node's second reply, or an old one.")
-            aggregation.add(node, messages.read_reply(reply, self.layout))
-            del self._sent[node]
+        try:
+            for reply in replies:
+                if not reply.has_error():
+                    self._add_one(aggregation, reply)
+        except RuntimeFailedError as error:
+            raise self._stop(str(error)) from None
         return sorted(self._sent)
+
+    def _add_one(self, aggregation: Aggregation, reply: Message) -> None:
+        """Add one reply, once it is the first of its node to this round and passes all checks."""
+        node, number = reply.metadata.src_node_id, self.number
+        if reply.metadata.group_id != str(number):
+            raise self._stop(f"node {node} sent a reply to another round, an old one")
+        if node in self._answered:
+            raise self._stop(f"node {node} sent a second reply")
+        if node not in self._sent:
+            raise self._stop(f"node {node} sent a reply, and was not asked")
+        try:
+            cohort = checked(reply, self._sent[node], self.layout)
+        except ReplyRefusedError as error:
+            raise self._stop(f"the reply of node {node} is refused: {error}") from None
+        aggregation.add(node, cohort)
+        del self._sent[node]
+        self._answered.add(node)
+
+    def _stop(self, reason: str) -> NodeFailedError:
+        return NodeFailedError(
+            f"Round {self.number}: {reason}; nothing was released. Mend the cause and resume the "
+            "run: the round's intent stays spent."
+        )
 
     def _store(self) -> str:
         """Store secrets and state; returns the digest of the state.

@@ -208,17 +208,43 @@ def plan(*overrides: str, alternatives: bool = False) -> dict[str, Any]:
     return described | advice(planned, settings, alternatives=alternatives)
 
 
-def verify(folder: str | Path) -> Verified:
-    """Recompute the claim of a run from its ledger alone, as ``userdp verify``.
+def verify(folder: str | Path, head: str | None = None) -> Verified:
+    """Recompute the claim of a run and compare all that it wrote, as ``userdp verify``.
+
+    Args:
+        folder: of the run.
+        head: of the run's ledger, as it was noted at some time; None: none was noted.
 
     Raises:
-        ConfigurationError: there is no such run, its ledger was changed, or its statement makes
-            another claim than the ledger does.
+        ConfigurationError: there is no such run, its ledger was changed or lacks ``head``, or other
+            evidence in the folder contradicts it.
     """
     third_party.accountants()
     from userdp.sim.run.verify import verify as verify_run
 
-    return verify_run(Path(folder))
+    return verify_run(Path(folder), head)
+
+
+def audit(*overrides: str) -> dict[str, Any]:
+    """Measure a mechanism with canary users beside its claim, as ``userdp audit --json``.
+
+    All users are invented; no records are read.
+
+    Args:
+        overrides: of the configuration, and ``audit.NAME=VALUE``; or one run folder, in which the
+            outcome is then stored.
+
+    Returns:
+        Plain values by name; ``broken`` says whether a finding contradicts the claim.
+
+    Raises:
+        ConfigurationError: a setting is wrong, there is no such run, or nothing is claimed.
+    """
+    third_party.environment()
+    third_party.accountants()
+    from userdp.analysis.audit import command
+
+    return command.measure(overrides)
 
 
 def report(folder: str | Path, output: str | Path | None = None) -> Path:

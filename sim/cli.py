@@ -23,7 +23,10 @@ HELP = """userdp: federated fine-tuning of language models under user-level diff
                                       same -m with output=FOLDER resumes a sweep
   userdp plan   [overrides] [--json]  noise for a target epsilon, or epsilon for a noise;
                                       --all: both strategies at several k, ranked by noise
-  userdp verify RUN                   recomputes a run's claim from its ledger alone
+  userdp verify RUN [--head HASH]     recomputes a run's claim from its ledger, and compares
+                                      all that the run wrote with it
+  userdp audit [overrides | RUN] [audit.NAME=VALUE] [--json] [--self-test]
+                                      canary users: what is leaked at least, beside the claim
   userdp compare [overrides] [--dry-run]  strategies x selections over seeds: one table
   userdp report FOLDER [output=DIR]   one HTML page about a run or a sweep, figures beside it
   userdp bench  [case=NAME] [overrides] [--json] [--long]
@@ -35,8 +38,8 @@ Overrides name a value of the configuration:
   userdp plan privacy.users=10000 cohort=200 rounds=1000 privacy.epsilon=2
 Groups: data, model, selection, strategy, optimizer, schedule, privacy, engine, runtime, track
 
-Exit code: 0, 1 for a run that stopped and can be resumed, or failed in a sweep,
-2 for a wrong configuration, 130 for Ctrl-C
+Exit code: 0, 1 for a run that stopped and can be resumed, failed in a sweep, or an
+audit that contradicts a claim, 2 for a wrong configuration, 130 for Ctrl-C
 """
 _SWEEP = ("-m", "--multirun")
 
@@ -56,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "run": _run,
         "plan": _plan,
         "verify": _verify,
+        "audit": _audit,
         "bench": _bench,
         "compare": _compare,
         "report": _report,
@@ -161,10 +165,25 @@ def _plan(arguments: list[str]) -> None:
 def _verify(arguments: list[str]) -> None:
     from userdp.sim.run import verify
 
-    folders = _overrides(arguments)
+    words, head = list(arguments), None
+    if "--head" in words:
+        place = words.index("--head")
+        head = next(iter(words[place + 1 : place + 2]), None)
+        del words[place : place + 2]
+        if head is None:
+            raise ConfigurationError("verify: --head needs the hash that was noted.")
+    folders = _overrides(words)
     if len(folders) != 1:
         raise ConfigurationError("verify: name one run folder.")
-    print(verify.verify(Path(folders[0])).text())
+    print(verify.verify(Path(folders[0]), head).text())
+
+
+def _audit(arguments: list[str]) -> None:
+    from userdp.analysis.audit import command
+
+    third_party.accountants()
+    flags = [item for item in command.FLAGS if item in arguments]
+    command.main([*_overrides(arguments, *command.FLAGS), *flags])
 
 
 def _bench(arguments: list[str]) -> None:

@@ -51,6 +51,7 @@ ROOMS = [
     "sim.console",
     "sim.inputs",
     "sim.run.simulation_only",
+    "sim.run.evidence",
     "sim.run",
     "sim.sweep",
     "analysis.aggregates",
@@ -60,6 +61,7 @@ ROOMS = [
     "analysis.benchmark.peers",
     "analysis.benchmark",
     "analysis.comparison",
+    "analysis.audit",
     "sim",
     "sim.userdp",
     "analysis.examples",
@@ -68,7 +70,7 @@ ROOMS = [
 LIBRARIES = {
     "flwr": {
         *("sim.protocol", "sim.runtime", "clients.app", "server.app", "server.strategy"),
-        *("sim.run", "analysis.benchmark"),
+        *("server.reply_check", "server.time_limit", "sim.run", "analysis.benchmark"),
     },
     "wandb": {"sim.tracking.wandb_tracker", "analysis.report.wandb_summary"},
     "tensorboard": {"sim.tracking.tensorboard_tracker"},
@@ -101,7 +103,7 @@ LIBRARIES = {
 # Settings are plain values beyond these rooms.
 MAY_KNOW_SETTINGS = {
     *("sim.config", "sim.planning", "sim.inputs", "sim.run", "sim.sweep", "sim.api", "sim.cli"),
-    *("analysis.comparison", "analysis.report.wandb_summary"),
+    *("analysis.comparison", "analysis.audit", "analysis.report.wandb_summary"),
 }
 # Names of single mechanisms, clip rules, accountants, sources, selection rules and runtimes that
 # general code must not know: it asks their table.
@@ -390,7 +392,7 @@ def test_lines_of_text_wrap_at_120_characters(path):
 
 def test_tests_mirror_the_tree():
     """Every folder of tests is one of the code's; helpers and data are apart."""
-    apart = {"helpers", "old_runs", "extension"}
+    apart = {"helpers", "old_runs", "extension", "trust"}
     folders = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("*.py")}
     rooms = {folder.relative_to(ROOT) for folder in code_folders()}
     assert {f for f in folders if f.parts and f.parts[0] not in apart} <= rooms | {Path()}

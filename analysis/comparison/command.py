@@ -11,7 +11,6 @@ import contextlib
 import io
 import json
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,6 +34,7 @@ from userdp.sim.run_folder import composed_epsilon, reader
 from userdp.sim.run_folder.layout import RunFolder
 from userdp.sim.sweep.jobs import differing
 
+_REAL = "Real gradients a round come from private record counts, without noise (simulation_only)."
 _Key = tuple[str, str, float]  # label of the strategy, selection, epsilon
 
 
@@ -60,8 +60,9 @@ def main(arguments: Sequence[str]) -> None:
 def gradients_a_round(settings: Settings, inputs: RunInputs) -> float:
     """Expected record gradients of a round, from real record counts: simulation_only.
 
-    The number of records that the clients' code fetches for all positions that could be drawn,
-    times the sampling rate.
+    Callers ask for it under ``track.simulation_only=true`` alone: it scores private records where
+    the selection needs that. It is the number of records that the clients' code fetches for all
+    positions that could be drawn, times the sampling rate.
     """
     mechanism = prepare.make_plan(settings, inputs).mechanism
     engine = run_inputs.fit_engine(settings, inputs.model)
@@ -91,17 +92,15 @@ def _check(setup: Setup, first: Sequence[Job]) -> None:
 def _cells(setup: Setup, stage: Sequence[Job]) -> list[Cell]:
     """Run the jobs; one cell for the seeds of each strategy, selection and epsilon."""
     scores: dict[_Key, list[float]] = {}
-    gradients: dict[_Key, float] = {}
+    gradients: dict[_Key, float | None] = {}
     for number, job in enumerate(stage, 1):
         key = (job.label, job.selection, job.epsilon)
         settings, config = setup.settings(job)
         if key not in gradients:
-            gradients[key] = gradients_a_round(settings, _inputs(setup, settings))
-        begin, score = time.monotonic(), _score(settings)
-        outcome = "was there"
-        if score is None:
-            score = _run(setup, settings, config)
-            outcome = f"{time.monotonic() - begin:.0f} s"
+            gradients[key] = _simulated_gradients(setup, settings)
+        score, outcome = _score(settings), "was there"
+        if score is None:  # how long a run takes depends on private records, so it is not told
+            score, outcome = _run(setup, settings, config), "done"
         scores.setdefault(key, []).append(score)
         _log(f"{number}/{len(stage)} {job.name}: held-out perplexity {score:.2f} ({outcome})")
     return [
@@ -120,6 +119,12 @@ def _run(setup: Setup, settings: Settings, config: Mapping[str, Any]) -> float:
     """Held-out perplexity of a run that is done now, its own output hidden."""
     with contextlib.redirect_stdout(io.StringIO()):
         return runner.run(_resumed(settings), config, setup.load).after.perplexity
+
+
+def _simulated_gradients(setup: Setup, settings: Settings) -> float | None:
+    if not settings.track.simulation_only:
+        return None
+    return gradients_a_round(settings, _inputs(setup, settings))
 
 
 def _inputs(setup: Setup, settings: Settings) -> RunInputs:
@@ -150,7 +155,10 @@ def _score(settings: Settings) -> float | None:
 
 
 def _print_dry_run(setup: Setup, first: Sequence[Job]) -> None:
-    """Print names and real gradients of one seed's runs, and how long all of them train."""
+    """Print the names of one seed's runs, and how long all of them train.
+
+    Real gradients are printed beside the names under ``track.simulation_only=true``.
+    """
     comparison = setup.comparison
     minutes: dict[str, float] = {}
     for job in [job for job in first if job.seed == comparison.seeds[0]]:
@@ -159,7 +167,8 @@ def _print_dry_run(setup: Setup, first: Sequence[Job]) -> None:
         # The estimate counts every record at full length, so it is the same for all selections.
         if job.label not in minutes:
             minutes[job.label] = _minutes(settings, prepare.make_plan(settings, inputs), inputs)
-        print(f"{job.name}: {gradients_a_round(settings, inputs):.1f} real gradients a round")
+        real = _simulated_gradients(setup, settings)
+        print(job.name if real is None else f"{job.name}: {real:.1f} real gradients a round")
     later = len(comparison.strategies) * len(comparison.seeds) * (len(comparison.epsilons) - 1)
     total = (len(first) + later) * sum(minutes.values()) / len(minutes)
     print(f"{len(first)} runs with all seeds, then {later} of the best selections")
@@ -187,8 +196,7 @@ def _report(setup: Setup, cells: Sequence[Cell], all_jobs: Sequence[Job]) -> Non
         "comparison": asdict(setup.comparison),
         "overrides": setup.overrides,
         "runs": [{**asdict(job), "folder": job.name} for job in all_jobs],
-        "simulation_only": ["gradients"],
-        "cells": [asdict(cell) | {"mean": cell.mean} for cell in ranking.ranked(cells)],
+        "cells": [ranking.plain(cell) for cell in ranking.ranked(cells)],
         "epsilon_of_all_runs": composed,
     }
     (setup.folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
@@ -205,7 +213,7 @@ def _notes(setup: Setup, all_jobs: Sequence[Job], composed: float | None) -> lis
         f"Held-out perplexity of the base model: {before:.2f}.",
         f"Seeds ({', '.join(map(str, setup.comparison.seeds))}) change selection and "
         "initialisation; coins and noise are fresh in every run; the held-out users are the same.",
-        "Real gradients a round come from private record counts, without noise (simulation_only).",
+        *([_REAL] if settings.track.simulation_only else []),
         f"Every epsilon covers its run alone. Together, the runs ({len(all_jobs)}) have "
         f"{together}.",
     ]

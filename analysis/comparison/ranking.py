@@ -9,15 +9,11 @@ import csv
 import io
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
-HEAD = (
-    "strategy",
-    "selection",
-    "epsilon",
-    "real gradients a round (simulation_only)",
-    "held-out perplexity, mean [min, max]",
-)
+_GRADIENTS = "real gradients a round (simulation_only)"
+_SCORE = "held-out perplexity, mean [min, max]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +23,7 @@ class Cell:
     strategy: str
     selection: str
     epsilon: float
-    gradients: float  # expected record gradients of a round: real counts, simulation_only
+    gradients: float | None  # expected of a round, real counts; None without simulation_only
     perplexities: tuple[float, ...]  # one for each seed
 
     @property
@@ -52,16 +48,16 @@ def ranked(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def markdown(cells: Sequence[Cell]) -> str:
-    """The ranking as one Markdown table."""
-    rows = [HEAD, ("---", "---", "---:", "---:", "---:")]
+    """The ranking as one Markdown table; real gradients only where every cell has them."""
+    real = _simulated(cells)
+    rows = [["strategy", "selection", "epsilon", *([_GRADIENTS] if real else []), _SCORE]]
+    rows.append(["---", "---", *["---:"] * (len(rows[0]) - 2)])
     rows += [
-        (
-            cell.strategy,
-            cell.selection,
-            f"{cell.epsilon:g}",
-            f"{cell.gradients:.1f}",
+        [
+            *(cell.strategy, cell.selection, f"{cell.epsilon:g}"),
+            *([f"{cell.gradients:.1f}"] if real else []),
             f"{cell.mean:.2f} [{min(cell.perplexities):.2f}, {max(cell.perplexities):.2f}]",
-        )
+        ]
         for cell in ranked(cells)
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
@@ -73,13 +69,24 @@ def comma_separated(cells: Sequence[Cell]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     seeds = max(len(cell.perplexities) for cell in cells)
     names = [f"perplexity_{number}" for number in range(1, seeds + 1)]
-    writer.writerow(
-        ["strategy", "selection", "epsilon", "simulation_only/gradients_a_round", "mean", *names]
-    )
+    real = _simulated(cells)
+    gradients = ["simulation_only/gradients_a_round"] if real else []
+    writer.writerow(["strategy", "selection", "epsilon", *gradients, "mean", *names])
     for cell in ranked(cells):
-        start = [cell.strategy, cell.selection, cell.epsilon, cell.gradients, cell.mean]
-        writer.writerow([*start, *cell.perplexities])
+        start = [cell.strategy, cell.selection, cell.epsilon, *([cell.gradients] if real else [])]
+        writer.writerow([*start, cell.mean, *cell.perplexities])
     return text.getvalue()
+
+
+def plain(cell: Cell) -> dict[str, Any]:
+    """A cell as plain values; real gradients under the prefix of such figures, or not at all."""
+    values = asdict(cell) | {"mean": cell.mean}
+    gradients = values.pop("gradients")
+    return values | ({} if gradients is None else {"simulation_only/gradients": gradients})
+
+
+def _simulated(cells: Sequence[Cell]) -> bool:
+    return all(cell.gradients is not None for cell in cells)
 
 
 def differences(cells: Sequence[Cell]) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from userdp.analysis.aggregates import seed_groups
 from userdp.analysis.report.figures import (
+    audit_bounds,
     canary_exposure,
     concentration_test,
     epsilon_by_round,
@@ -23,6 +24,7 @@ from userdp.analysis.report.figures import (
 from userdp.analysis.report.figures.axes import number
 from userdp.analysis.report.figures.figure import Section
 from userdp.analysis.report.page import headline, html, run_table
+from userdp.sim.common import foreign_code
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.run_folder import reader
 from userdp.sim.run_folder.reader import Run
@@ -54,10 +56,17 @@ def _folders(arguments: Sequence[str]) -> tuple[Path, Path]:
 def write(folder: Path, output: Path) -> Path:
     """Write report.html, runs.csv and figures/ into ``output``; returns the page's path.
 
+    Code of another package, which a run names, is not loaded (`foreign_code`).
+
     Raises:
         ConfigurationError: no run is at or below ``folder``, or a run's groups.csv or exposure.csv
             lacks a column.
     """
+    with foreign_code.named_by_a_run_folder():
+        return _write(folder, output)
+
+
+def _write(folder: Path, output: Path) -> Path:
     runs = reader.read(folder)
     if not runs:
         raise ConfigurationError(
@@ -93,7 +102,8 @@ def sections(runs: Sequence[Run]) -> list[Section]:
     """The page's sections with their figures, in order.
 
     Raises:
-        ConfigurationError: a run's groups.csv or exposure.csv lacks a column.
+        ConfigurationError: a run's groups.csv or exposure.csv lacks a column, or its audit.json
+            cannot be read.
     """
     tasks = seed_groups.tasks(runs)
     return [
@@ -106,6 +116,7 @@ def sections(runs: Sequence[Run]) -> list[Section]:
         learning_curves.section(tasks),
         group_disparity.section(tasks),
         canary_exposure.section(tasks),
+        audit_bounds.section(runs),
     ]
 
 

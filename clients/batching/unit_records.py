@@ -8,7 +8,7 @@ import numpy as np
 
 from userdp.clients.batching.packing import Unit
 from userdp.sim.common import rng
-from userdp.sim.data import selection
+from userdp.sim.data import public_groups, selection
 from userdp.sim.data.population import Population
 from userdp.sim.protocol.contract import Assignment, Contract
 
@@ -22,14 +22,27 @@ def fetch(population: Population, contract: Contract, assignment: Assignment) ->
 
     Yields:
         Units; an empty list for a declared position that no user occupies, and for a record slot
-        that stays unfilled.
+        that stays unfilled. Users outside the contract's public group yield nothing.
 
     Raises:
         ConfigurationError: the contract's selection rule is in no table and cannot be imported.
     """
+    assignment = members(population, contract, assignment)
     if contract.unit == "user":
         return (_selected(population, contract, user) for user in assignment.users.tolist())
     return _slot_units(population, contract, assignment)
+
+
+def members(population: Population, contract: Contract, assignment: Assignment) -> Assignment:
+    """The assigned units whose owner is in the contract's public group, if it has groups."""
+    if not contract.groups:
+        return assignment
+    present = assignment.users < len(population)  # not a declared position that no user occupies
+    keys = population.user_keys[assignment.users[present]]
+    inside = np.zeros(len(present), bool)
+    inside[present] = public_groups.of(keys, contract.groups, contract.seed) == contract.group
+    slots = assignment.slots[inside] if len(assignment.slots) else assignment.slots
+    return Assignment(assignment.users[inside], slots)
 
 
 def _selected(population: Population, contract: Contract, user: int) -> Unit:

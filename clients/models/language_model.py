@@ -80,6 +80,20 @@ class LanguageModel:
             digest.update(content.numpy())
         return digest.hexdigest()
 
+    def weights_digest(self) -> str:
+        """Hash of the base model's tensors alone, as they were loaded: names, types, contents."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, tensor in self.module.state_dict().items():
+            content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+            digest.update(content.numpy())
+        return digest.hexdigest()
+
+    @property
+    def dtype(self) -> str:
+        """Precision of the base model's weights, for example "float32"."""
+        return str(next(self.module.parameters()).dtype).removeprefix("torch.")
+
     def load(self, stack: Stack) -> Batch:
         """The stack's tensors on the device."""
         return device_batches.load(stack, self.device, self._task.padding)
@@ -183,6 +197,8 @@ def load(
     """
     auto_class: Any = transformers.AutoModelForCausalLM
     options: dict[str, int] = {}
+    # Without an answer here transformers would ask the terminal whether to run a model's own code.
+    shared: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     if classes is not None:
         auto_class = transformers.AutoModelForSequenceClassification
         options = {"num_labels": classes}
@@ -191,9 +207,9 @@ def load(
             torch.manual_seed(seed)
             base: Any
             base, loading = auto_class.from_pretrained(
-                path, revision=revision, dtype=dtype, output_loading_info=True, **options
+                path, dtype=dtype, output_loading_info=True, **shared, **options
             )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, revision=revision)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **shared)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         kind = "causal language model" if classes is None else "model that classifies texts"

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import FunctionType
 from typing import NamedTuple
 
 import torch
@@ -49,10 +50,32 @@ class ClippedSum:
     unclipped: Tensor  # (lanes, D) the updates before the clip
     factors: Tensor  # (lanes, 1), or (lanes, D) per coordinate: float64, 0 for a not-finite row
 
-    def rows(self) -> Tensor:
-        """(finite lanes, D) float64 on the CPU: the clipped updates without the not-finite ones."""
+    def rows(self, step: float = 0.0) -> Tensor:
+        """(finite lanes, D) float64 on the CPU: the clipped updates without the not-finite ones.
+
+        Args:
+            step: as of `total_on_grid`; 0 leaves them as they are.
+        """
         finite = torch.isfinite(self.norms).cpu()
-        return self.unclipped.cpu()[finite].double() * self.factors.cpu()[finite]
+        rows = self.unclipped.cpu()[finite].double() * self.factors.cpu()[finite]
+        return rows.div_(step).trunc_().mul_(step) if step else rows
+
+    def total_on_grid(self, step: float) -> Tensor:
+        """(D,) float64 sum of the clipped updates, each rounded towards zero to multiples of step.
+
+        No coordinate grows, so no norm does. The sum is exact, whatever its order, as long as it
+        has fewer than 2^53 steps (`userdp.server.mechanisms.noise_grid`).
+
+        Args:
+            step: a power of two, so that division by it is exact.
+        """
+        total = torch.empty_like(self.total)
+        failed = ~torch.isfinite(self.norms)[:, None]
+        for part, wide in _columns(self.unclipped):
+            factors = self.factors if self.factors.shape[1] == 1 else self.factors[:, part]
+            clipped = wide.mul_(factors).masked_fill_(failed, 0.0)
+            total[part] = clipped.div_(step).trunc_().sum(0)
+        return total.mul_(step)
 
 
 ClipRule = Callable[[Tensor, float, Layout], ClippedSum]
@@ -138,7 +161,9 @@ def clip_jointly(rows: Tensor, clip_norm: float, layout: Layout) -> ClippedSum:
     return clipped_sum(rows, clip_norm)
 
 
-CLIP_RULES: Table[ClipRule] = Table("contract.clipping", {"joint": clip_jointly})
+CLIP_RULES: Table[ClipRule] = Table(
+    "contract.clipping", {"joint": clip_jointly}, kinds=[FunctionType]
+)
 
 
 def find(name: str) -> ClipRule:

@@ -10,7 +10,8 @@
 4. If the round has a scale, each update is multiplied by it, coordinate by coordinate; clip, norms
    and sum are then those of the scaled updates.
 5. The clip rule of the contract bounds each update, and the clipped updates are added to one
-   running sum. Memory does not grow with the cohort, unless the clipped updates are kept.
+   running sum, rounded to the contract's grid where it has one. Memory does not grow with the
+   cohort, unless the clipped updates are kept.
 
 A failed unit (an id outside the model's vocabulary, an update that is not finite) contributes zero
 and is counted. Counts stay on the device, so that the host never waits for it before the end of the
@@ -63,6 +64,7 @@ def cohort_sum(
     scale: Tensor | None = None,
     count_unclipped: bool = False,
     keep_rows: bool = False,
+    grid: float = 0.0,
 ) -> CohortSum:
     """Sum of the clipped updates of the units, on the CPU.
 
@@ -74,6 +76,7 @@ def cohort_sum(
         scale: (D,) float32 on the model's device, public; None leaves updates unscaled.
         count_unclipped: also sum the bits of units whose norm is at most ``clip_norm``.
         keep_rows: also return every clipped update, except those of failed units.
+        grid: a power of two; clipped updates are rounded towards zero to its multiples. 0: not so.
 
     Raises:
         ConfigurationError: there is no clip rule of that name.
@@ -89,11 +92,11 @@ def cohort_sum(
         if scale is not None:
             updates *= scale
         clipped = clip(updates, clip_norm, model.layout)
-        total += clipped.total
+        total += clipped.total_on_grid(grid) if grid else clipped.total
         loss += block_loss
         tally.add(clipped.norms, clip_norm)
         if keep_rows:
-            rows.append(clipped.rows())
+            rows.append(clipped.rows(grid))
     clip_counts = tally.figures()
     return CohortSum(
         total=total.cpu().numpy(),
@@ -147,7 +150,7 @@ def block_updates(
 
     Returns:
         (units of the block, D) float32, and the sum of the units' losses under the global adapter
-        (scalar).
+        (scalar), without the stacks whose loss is not finite.
 
     Raises:
         MemoryError: a single record does not fit into the device's memory.
@@ -173,7 +176,8 @@ def _block_gradient(
     for batch in block.batches:
         for lanes, part, part_loss in _gradients(model, adapters, batch, engine):
             gradient.index_add_(0, lanes, part)
-            loss += part_loss
+            # A user whose loss is not finite fails alone, and must not spoil the round's figure.
+            loss += part_loss.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     return gradient, loss
 
 

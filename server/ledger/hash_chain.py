@@ -17,7 +17,22 @@ from userdp.server.ledger.query import Query
 from userdp.sim.common import renamed
 from userdp.sim.common.flatten import flatten
 
-FORMAT = 1
+FORMAT = 2  # of new ledgers; those of format 1 are read and continued
+# Fields of the header that a ledger of an earlier format lacks: what they were is unknown, and no
+# difference to a resumed run's.
+UNRECORDED: Mapping[int, frozenset[str]] = {
+    1: frozenset({"cohort", "strategy_options", "data", "model", "base_dtype", "base_revision"}),
+    FORMAT: frozenset(),
+}
+# Texts of notes that have a meaning, and are told for good.
+SIMULATION_ONLY = "values without noise are written from here on"
+INPUTS_BOUND = "the digests of the inputs are kept from here on"
+INPUTS_UNKNOWN = "resumed without digests of the inputs that it started with"
+# What it means that a ledger lacks an entry which the checkpoint, or a noted head, names.
+NOT_IN_CHAIN = (
+    "it is of another run, entries were removed from this ledger (a roll-back), or this is one "
+    "branch of a fork: two copies of the run folder both went on, and the cost of both adds up"
+)
 Spent = list[tuple[dict[str, Any], int]]  # each distinct event, and how many rounds intended it
 Entry = Mapping[str, Any]
 
@@ -68,11 +83,14 @@ def seal(body: Entry, previous: str) -> dict[str, Any]:
     return {**entry, "hash": hashlib.sha256(line_of(entry)).hexdigest()}
 
 
-def differences(stored: Entry, asked: Entry) -> list[str]:
+def differences(stored: Entry, asked: Entry, ledger_format: int = FORMAT) -> list[str]:
     """Every field in which two headers differ, with both values; empty where they agree.
 
-    Dotted names of older versions in the stored header count as today's.
+    Dotted names of older versions in the stored header count as today's. A field that ledgers of
+    the stored one's format lack (`UNRECORDED`) is compared only where the stored one has it.
     """
+    unknown = UNRECORDED[ledger_format] - set(stored)
+    asked = {name: value for name, value in asked.items() if name not in unknown}
     old, new = flatten(renamed.current(stored)), flatten(asked)
     return [
         f"{name}: {old.get(name, 'absent')!r} in the ledger, {new.get(name, 'absent')!r} asked"
@@ -87,7 +105,9 @@ class Chain:
 
     mechanism: dict[str, Any] = field(default_factory=dict)  # the header's
     created: str = ""
+    format: int = FORMAT
     codes: list[str] = field(default_factory=list)  # distinct hashes of the run's code, in order
+    entries: list[Entry] = field(default_factory=list)
     hashes: list[str] = field(default_factory=list)
     last_round: int = 0
     done: dict[int, bool] = field(default_factory=dict)  # intended round -> its release is stored
@@ -97,6 +117,11 @@ class Chain:
     def head(self) -> str:
         """Hash of the last entry; empty before the first."""
         return self.hashes[-1] if self.hashes else ""
+
+    @property
+    def notes(self) -> frozenset[str]:
+        """Texts of all notes."""
+        return frozenset(str(e.get("text")) for e in self.entries if e["kind"] == "note")
 
     def read(self, line: bytes) -> None:
         """Check and add one line of a file.
@@ -125,8 +150,9 @@ class Chain:
             raise ValueError("a ledger has one header, as its first line")
         match entry["kind"]:
             case "header":
-                if entry["format"] != FORMAT:
-                    raise ValueError(f"ledger format {entry['format']!r}, expected {FORMAT}")
+                if entry["format"] not in UNRECORDED:
+                    known = " or ".join(map(str, UNRECORDED))
+                    raise ValueError(f"ledger format {entry['format']!r}, expected {known}")
             case "intent":
                 self._check_intent(entry["round"], entry["event"], entry["queries"])
             case "done":
@@ -158,6 +184,7 @@ class Chain:
         match entry["kind"]:
             case "header":
                 self.mechanism, self.created = entry["mechanism"], entry["created"]
+                self.format = entry["format"]
             case "intent":
                 key = json.dumps(entry["event"], sort_keys=True)
                 self.spent[key] = self.spent.get(key, 0) + 1
@@ -165,6 +192,7 @@ class Chain:
                 self.done[self.last_round] = False
             case "done":
                 self.done[entry["round"]] = True
+        self.entries.append(entry)
         self.hashes.append(entry["hash"])
 
     def composition(self) -> Spent:

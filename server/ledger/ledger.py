@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,7 +38,23 @@ class Account:
     rounds: int  # number of intents
     unfinished: tuple[int, ...]  # rounds intended and not known to be stored; they are spent
     head: str  # hash of the last entry
+    entries: tuple[hash_chain.Entry, ...]  # all lines, in order
+    format: int  # of the ledger
     torn_bytes: int  # length of a last line that was cut by a crash; nothing was released under it
+
+    @property
+    def notes(self) -> frozenset[str]:
+        """Texts of all notes."""
+        return frozenset(str(e.get("text")) for e in self.entries if e["kind"] == "note")
+
+    @property
+    def simulation_only(self) -> bool:
+        """Whether any process of the run ever wrote values without noise."""
+        return hash_chain.SIMULATION_ONLY in self.notes
+
+    def of_kind(self, kind: str) -> dict[int, hash_chain.Entry]:
+        """The entries of a kind that belongs to rounds ("intent" or "done"), by round."""
+        return {entry["round"]: entry for entry in self.entries if entry["kind"] == kind}
 
 
 def verify(path: Path) -> Account:
@@ -52,6 +68,10 @@ def verify(path: Path) -> Account:
         chain, tail = _read(path, path.read_bytes())
     except FileNotFoundError as error:
         raise LedgerError(f"{path} does not exist.") from error
+    return _account(chain, tail)
+
+
+def _account(chain: hash_chain.Chain, tail: bytes) -> Account:
     return Account(
         header=chain.mechanism,
         created=chain.created,
@@ -60,6 +80,8 @@ def verify(path: Path) -> Account:
         rounds=len(chain.done),
         unfinished=tuple(number for number, done in chain.done.items() if not done),
         head=chain.head,
+        entries=tuple(chain.entries),
+        format=chain.format,
         torn_bytes=len(tail),
     )
 
@@ -99,7 +121,12 @@ class Ledger:
 
     @classmethod
     def resume(
-        cls, path: Path, header: Mapping[str, Any], expected_head: str | None = None, code: str = ""
+        cls,
+        path: Path,
+        header: Mapping[str, Any],
+        expected_head: str | None = None,
+        code: str = "",
+        check: Callable[[Account], None] = lambda _: None,
     ) -> Self:
         """Continue a ledger; every intent in it stays spent.
 
@@ -109,6 +136,8 @@ class Ledger:
             expected_head: the head that the run's checkpoint stored. It must occur in the chain:
                 otherwise the checkpoint is of a fork, or entries were removed from this ledger.
             code: hash of the code; recorded where it differs.
+            check: compares other evidence with the ledger, which is locked by then, before
+                anything is written; what it raises passes through.
 
         Raises:
             ConfigurationError: ``header`` differs from the ledger's; names fields and both values.
@@ -118,7 +147,10 @@ class Ledger:
         ledger = cls(path, _open(path, "r+b"), hash_chain.Chain())
         try:
             ledger._lock()
-            ledger._load(hash_chain.plain(header, "header"), expected_head, code)
+            content = ledger._file.read()
+            tail = ledger._load(content, hash_chain.plain(header, "header"), expected_head)
+            check(_account(ledger._chain, tail))
+            ledger._continue(content, tail, code)
         except BaseException:
             ledger.close()
             raise
@@ -150,10 +182,29 @@ class Ledger:
         """
         self._append({"kind": "done", "round": number, "release": release_digest})
 
+    def note(self, text: str) -> None:
+        """Record a fact about the run for good, once: one of the texts in `hash_chain`.
+
+        Raises:
+            OSError: the disk did not take the whole line; the ledger is closed then.
+        """
+        if text not in self._chain.notes:
+            self._append({"kind": "note", "text": text})
+
+    @property
+    def notes(self) -> frozenset[str]:
+        """Texts of all notes."""
+        return self._chain.notes
+
     @property
     def head(self) -> str:
         """Hash of the last entry; a checkpoint stores it, so that a resume detects a fork."""
         return self._chain.head
+
+    @property
+    def format(self) -> int:
+        """Format of the file, which a resumed run keeps."""
+        return self._chain.format
 
     @property
     def codes(self) -> tuple[str, ...]:
@@ -178,6 +229,11 @@ class Ledger:
         """Close the file and release its lock; closing again does nothing."""
         self._file.close()
 
+    @property
+    def simulation_only(self) -> bool:
+        """Whether any process of the run ever wrote values without noise."""
+        return hash_chain.SIMULATION_ONLY in self.notes
+
     def __enter__(self) -> Self:
         return self
 
@@ -190,19 +246,24 @@ class Ledger:
         except BlockingIOError as error:
             raise LedgerError(f"{self._path} is in use: another process runs this run.") from error
 
-    def _load(self, header: dict[str, Any], expected_head: str | None, code: str) -> None:
-        content = self._file.read()
+    def _load(self, content: bytes, header: dict[str, Any], expected_head: str | None) -> bytes:
+        """Read and compare; returns the rest of a torn line."""
         self._chain, tail = _read(self._path, content)
-        if differences := hash_chain.differences(self._chain.mechanism, header):
+        stored, version = self._chain.mechanism, self._chain.format
+        if differences := hash_chain.differences(stored, header, version):
             raise errors.ConfigurationError(
                 f"{self._path} is of another mechanism ({'; '.join(differences)}): "
                 "resume with its own values, or start a new run."
             )
         if expected_head is not None and expected_head not in self._chain.hashes:
             raise LedgerError(
-                f"{self._path} has no entry {expected_head}, which the checkpoint names: the "
-                "checkpoint is of another run, or entries were removed from this ledger."
+                f"{self._path} has no entry {expected_head}, which the checkpoint names: "
+                f"{hash_chain.NOT_IN_CHAIN}."
             )
+        return tail
+
+    def _continue(self, content: bytes, tail: bytes, code: str) -> None:
+        """Cut a torn line off, and note that the run goes on."""
         self._file.truncate(len(content) - len(tail))
         self._file.seek(0, os.SEEK_END)
         self._append({"kind": "note", "text": "resumed", "torn_bytes": len(tail), "code": code})

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from userdp.sim.common.errors import ConfigurationError
 
 BIT_SENSITIVITY = 0.5  # of the sum of (b_i - 1/2) to one unit
+MOST_DEVIATIONS = 9.0  # above the largest normal that 53 random bits give
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,16 @@ class AdaptiveClip:
                 "larger cohort, or leave out strategy.clip_quantile."
             )
         return noise_multiplier / math.sqrt(1 - share**2)
+
+    def largest_step(self, expected_units: float) -> float:
+        """Bound on ``|log(C' / C)|`` in one round, at any cohort and noise that ever happen.
+
+        ``|b - gamma| <= 1 + n / (2 m) + noise``, where n is the realised number of units.
+        """
+        m, rare = expected_units, MOST_DEVIATIONS**2 / 2  # an event of probability exp(-rare)
+        units = m + rare / 3 + math.sqrt((rare / 3) ** 2 + 2 * m * rare)  # Bernstein's inequality
+        noise = MOST_DEVIATIONS * self.bit_std(m)
+        return self.learning_rate * (1 + (units / 2 + noise) / m)
 
     def next_norm(self, clip_norm: float, unclipped_fraction: float) -> float:
         """C of the next round, from this round's noised fraction of unclipped units."""

@@ -19,7 +19,8 @@ Formal guarantees, for a `Mechanism` whose clients obey its clip norm C:
 - the denominator m is a constant of the configuration;
 - with an adaptive clip, update and clip bits are one joint Gaussian of multiplier z over one
   cohort, and contract, queries and release of a round have one C: a mechanism is frozen, and
-  `after` returns that of the next round.
+  `after` returns that of the next round;
+- with discrete noise, all of this holds in floating point as over the real numbers (`noise_grid`).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ import numpy as np
 
 from userdp.server.accounting import RoundEvent
 from userdp.server.ledger.query import Query
-from userdp.server.mechanisms import sampling
+from userdp.server.mechanisms import noise_grid, sampling
 from userdp.server.mechanisms.adaptive_clip import BIT_SENSITIVITY, AdaptiveClip
 from userdp.sim.common import rng
 from userdp.sim.common.errors import ConfigurationError
@@ -43,7 +44,9 @@ from userdp.sim.protocol.cohort_sum import CohortSum
 from userdp.sim.protocol.contract import Assignment, Contract, LocalWork
 
 USER, RECORD_SLOT = "user", "record_slot"  # what one clip bounds
+ADD_OR_REMOVE, ZERO_OUT = "add-or-remove-one-user", "zero-out-one-user"  # which are neighbours
 SET_BY_RUN = {"set_by_run": True}  # metadata of a field that is no option of the configuration
+FLOAT, DISCRETE = "float", "discrete"  # names of `privacy.noise`
 ADAPTED = "the clip norm after every round, and the noised share of unclipped units that it follows"
 
 
@@ -74,6 +77,11 @@ class Mechanism(ABC):
     # Of `userdp.clients.training.clipping.CLIP_RULES`, or the dotted name of a rule elsewhere.
     clipping: ClassVar[str] = "joint"
     compared: ClassVar[bool] = False  # `userdp plan --all` compares it at equal gradients
+    # Whether this class's `release` can add discrete noise. A subclass with a `release` of its own
+    # must say so anew: `offers_discrete_noise` reads it beside that method alone.
+    discrete_noise: ClassVar[bool] = True
+    # Names in `details` that depend on the machine's numerical libraries: never recomputed.
+    machine_details: ClassVar[frozenset[str]] = frozenset()
 
     users: int  # N, declared
     cohort: float  # expected users' worth of gradients in a round
@@ -81,6 +89,7 @@ class Mechanism(ABC):
     clip_norm: float  # C
     noise_multiplier: float  # z, of all queries of a round together
     adaptive: AdaptiveClip | None = None  # how C moves from round to round, where it does
+    noise: str = FLOAT  # FLOAT, or DISCRETE: on a grid, as `noise_grid` defines it
 
     def __post_init__(self) -> None:
         if self.users < 1:
@@ -96,7 +105,13 @@ class Mechanism(ABC):
             )
         if not self.clip_norm > 0:
             raise ConfigurationError(f"strategy.clip_norm={self.clip_norm}: must be positive.")
+        if self.noise not in (FLOAT, DISCRETE):
+            raise ConfigurationError(
+                f"privacy.noise={self.noise}: choose one of {FLOAT}, {DISCRETE}."
+            )
         self._check_noise()
+        if self.noise == DISCRETE:
+            self._check_grid()
 
     def _check_noise(self) -> None:
         # Below 2^-32 of the sum's size, float64 noise would round away in the sum it protects.
@@ -110,6 +125,21 @@ class Mechanism(ABC):
         if self.adaptive is not None:  # refuses clip bits that cost more than z
             self.adaptive.update_multiplier(self.noise_multiplier, self.expected_units)
 
+    def _check_grid(self) -> None:
+        if not self.offers_discrete_noise():
+            raise ConfigurationError(
+                f"privacy.noise={self.noise}: {type(self).__name__} adds noise to numbers on no "
+                f"grid; take privacy.noise={FLOAT}, or another strategy."
+            )
+        for name in ("grid", "bits_grid"):
+            getattr(self, name)  # raises where there is none
+
+    @classmethod
+    def offers_discrete_noise(cls) -> bool:
+        """Whether the class that defines `release` says that it can add discrete noise."""
+        owner = next(base for base in cls.__mro__ if "release" in vars(base))
+        return bool(vars(owner).get("discrete_noise", False))
+
     @classmethod
     def options(cls) -> Mapping[str, Field[Any]]:
         """The fields that this mechanism adds and a configuration may set, by name."""
@@ -119,8 +149,8 @@ class Mechanism(ABC):
 
     @property
     def adjacency(self) -> str:
-        """Which populations are neighbours: "add-or-remove-one-user" or "zero-out-one-user"."""
-        return "add-or-remove-one-user"
+        """Which populations are neighbours, where N is declared: `ADD_OR_REMOVE` or `ZERO_OUT`."""
+        return ADD_OR_REMOVE
 
     @property
     def sampling_scheme(self) -> str:
@@ -153,6 +183,26 @@ class Mechanism(ABC):
         if self.adaptive is None:
             return self.noise_multiplier
         return self.adaptive.update_multiplier(self.noise_multiplier, self.expected_units)
+
+    @property
+    def grid(self) -> float:
+        """g: every number of a clipped update is a multiple of it; 0.0 where noise is float."""
+        if self.noise != DISCRETE:
+            return 0.0
+        return noise_grid.step(self.noise_std, self._most_units * self.clip_norm)
+
+    @property
+    def bits_grid(self) -> float:
+        """The step of the noise on the clip bits, which are halves; 0.0 where noise is float."""
+        if self.noise != DISCRETE or self.adaptive is None:
+            return 0.0
+        std, largest = self.adaptive.bit_std(self.expected_units), BIT_SENSITIVITY
+        return min(BIT_SENSITIVITY, noise_grid.step(std, self._most_units * largest))
+
+    @property
+    def _most_units(self) -> int:
+        """Units of a round in which every coin shows heads."""
+        return self.users * self.group_size
 
     @property
     def cohort_cap(self) -> int | None:
@@ -249,6 +299,7 @@ class Mechanism(ABC):
             "clipping": self.clipping,
             "count_unclipped": self.adaptive is not None,
             "keep_rows": self.keeps_rows,
+            "grid": self.grid,
         }
         return Contract(**{**vars(work), **required})
 
@@ -259,8 +310,9 @@ class Mechanism(ABC):
     def release(self, cohort: CohortSum, stream: rng.SecretStream, number: int) -> Release:
         """Mean of round ``number`` with noise, and clip bits with noise where C adapts.
 
-        Noise is drawn and added in float64 on the CPU, once, here. Floating-point noise is not the
-        real Gaussian (Mironov, CCS 2012): the statement names it as a limit.
+        Noise is drawn and added in float64 on the CPU, once, here. Float noise is not the real
+        Gaussian (Mironov, CCS 2012): the statement names it as a limit. Discrete noise is a
+        rounding of it, by its exact law.
 
         Args:
             cohort: sum over all units of the round, ``total`` (D,) float64.
@@ -269,18 +321,27 @@ class Mechanism(ABC):
             number: of the round, from 1.
 
         Raises:
+            StoppedError: noise is discrete, and the sum is not on the grid.
             ValueError: C adapts, and the cohort has no clip bits.
         """
-        noise = self.noise_std * rng.standard_normal(stream, len(cohort.total))
-        mean = (cohort.total.astype(np.float64) + noise) / self.expected_units
+        total = cohort.total.astype(np.float64)
+        mean = self._noised(total, self.noise_std, self.grid, stream) / self.expected_units
         noise_std = self.noise_std / self.expected_units
         if self.adaptive is None:
             return Release(mean, noise_std)
         if cohort.unclipped_bits is None:
             raise ValueError("The clip norm adapts, but the cohort has no clip bits.")
         std = self.adaptive.bit_std(self.expected_units)
-        noised_bits = cohort.unclipped_bits + std * float(rng.standard_normal(stream, 1)[0])
-        return Release(mean, noise_std, 0.5 + noised_bits / self.expected_units)
+        [bits] = self._noised(np.array([cohort.unclipped_bits]), std, self.bits_grid, stream)
+        return Release(mean, noise_std, 0.5 + float(bits) / self.expected_units)
+
+    def _noised(
+        self, exact: np.ndarray, std: float, grid: float, stream: rng.SecretStream
+    ) -> np.ndarray:
+        """``exact`` (n,) float64 with noise: discrete on ``grid``, or float where this is 0."""
+        if grid:
+            return noise_grid.noised(exact, grid, std, stream)
+        return exact + std * rng.standard_normal(stream, len(exact))
 
     def after(self, release: Release) -> Self:
         """The mechanism of the next round: the same one, or one with the clip norm that follows."""
@@ -296,6 +357,21 @@ class Mechanism(ABC):
     def restored(self, state: Mapping[str, Any]) -> Self:
         """The mechanism of the round after a stored one, from what `state` returned."""
         return replace(self, **state)
+
+    def may_become(self, later: Mechanism, rounds: int) -> bool:
+        """Whether so many releases can have led from this mechanism to ``later``.
+
+        Args:
+            later: from `restored`.
+            rounds: number of the last release.
+        """
+        same = (self.ledger_event(), self.rounds_per_event, dict(self.details()))
+        if (later.ledger_event(), later.rounds_per_event, dict(later.details())) != same:
+            return False
+        if self.adaptive is None:
+            return later.clip_norm == self.clip_norm
+        furthest = rounds * self.adaptive.largest_step(self.expected_units)
+        return abs(math.log(later.clip_norm / self.clip_norm)) <= furthest
 
     def store_secrets(self, folder: Path) -> None:
         """Write secrets that later rounds need to ``folder``; called before each ``state``."""

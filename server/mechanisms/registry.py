@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from userdp.server.mechanisms.base import Mechanism
-from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.common.foreign_code import CodeNotLoadedError
 from userdp.sim.common.table import Table
 
 _ROOM = "userdp.server.mechanisms"
@@ -17,6 +17,7 @@ MECHANISMS: Table[type[Mechanism]] = Table(
         "matrix_factorization": f"{_ROOM}.matrix_factorization.mechanism.MatrixFactorization",
         "non_private": f"{_ROOM}.non_private.NonPrivate",
     },
+    base=Mechanism,
 )
 
 
@@ -26,7 +27,16 @@ def find(name: str) -> type[Mechanism]:
     Raises:
         ConfigurationError: there is none of this name, or it is not a subclass of `Mechanism`.
     """
-    mechanism = MECHANISMS.find(name)
-    if not (isinstance(mechanism, type) and issubclass(mechanism, Mechanism)):
-        raise ConfigurationError(f"strategy.name={name}: not a subclass of {Mechanism.__name__}.")
-    return mechanism
+    return MECHANISMS.find(name)
+
+
+def describing(name: str) -> type[Mechanism]:
+    """As `find`; `Mechanism` itself for one whose code a run folder alone names.
+
+    Raises:
+        ConfigurationError: as `find`.
+    """
+    try:
+        return MECHANISMS.find(name)
+    except CodeNotLoadedError:
+        return Mechanism

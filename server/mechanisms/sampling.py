@@ -1,12 +1,14 @@
 """Poisson sampling of positions with secret coins, and random subsets for capped cohorts.
 
-The cost of a draw grows with the cohort, not with the population.
+Both laws are exact: a coin shows heads with probability ``rate``, the float64 that the event names,
+and all subsets are equally probable. The cost grows with the cohort, not with the population.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from userdp.sim.common import exact_draws
 from userdp.sim.common.rng import SecretStream
 
 
@@ -29,8 +31,8 @@ def poisson_positions(stream: SecretStream, rate: float, size: int) -> np.ndarra
     heads: list[np.ndarray] = []
     last = -1
     while last < size:
-        gaps = np.log(stream.uniform(int(1.2 * rate * size) + 16)) / np.log1p(-rate)
-        block = last + np.cumsum(np.minimum(np.floor(gaps), size) + 1).astype(np.int64)
+        count = int(1.2 * rate * size) + 16
+        block = last + np.cumsum(exact_draws.geometric_gaps(stream, count, rate, size) + 1)
         heads.append(block)
         last = int(block[-1])
     positions = np.concatenate(heads)
@@ -40,10 +42,13 @@ def poisson_positions(stream: SecretStream, rate: float, size: int) -> np.ndarra
 def random_subset(stream: SecretStream, positions: np.ndarray, cap: int) -> np.ndarray:
     """All ``positions`` (n,), ascending, or a uniformly random subset of size ``cap`` if n > cap.
 
-    Every position draws a secret key. The positions with the smallest keys stay, in ascending
-    order: (min(n, cap),) int64.
+    Every position draws a secret key of 64 bits, and all draw 64 more as long as two keys are
+    equal. The positions with the smallest keys stay, in ascending order: (min(n, cap),) int64.
     """
     if len(positions) <= cap:
         return positions
-    chosen = np.argsort(stream.uniform(len(positions)), kind="stable")[:cap]
+    keys = stream.words(len(positions))[None]
+    while len(np.unique(keys, axis=1).T) < len(positions):
+        keys = np.concatenate([keys, stream.words(len(positions))[None]])
+    chosen = np.lexsort(keys[::-1])[:cap]  # by the first word, then the second
     return positions[np.sort(chosen)]

@@ -24,7 +24,7 @@ import numpy as np
 
 from userdp.server.accounting import RoundEvent
 from userdp.server.mechanisms import sampling
-from userdp.server.mechanisms.base import USER, Mechanism
+from userdp.server.mechanisms.base import USER, ZERO_OUT, Mechanism
 from userdp.sim.common import rng
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.protocol.contract import Assignment
@@ -53,7 +53,7 @@ class UserWise(Mechanism):
     @property
     def adjacency(self) -> str:
         """Zero-out where the cohort is capped, since the number of users enters the event."""
-        return super().adjacency if self.cohort_max is None else "zero-out-one-user"
+        return super().adjacency if self.cohort_max is None else ZERO_OUT
 
     @property
     def sampling_scheme(self) -> str:

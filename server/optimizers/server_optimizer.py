@@ -112,7 +112,14 @@ class ServerOptimizer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from what `state` returned."""
+        """Continue from what `state` returned.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is of another optimiser or adapter.
+        """
+        for name in ("adapter", "averaged"):
+            if state[name].shape != self._averaged.shape:
+                raise ValueError(f"{name} has shape {tuple(state[name].shape)}")
         with torch.no_grad():
             self._parameter.copy_(state["adapter"])
         self._optimizer.load_state_dict(state["optimizer"])

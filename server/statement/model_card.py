@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ def text(
         scores: public scores by name, for example held-out perplexity before and after.
         classes: names of the classes in the order of the logits; empty for a language model.
     """
-    title = f"LoRA adapter for {base_model}"
+    title = f"LoRA adapter for {_plain(base_model)}"
     if not statement["private"]:
         title = f"NOT PRIVATE: {title}"
     sections = [
@@ -43,12 +44,21 @@ def text(
         f"# {title}",
         prose.text(statement).rstrip(),
         "## Parameters",
-        _table(_parameters(statement) | {"base_model": base_model, "base_revision": base_revision}),
+        _table(_parameters(statement) | _base(base_model, base_revision)),
         *(["## Scores", _table(scores)] if scores else []),
         "## Use",
         _loading(base_model, base_revision, classes),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _base(name: str, revision: str | None) -> dict[str, str | None]:
+    return {"base_model": _plain(name), "base_revision": revision}
+
+
+def _plain(name: str) -> str:
+    """A name without what could pass for more than a name: claims, lines or cells of their own."""
+    return re.sub(r"[^\w.@/+-]+", " ", name).strip()
 
 
 def _loading(base_model: str, base_revision: str | None, classes: Sequence[str]) -> str:
@@ -91,3 +101,30 @@ def _table(rows: Mapping[str, Any]) -> str:
 
 def _cell(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def contradiction(card: str, statement: Mapping[str, Any]) -> str | None:
+    """What a card says against a statement, or None; wording is free, figures are not.
+
+    Args:
+        card: text of a card, perhaps of an older version.
+        statement: which the card should describe.
+    """
+    if ("NOT PRIVATE" in card) == statement["private"]:
+        return f"it does not say that the run has private={statement['private']}"
+    parameters = {name: _cell(value) for name, value in _parameters(statement).items()}
+    rows = re.findall(r"^\| ([^|]+) \| (.*) \|$", card, re.MULTILINE)
+    for name, told in rows:
+        if name in parameters and told != parameters[name]:
+            return f"it says {name} {told}, the statement {parameters[name]}"
+    missing = {"epsilon", "delta", "ledger_hash"} - {name for name, _ in rows}
+    if missing:
+        return f"its table lacks {min(missing)}"
+    if not statement["private"]:
+        return None
+    for name in ("epsilon", "delta"):
+        shown = re.findall(rf"\b{name} = ([^,;)\s]+)", card)
+        right = f"{prose.round_up(statement[name]):.{prose.DIGITS}g}"
+        if not shown or any(told.rstrip(".") != right for told in shown):
+            return f"it says {name} = {', '.join(shown) or 'nothing'}, the statement {right}"
+    return None

@@ -8,6 +8,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any
 
 from userdp.server.mechanisms import registry
+from userdp.server.statement import conditions
 
 DIGITS = 6  # significant digits of an epsilon: upper values rounded up, lower values down
 
@@ -65,7 +66,7 @@ def text(statement: Mapping[str, Any]) -> str:
     Raises:
         ConfigurationError: there is no mechanism of the statement's strategy.
     """
-    paragraphs = [_claim(statement), _protected(statement), statement["trust_model"]]
+    paragraphs = [claim(statement), _protected(statement), statement["trust_model"]]
     paragraphs += [_mechanism(statement), _account(statement)]
     paragraphs.append(_listed("It assumes that:", statement["assumptions"]))
     paragraphs.append(_listed("Released:", statement["released"]))
@@ -77,14 +78,16 @@ def text(statement: Mapping[str, Any]) -> str:
     return "\n\n".join(paragraphs) + "\n"
 
 
-def _claim(statement: Mapping[str, Any]) -> str:
+def claim(statement: Mapping[str, Any]) -> str:
+    """The first paragraph of `text`, made of the statement alone: it needs no mechanism's code."""
     if not statement["private"]:
         reasons = "; ".join(statement["reasons"])
         return f"NOT PRIVATE: {reasons}. This adapter carries no differential privacy guarantee."
     return (
         f"This adapter is (epsilon = {_shown(statement['epsilon'])}, "
-        f"delta = {_shown(statement['delta'])})-differentially private at {relation(statement)}. "
-        f"{_tier(statement['epsilon'])}"
+        f"delta = {_shown(statement['delta'])})-differentially private at {relation(statement)}"
+        f"{conditions.first_sentence(statement)}. "
+        f"{_tier(statement['epsilon'])}{conditions.scores_sentence(statement)}"
     )
 
 
@@ -123,7 +126,7 @@ def _mechanism(statement: Mapping[str, Any]) -> str:
     cap = "no cap"
     if sampling["cap"] is not None:
         cap = f"of which a uniformly random {sampling['cap']} stay where more are drawn"
-    mechanism = registry.find(statement["strategy"])
+    mechanism = registry.describing(statement["strategy"])
     noise = "without noise"
     if statement["noise_multiplier"]:
         noise = mechanism.noise_sentence(statement)
@@ -142,7 +145,7 @@ def _mechanism(statement: Mapping[str, Any]) -> str:
 def _clipped(statement: Mapping[str, Any]) -> str:
     clipped = "not clipped"
     if statement["clip_norm"] is not None:
-        clipped = registry.find(statement["strategy"]).clip_sentence(statement)
+        clipped = registry.describing(statement["strategy"]).clip_sentence(statement)
     if statement["rescaled"]:
         return f"multiplied by a public vector, made of earlier releases alone, and {clipped}"
     return clipped

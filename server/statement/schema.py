@@ -6,27 +6,28 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from userdp.server.statement import prose
+from userdp.server.statement import conditions, prose
+from userdp.sim.common import foreign_code
 
-FORMAT = 1
+FORMAT = 2
+LACKING = {1: ("simulation_only", "files"), FORMAT: ()}  # fields that older formats do not have
 TRUST_MODEL = (
     "Trusted server and trusted nodes: they see users' data, coins and sums before noise. The "
     "adversary sees everything that is listed as released. This is a simulation in one process or "
     "on trusted machines, without secure aggregation: simulation is not a deployment."
 )
-RELEASED = ("the adapter after every round", "the configuration", "scores on evaluation users")
 NOT_COVERED = (
     "tuning: settings that were chosen by looking at other runs on the same users",
     "the base model and its tokenizer: what they learned from their own training data",
     "what other users wrote about a user: a record belongs to the one user id it is filed under",
     "a person with several user ids: each id is a user of its own",
-    "users held out for evaluation: their scores are published as they are",
 )
 SIMULATION_ONLY = (
     "metrics marked simulation_only: computed from private data without noise, and written by this "
     "run because track.simulation_only was on"
 )
 RECORDS = "a person with several records: each record is a user of its own"
+NAMES = ("strategy", "accountant", "selection")  # fields that name code, never free text
 _NUMBER, _OPTIONAL = (int, float), (int, float, type(None))
 FIELDS: dict[str, type | tuple[type, ...]] = {
     "format": int,
@@ -66,6 +67,8 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "seeds_policy": str,
     "code_hash": str,
     "ledger_hash": str,
+    "simulation_only": bool,  # whether any process of the run ever wrote values without noise
+    "files": dict,  # path in the run folder -> SHA-256 of what was published, and the checkpoint
     "sweep": (dict, type(None)),
 }
 
@@ -76,7 +79,10 @@ def validate(statement: Mapping[str, Any]) -> None:
     Raises:
         ValueError: it is not; names the field.
     """
+    lacking = LACKING.get(statement.get("format", FORMAT), ())
     for name, kind in FIELDS.items():
+        if name in lacking and name not in statement:
+            continue
         if name not in statement:
             raise ValueError(f"The privacy statement lacks {name!r}.")
         value = statement[name]
@@ -91,6 +97,10 @@ def validate(statement: Mapping[str, Any]) -> None:
 
 
 def _check_words(statement: Mapping[str, Any]) -> None:
+    for name in NAMES:
+        value = statement[name]
+        if not (value.isidentifier() or foreign_code.is_dotted(value)):
+            raise ValueError(f"The privacy statement has {name}={value!r}, which is no name.")
     for name, allowed in prose.CHOICES.items():
         if statement[name] not in allowed:
             raise ValueError(f"{name}={statement[name]!r}, expected one of {', '.join(allowed)}.")
@@ -99,16 +109,20 @@ def _check_words(statement: Mapping[str, Any]) -> None:
     missing = [text for text in NOT_COVERED if text not in statement["not_covered"]]
     if missing:
         raise ValueError(f"not_covered does not name {missing[0]!r}.")
+    held_out = (conditions.HELD_OUT_USERS, conditions.HELD_OUT_RECORDS)
+    if sum(text in statement["not_covered"] for text in held_out) != 1:
+        raise ValueError("not_covered does not say who is held out for evaluation.")
     if (statement["unit"] == "record") != (RECORDS in statement["not_covered"]):
         raise ValueError(f"unit={statement['unit']!r} with not_covered of the other unit.")
+    said = SIMULATION_ONLY in statement["not_covered"]
+    if statement.get("simulation_only", said) != said:
+        raise ValueError(f"simulation_only={not said} with not_covered of a run that is not so.")
     if set(statement["sampling"]) != {"scheme", "rate", "expected_cohort", "cap"}:
         raise ValueError(f"sampling={statement['sampling']!r} is incomplete.")
-    if (statement["sampling"]["cap"] is None) != (
-        statement["adjacency"] == "add-or-remove-one-user"
-    ):
+    if statement["sampling"]["cap"] is not None and (statement["adjacency"] != "zero-out-one-user"):
         raise ValueError(
             f"adjacency={statement['adjacency']!r} with a cap of {statement['sampling']['cap']}: a "
-            "capped cohort is accounted under zero-out-one-user, and no other is."
+            "capped cohort is accounted under zero-out-one-user alone."
         )
     if statement["record_level"] and statement["slot_epsilon"] is None:
         raise ValueError("record_level=True without slot_epsilon.")

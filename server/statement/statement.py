@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from userdp.server.mechanisms import registry
-from userdp.server.statement import prose, schema
+from userdp.server.mechanisms.base import FLOAT
+from userdp.server.statement import conditions, prose, schema
 from userdp.server.statement.claim import Claim
 
 # Fields of the ledger's header that a statement is built from.
@@ -35,20 +36,24 @@ def build(
     ledger_hash: str,
     codes: Sequence[str],
     simulation_only: bool = False,
-    released: Sequence[str] = schema.RELEASED,
+    files: Mapping[str, str] | None = None,
+    released: Sequence[str] = conditions.RELEASED,
     sweep: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The statement of a run: the content of ``privacy_statement.json``.
 
     Args:
-        header: of the ledger, with every name of ``HEADER_FIELDS``; also with ``simulated_cohort``
-            where noise was scaled for a cohort that was not run, and with ``canaries`` where users
-            were planted.
+        header: of the ledger, with every name of ``HEADER_FIELDS``; also with ``split`` (else
+            whole users are held out), with ``simulated_cohort`` where noise was scaled for a cohort
+            that was not run, with ``canaries`` where users were planted, with ``mechanism_code``
+            where the mechanism is of another package, and with ``noise`` where it is not float.
         spent: the ledger's composition, which gives the number of rounds.
         claim: for that same composition.
         ledger_hash: hash of the ledger's last entry.
         codes: hashes of the code that started the run and, where it changed, that resumed it.
-        simulation_only: whether the run ever wrote metrics without noise.
+        simulation_only: whether any process of the run ever wrote values without noise, as the
+            ledger's notes say.
+        files: SHA-256 of the files that the run published, by path in its folder.
         released: what the run published, beside what the mechanism adds.
         sweep: facts about the sweep that the run belongs to, if any.
 
@@ -74,17 +79,20 @@ def build(
         "rounds": sum(count for _, count in spent),
         "record_level": _is_record_level(header, claim),
         "released": [
-            *released,
-            *registry.find(header["strategy"]).also_released(header),
+            *conditions.released(header, released),
+            *registry.describing(header["strategy"]).also_released(header),
         ],
         "assumptions": _assumptions(header),
         "not_covered": [
             *schema.NOT_COVERED,
+            conditions.held_out(header),
             *([schema.RECORDS] if header["unit"] == "record" else []),
             *([schema.SIMULATION_ONLY] if simulation_only else []),
         ],
         "code_hash": ", then ".join(codes),
         "ledger_hash": ledger_hash,
+        "simulation_only": simulation_only,
+        "files": dict(files or {}),
         "sweep": dict(sweep) if sweep is not None else None,
         **_figures(claim),
     }
@@ -142,31 +150,36 @@ def _is_record_level(header: Mapping[str, Any], claim: Claim) -> bool:
 
 
 def _assumptions(header: Mapping[str, Any]) -> list[str]:
-    assumptions = [
-        "every record is filed under exactly one user id",
-        "noise is drawn in double-precision floating point: the gap to real numbers "
-        "(Mironov, CCS 2012) is not closed",
-    ]
+    assumptions = ["every record is filed under exactly one user id", _noise(header)]
     if header["seeds_policy"] == "secret":
         assumptions.append(
             "cohort coins and noise come from the operating system's entropy and stay secret"
         )
-    if header["users_counted"]:
-        assumptions.append(
-            f"the number of users, {header['declared_users']}, was counted from the training data "
-            "once and is treated as public"
-        )
+    assumptions += conditions.assumptions(header)
     if planted := header.get("canaries"):
         assumptions.append(
             f"{planted} of the declared users are canaries: invented, and planted to measure what "
             "training remembers (data.canaries); a run with them is a simulation"
         )
-    assumptions += registry.find(header["strategy"]).assumptions(header)
+    assumptions += registry.describing(header["strategy"]).assumptions(header)
     if header["drop_failed_nodes"]:
         assumptions.append(
             "runtime.drop_failed_nodes=true: whether a node fails does not depend on users' data"
         )
     return assumptions
+
+
+def _noise(header: Mapping[str, Any]) -> str:
+    """What the noise is; ledgers of versions that had float noise alone do not say so."""
+    if header.get("noise", FLOAT) == FLOAT:
+        return (
+            "noise is drawn in double-precision floating point: the gap to real numbers "
+            "(Mironov, CCS 2012) is not closed"
+        )
+    return (
+        "noise is discrete: a node rounds each clipped update towards zero to a public grid, and "
+        "the release is the real Gaussian mechanism's, rounded to that grid (docs/noise.md)"
+    )
 
 
 def code_hash(packages: Iterable[str], modules: Iterable[str] = ()) -> str:

@@ -28,7 +28,7 @@ def of(file: Path, cache_folder: Path) -> str:
     Raises:
         OSError: the file cannot be read.
     """
-    entry = cache_folder / "digests" / f"{cache.fingerprint(str(file.resolve()))}.json"
+    entry = cache.place(cache_folder, "digests", str(file.resolve())).with_suffix(".json")
     stamp = _stamp(os.stat(file))
     if (stored := _stored(entry, stamp)) is not None:
         return stored

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config.field_types import Closed, Number, Text, Whole
+from userdp.sim.data.sources.base import GeneratedPopulation
 from userdp.sim.data.sources.registry import SOURCES
 
 _MINIMUM = {"users": 1, "canaries": 0, "canary_records": 1, "canary_references": 1}
@@ -68,6 +69,11 @@ class Data(Closed):
                     f"data.options.{name}={value}: no option of data.format={self.format}; "
                     f"{remedy}."
                 )
+
+    @property
+    def generated(self) -> bool:
+        """Whether the population is invented from public settings, so that its size is public."""
+        return isinstance(SOURCES.find(self.format), GeneratedPopulation)
 
     @property
     def class_names(self) -> tuple[str, ...]:

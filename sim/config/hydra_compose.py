@@ -6,7 +6,7 @@ Only this module and `userdp.sim.sweep.launcher`, which starts jobs, depend on H
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from userdp.sim.common import renamed
+from userdp.sim.common import foreign_code, renamed
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config import validation
 from userdp.sim.config.settings import Settings
@@ -35,6 +35,9 @@ OmegaConf.register_new_resolver(
 def settings(overrides: Sequence[str]) -> tuple[Settings, DictConfig]:
     """Compose and check one configuration; with ``resume=RUN``, that of the stored run.
 
+    Code of another package that the stored run names is not loaded unless an override names it
+    too, or `foreign_code.VARIABLE` allows it.
+
     Raises:
         ConfigurationError: an unknown key or group, or a value that does not fit.
     """
@@ -44,16 +47,32 @@ def settings(overrides: Sequence[str]) -> tuple[Settings, DictConfig]:
         config.pop(_GRIDS, None)
     if "compare" in config:
         raise ConfigurationError("+experiment=selections: start it with userdp compare.")
-    return validation.parse(config), config
+    if resumed is None:
+        return validation.parse(config), config
+    return _parsed_stored(config, [item.partition("=")[2] for item in overrides]), config
 
 
-def stored(folder: RunFolder) -> tuple[Settings, DictConfig]:
+def stored(folder: RunFolder, like: Settings | None = None) -> tuple[Settings, DictConfig]:
     """The configuration that a run was started with.
+
+    Args:
+        folder: of the run.
+        like: settings of this command, if any; code that they name may be loaded.
 
     Raises:
         ConfigurationError: there is none, or it is not valid.
     """
-    return settings([f"resume={folder.path}"])
+    config = _changed(str(folder.path), [])
+    return _parsed_stored(config, list(like.code_names.values()) if like else []), config
+
+
+def _parsed_stored(config: DictConfig, named: Sequence[str]) -> Settings:
+    """Check a stored configuration; ``named``: names that the user has given beside it."""
+    with foreign_code.named_by_a_run_folder(named):
+        parsed = validation.parse(config)
+        for setting, name in parsed.code_names.items():  # those that are loaded later, too
+            foreign_code.check(setting, name)
+    return parsed
 
 
 def experiment(
@@ -182,7 +201,8 @@ def _changed(folder: str, overrides: Sequence[str]) -> DictConfig:
         raise ConfigurationError(f"resume={folder}: there is no {path}; name a run folder.")
     try:
         values = OmegaConf.to_container(OmegaConf.load(path))
-        configuration: DictConfig = OmegaConf.create(renamed.current(values))
+        _check_plain(values)
+        configuration: DictConfig = OmegaConf.create(renamed.completed(values))
         changes: Any = OmegaConf.from_dotlist(list(overrides))
         merged: Any = OmegaConf.merge(configuration, changes)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
@@ -195,6 +215,16 @@ def _changed(folder: str, overrides: Sequence[str]) -> DictConfig:
             )
     config: DictConfig = merged
     return config
+
+
+def _check_plain(values: Any) -> None:
+    """Refuse interpolations, which a run never stores: they could read the environment."""
+    if isinstance(values, str) and "${" in values:
+        raise ValueError("its config.yaml holds an interpolation, which no run stores.")
+    if isinstance(values, Mapping):
+        values = list(values.values())
+    for value in values if isinstance(values, list) else []:
+        _check_plain(value)
 
 
 def _parsed(overrides: Sequence[str]) -> list[Override]:

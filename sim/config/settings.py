@@ -6,6 +6,7 @@ Every error names the field, its value, and what to change.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +14,9 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from userdp.server.accounting import accountants
+from userdp.server.mechanisms.base import DISCRETE
 from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.config import optimizer
 from userdp.sim.config.data import Data
 from userdp.sim.config.field_types import Closed, Count, Number, Quantity, Whole
 from userdp.sim.config.strategy import Strategy, gather_options
@@ -82,7 +85,7 @@ class Privacy(Closed):
         ConfigurationError: a value is out of range, or the accountant is unknown or does not fit.
     """
 
-    users: Whole | None  # N, declared; None: counted, which the statement says
+    users: Whole | None  # N, declared; None: counted, which the claim says
     epsilon: Number | None  # target; exclusive with noise_multiplier
     noise_multiplier: Number | None
     delta: Number | None  # None: 1 / (10 N)
@@ -90,6 +93,7 @@ class Privacy(Closed):
     edgeworth_order: Literal[1, 2, 3]
     group_bound: Literal["mixture", "lemma"]
     reproducible: bool
+    noise: Literal["float", "discrete"] = "float"  # discrete: exact, on a grid
 
     def __post_init__(self) -> None:
         accountants.claim_version(self.accountant, capped=False)  # a claim will name it
@@ -120,11 +124,12 @@ class Runtime(Closed):
     """The group ``runtime``: the nodes of the federation.
 
     Raises:
-        ConfigurationError: there is no node, or no such runtime.
+        ConfigurationError: there is no node, no time to answer, or no such runtime.
     """
 
     nodes: Whole
     drop_failed_nodes: bool
+    timeout: Number | None = None  # seconds in which a round's nodes have to answer; None: no limit
     options: dict[str, Any] = field(default_factory=dict)  # of a runtime outside userdp
     kind: str = "in_process"  # of `userdp.sim.runtime.registry.RUNTIMES`, or a dotted name
 
@@ -132,6 +137,10 @@ class Runtime(Closed):
         RUNTIMES.check(self.kind)
         if self.nodes < 1:
             raise ConfigurationError(f"runtime.nodes={self.nodes}: must be at least 1.")
+        if self.timeout is not None and not 0 < self.timeout < math.inf:
+            raise ConfigurationError(
+                f"runtime.timeout={self.timeout:g}: must be positive and finite seconds, or null."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +191,7 @@ class Settings(Closed):
     model: Model
     selection: Selection
     strategy: Annotated[Strategy, pydantic.BeforeValidator(gather_options)]
-    optimizer: dict[str, Any]
+    optimizer: Annotated[dict[str, Any], pydantic.BeforeValidator(optimizer.current)]
     schedule: Schedule
     privacy: Privacy
     engine: Engine
@@ -205,6 +214,7 @@ class Settings(Closed):
             raise ConfigurationError(f"eval_every={self.eval_every}: must be at least 1.")
         if not 0 < self.cohort < math.inf:
             raise ConfigurationError(f"cohort={self.cohort:g}: must be positive and finite.")
+        optimizer.check(self.optimizer)
         self._check_noise()
         if self.data.canaries and not self.track.simulation_only:
             raise ConfigurationError(
@@ -221,6 +231,11 @@ class Settings(Closed):
 
     def _check_noise(self) -> None:
         epsilon, z = self.privacy.epsilon, self.privacy.noise_multiplier
+        if self.privacy.noise == DISCRETE and not self.strategy.mechanism.offers_discrete_noise():
+            raise ConfigurationError(
+                f"privacy.noise={self.privacy.noise}: strategy={self.strategy.name} cannot round "
+                "what it adds noise to; take privacy.noise=float, or another strategy."
+            )
         if not self.strategy.mechanism.private:
             if (epsilon, z) != (None, None):
                 raise ConfigurationError(
@@ -232,6 +247,23 @@ class Settings(Closed):
             raise ConfigurationError(
                 f"privacy.epsilon={epsilon}, privacy.noise_multiplier={z}: give exactly one."
             )
+
+    @property
+    def counts_users(self) -> bool:
+        """Whether N is neither declared nor public by itself, so that it is counted from data."""
+        return self.privacy.users is None and not self.data.generated
+
+    @property
+    def code_names(self) -> Mapping[str, str]:
+        """The keys of the configuration whose values name code, and these values."""
+        return {
+            "strategy.name": self.strategy.name,
+            "privacy.accountant": self.privacy.accountant,
+            "selection.rule": self.selection.rule,
+            "data.format": self.data.format,
+            "runtime.kind": self.runtime.kind,
+            "optimizer.name": self.optimizer["name"],
+        }
 
     @property
     def folder(self) -> Path:

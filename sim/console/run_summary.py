@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from userdp.server.mechanisms.base import Mechanism
+from userdp.server.mechanisms.base import FLOAT, Mechanism
 from userdp.server.statement import prose
 from userdp.sim.planning.noise_estimate import NoiseEstimate
 from userdp.sim.planning.planner import Plan
@@ -44,7 +44,7 @@ def print_start(
         "mechanism": mechanism.console(),
         "rounds": f"{plan.rounds}, q = {mechanism.sampling_rate:.{_DIGITS}g}, "
         f"{mechanism.expected_units:g} units expected a round",
-        "noise": f"z = {mechanism.noise_multiplier:.10g}, {_clip(mechanism)}",
+        "noise": f"z = {mechanism.noise_multiplier:.10g}, {_clip(mechanism)}{_kind(mechanism)}",
         **mechanism.console_rows(),
         "claim": claim(plan, reproducible),
         "expected time": "open, since k is" if minutes is None else _time(minutes),
@@ -68,7 +68,7 @@ def print_end(folder: RunFolder, scores: Mapping[str, str], statement: Mapping[s
         "run folder": f"{folder.path}",
     }
     print_rows("outcome" if statement["private"] else "NOT PRIVATE: outcome", rows)
-    print(_wrapped("", prose.text(statement).split("\n\n")[0]), flush=True)
+    print(_wrapped("", prose.claim(statement)), flush=True)
 
 
 def print_json(value: Any) -> None:
@@ -138,6 +138,10 @@ def _clip(mechanism: Mechanism) -> str:
     start = f"C = {mechanism.clip_norm:g}"
     rule = mechanism.adaptive
     return start if rule is None else f"{start} at first, then the {rule.quantile:g} quantile"
+
+
+def _kind(mechanism: Mechanism) -> str:
+    return f", {mechanism.noise}" if mechanism.noise != FLOAT else ""
 
 
 def _time(minutes: float) -> str:

@@ -22,7 +22,10 @@ from userdp.sim.data.records import BadRecord, Columns
 from userdp.sim.data.sources.base import GeneratedPopulation, Row, Source, SourceRequest
 
 _SIDES = {"train": False, "test": True, "validation": True}  # split column -> held out
-_SHOWN = 20  # characters of a wrong split value that a message may quote
+
+
+class BadDataError(ValueError):
+    """Bad data where it is refused; the message names the place and quotes nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +91,11 @@ class CorpusSettings:
         )
 
     def cache_key(self, contents: str, encode: Encode) -> str:
-        """The corpus's name in the cache; ``contents`` is the fingerprint of the source."""
+        """What the corpus depends on, as the cache needs it to name the corpus.
+
+        Args:
+            contents: fingerprint of the source.
+        """
         settings = [
             *(self.format, self.columns, self.split, self.holdout, self.seed, self.strict),
             *(self.name, self.hub_split, self.max_tokens),
@@ -104,7 +111,7 @@ def load(source: Source, settings: CorpusSettings, encode: Encode, cache_folder:
 
     Raises:
         ConfigurationError: the source is missing, lacks a column or holds no training record.
-        ValueError: bad data under ``settings.strict``; names the place, quotes nothing.
+        BadDataError: bad data under ``settings.strict``.
     """
     source.check(settings.request)
     opened = source.open(settings.request, cache_folder)
@@ -120,7 +127,7 @@ def load(source: Source, settings: CorpusSettings, encode: Encode, cache_folder:
             )
 
     key = settings.cache_key(opened.fingerprint, encode)
-    return Corpus.load(cache.published(cache_folder / "corpora" / key, build))
+    return Corpus.load(cache.published(cache.place(cache_folder, "corpora", key), build))
 
 
 def generate(
@@ -141,10 +148,10 @@ def generate(
         for user, texts in population.users(seed, users)
         for text in texts
     )
-    folder = cache.published(
-        cache_folder / "corpora" / key, lambda folder: corpus.write(folder, examples, encode, {})
+    place = cache.place(cache_folder, "corpora", key)
+    return Corpus.load(
+        cache.published(place, lambda folder: corpus.write(folder, examples, encode, {}))
     )
-    return Corpus.load(folder)
 
 
 def _batch_encoder(
@@ -173,7 +180,8 @@ def _examples(
             content = records.content(row, settings.columns, encode)
         except BadRecord as bad:
             if settings.strict:
-                raise ValueError(f"{row.place}: {bad} (data.strict=true refuses it)") from None
+                refused = f"{row.place}: {bad} (data.strict=true refuses it)"
+                raise BadDataError(refused) from None
             dropped[str(bad)] += 1
             if user is not None:
                 users_with_bad_records.add(user)
@@ -194,7 +202,7 @@ def _held_out(settings: CorpusSettings, row: Row, user: str, position: int) -> b
     side = (row.columns or {}).get(settings.columns.split or "")
     if not isinstance(side, str) or side not in _SIDES:
         raise ConfigurationError(
-            f"data.split_column={settings.columns.split!r}: {row.place} says "
-            f"{str(side)[:_SHOWN]!r}; expected one of {', '.join(_SIDES)}"
+            f"data.split_column={settings.columns.split!r}: {row.place} has another value than "
+            f"{', '.join(_SIDES)}"
         )
     return _SIDES[side]

@@ -10,7 +10,7 @@ from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config.data import Data
 from userdp.sim.data import loading, masking
 from userdp.sim.data.corpus import Corpus
-from userdp.sim.data.loading import CorpusSettings
+from userdp.sim.data.loading import BadDataError, CorpusSettings
 from userdp.sim.data.population import Population
 from userdp.sim.data.records import Columns
 from userdp.sim.data.sources.base import GeneratedPopulation
@@ -50,8 +50,12 @@ def load(data: Data, tokenizer: Any, seq_len: int) -> Corpus:
             corpus = loading.load(source, _settings(data, seq_len), encode, folder)
         except ConfigurationError:
             raise
-        except (FileNotFoundError, ValueError) as error:  # or bad data under data.strict
+        except (FileNotFoundError, BadDataError) as error:
             raise ConfigurationError(f"data.path={data.path}: {error}") from None
+        except ValueError as error:  # of a library: its message may quote a record
+            raise ConfigurationError(
+                f"data.path={data.path}: did not load: {type(error).__name__}."
+            ) from None
     if not len(corpus.train):
         raise ConfigurationError("data: no user is left to train on; lower data.holdout.")
     if not _scorable(corpus.heldout, seq_len):

@@ -46,6 +46,7 @@ class RunInputs:
     base_name: str  # its public name, for the model card
     revision: str | None  # commit of a base model of the hub
     drawn: bool  # whether weights that the checkpoint lacks were drawn from the seed
+    tokenizer: str = ""  # fingerprint of the whole tokenizer
     canaries: Canaries | None = None  # the invented users among the training users
     cache: dict[Hashable, Any] = field(default_factory=dict)  # values of corpus and base alone
 
@@ -125,11 +126,12 @@ def load(
     compatibility.check_length(model, base.module)
     compatibility.check_tokens(base.module, base.tokenizer)
     compatibility.check_pairs(data, base.module.config, base.tokenizer)
+    encode = TokenizerEncode(base.tokenizer)
     planted = canaries.drawn(
         count=data.canaries,
         references=data.canary_references,
         seed=data.seed,
-        encode=TokenizerEncode(base.tokenizer),
+        encode=encode,
         seq_len=model.seq_len,
     )
     corpus = corpus_loader(data, base.tokenizer, model.seq_len)
@@ -141,6 +143,7 @@ def load(
         base_name=names[model.kind],
         revision=getattr(base.module.config, "_commit_hash", None),
         drawn=base.drawn,
+        tokenizer=encode.name,
         canaries=planted,
     )
 

@@ -29,6 +29,7 @@ def builder(settings: Settings, users: int, delta: float) -> Callable[[float], M
     if strategy.clip_norm is None and cls.private:
         raise ConfigurationError("strategy.clip_norm=None: a private strategy needs a clip norm.")
     options: dict[str, Any] = {"records_per_user": strategy.k, **strategy.options}
+    options["noise"] = settings.privacy.noise
     if strategy.clip_norm is not None:
         options["clip_norm"] = strategy.clip_norm
 

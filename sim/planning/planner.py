@@ -102,6 +102,28 @@ def make_at(settings: Settings, users: int, delta: float) -> Plan:
     )
 
 
+def with_noise(settings: Settings, users: int, noise_multiplier: float) -> Plan:
+    """The plan at a known noise multiplier: nothing is calibrated, and nothing accounted for.
+
+    Its epsilon is 0 to infinity.
+
+    Raises:
+        ConfigurationError: the settings contradict each other.
+    """
+    privacy, delta = settings.privacy, _delta(settings, users)
+    estimates = noise_estimate.estimator(privacy) is not None
+    mechanism = mechanism_builder.builder(settings, users, delta)(noise_multiplier)
+    return Plan(
+        mechanism=mechanism_builder.adapted(mechanism, settings.strategy),
+        rounds=settings.rounds,
+        delta=delta,
+        accountant=accountants.DEFAULT if estimates else privacy.accountant,
+        group_bound=privacy.group_bound,
+        epsilon=accounting.Epsilon(lower=0.0, upper=math.inf),
+        target=None if estimates else privacy.epsilon,
+    )
+
+
 def bare(settings: Settings) -> Plan:
     """The plan for declared users, or for ``plan.sampling_rate`` instead of them.
 

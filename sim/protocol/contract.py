@@ -39,6 +39,10 @@ class Contract(LocalWork):
     clipping: str = "joint"  # of `userdp.clients.training.clipping.CLIP_RULES`, or a dotted name
     count_unclipped: bool = False  # report how many units are unclipped: the clip norm adapts
     keep_rows: bool = False  # report every unit's clipped update: no secure aggregation
+    # Only members of one public group take part (`userdp.sim.data.public_groups`); 0: no groups.
+    groups: int = 0
+    group: int = 0  # the round's group, 0 to groups - 1
+    grid: float = 0.0  # a power of two: round clipped updates towards zero to its multiples
 
 
 @dataclass(frozen=True)

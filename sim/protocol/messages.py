@@ -82,10 +82,13 @@ def read_reply(message: Message, layout: Layout) -> CohortSum:
     """The sum in a node's reply.
 
     Raises:
-        ValueError: its arrays or rows are not of this layout.
+        ValueError: its arrays or rows are not of this layout, or not float64.
+        KeyError: a record is missing.
     """
     content = message.content
-    total = layout.to_vector(content.array_records["clipped_sum"]).astype(np.float64)
+    total = layout.to_vector(content.array_records["clipped_sum"])
+    if total.dtype != np.float64:  # rounded after the clip: a norm could exceed C
+        raise ValueError("The sum of a reply is not float64.")
     figures: Any = content.metric_records["simulation_only"]
     bits: Any = content.config_records.get("unclipped_bits", {"sum": None})["sum"]
     return CohortSum(total, dict(figures), bits, _rows(content, layout))

@@ -49,8 +49,9 @@ def score(prepared: Prepared) -> heldout.Evaluation:
 def _stored(prepared: Prepared) -> heldout.Evaluation:
     inputs, initial = prepared.inputs, prepared.inputs.model.initial.numpy()
     keep_records = prepared.settings.track.simulation_only
-    key = cache.fingerprint(
-        "baseline",
+    place = cache.place(
+        cache.cache_root(),
+        "baselines",
         VERSION,
         inputs.corpus.name,
         prepared.settings.model.seq_len,
@@ -64,7 +65,7 @@ def _stored(prepared: Prepared) -> heldout.Evaluation:
         evaluation = finish.score(prepared, initial)
         _write(folder, evaluation if keep_records else replace(evaluation, records=None))
 
-    return _read(cache.published(cache.cache_root() / "baselines" / key, build))
+    return _read(cache.published(place, build))
 
 
 def _write(folder: Path, evaluation: heldout.Evaluation) -> None:

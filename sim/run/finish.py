@@ -14,13 +14,16 @@ import torch
 from userdp.clients.evaluation import heldout
 from userdp.clients.evaluation.heldout import Evaluation
 from userdp.clients.models import export
+from userdp.server.ledger import durable_file
 from userdp.server.ledger.ledger import Ledger
 from userdp.server.statement import claim, model_card, statement
 from userdp.sim.console import run_summary
 from userdp.sim.data.canaries import Canaries
+from userdp.sim.run import input_digests
 from userdp.sim.run.prepare import Prepared
 from userdp.sim.run.simulation_only import canary_exposure, measure
 from userdp.sim.run.simulation_only.measure import Measured
+from userdp.sim.run_folder import published_files
 from userdp.sim.tracking.tracker import Tracker
 
 
@@ -64,9 +67,7 @@ def finish(
     """
     folder = prepared.folder
     simulated = _simulated(prepared, {0: before, ledger.rounds_intended: after})
-    facts = _statement(prepared, ledger)
-    folder.statement.write_text(json.dumps(facts, indent=2) + "\n")
-    _save_adapter(prepared, facts, before, after)
+    facts = _publish(prepared, ledger, before, after)
     tracker.summary(
         {
             **before.metrics("_before"),
@@ -85,6 +86,8 @@ def finish(
         *((file, file.stem, "simulation_only") for file in simulated.files),
     ):
         tracker.artifact(path, name, kind)
+    if ledger.rounds_intended >= prepared.plan.rounds:  # else the run can be resumed
+        input_digests.delete(folder)
     run_summary.print_end(folder, {**_score_rows(before, after), **simulated.shown}, facts)
     return Result(folder=folder.path, before=before, after=after, statement=facts)
 
@@ -123,7 +126,21 @@ def _score_rows(before: Evaluation, after: Evaluation) -> dict[str, str]:
     return rows
 
 
-def _statement(prepared: Prepared, ledger: Ledger) -> Mapping[str, Any]:
+def _publish(
+    prepared: Prepared, ledger: Ledger, before: Evaluation, after: Evaluation
+) -> Mapping[str, Any]:
+    """Write adapter and model card, and last the statement, which holds their digests."""
+    inputs, folder = prepared.inputs, prepared.folder
+    export.save(inputs.model, prepared.optimizer.averaged, folder.adapter, base=inputs.base)
+    card = _card(prepared, _statement(prepared, ledger, {}), before, after)
+    durable_file.replace(folder.model_card, card.encode())
+    facts = _statement(prepared, ledger, published_files.digests(folder))
+    durable_file.replace(folder.statement, (json.dumps(facts, indent=2) + "\n").encode())
+    return facts
+
+
+def _statement(prepared: Prepared, ledger: Ledger, files: Mapping[str, str]) -> Mapping[str, Any]:
+    """The statement; ``files``: digests of the files beside it."""
     sweep = prepared.settings.sweep
     return statement.build(
         prepared.header,
@@ -131,17 +148,17 @@ def _statement(prepared: Prepared, ledger: Ledger) -> Mapping[str, Any]:
         claim.from_ledger(prepared.header, ledger.spent()),
         ledger_hash=ledger.head,
         codes=ledger.codes,
-        simulation_only=prepared.settings.track.simulation_only,
+        simulation_only=ledger.simulation_only,
+        files=files,
         sweep={"folder": sweep} if sweep else None,
     )
 
 
-def _save_adapter(
+def _card(
     prepared: Prepared, facts: Mapping[str, Any], before: Evaluation, after: Evaluation
-) -> None:
-    """The averaged adapter in peft's format, with the model card as its README."""
-    inputs, folder = prepared.inputs, prepared.folder
-    export.save(inputs.model, prepared.optimizer.averaged, folder.adapter, base=inputs.base)
+) -> str:
+    """The model card, which is the README of the adapter's folder."""
+    inputs = prepared.inputs
     name, _ = after.headline
     scores = {
         f"held-out {name} {when}": evaluation.headline[1]
@@ -149,11 +166,10 @@ def _save_adapter(
     }
     if after.majority is not None:
         scores[f"held-out {name} of the commonest class"] = after.majority
-    card = model_card.text(
+    return model_card.text(
         facts,
         base_model=inputs.base_name,
         base_revision=inputs.revision,
         scores=scores,
         classes=prepared.settings.data.class_names,
     )
-    folder.model_card.write_text(card)

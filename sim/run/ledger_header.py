@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from typing import Any
 
-from userdp.server.mechanisms.base import Mechanism
+from userdp.server.mechanisms import header_facts, registry
+from userdp.server.mechanisms.base import ZERO_OUT, Mechanism
 from userdp.server.statement import statement
+from userdp.sim.common import foreign_code, renamed
+from userdp.sim.config import optimizer
 from userdp.sim.config.settings import Settings
 from userdp.sim.data import selection
 from userdp.sim.planning.planner import Plan
 
 _PACKAGES = ("userdp.sim", "userdp.clients", "userdp.server")
-_INSIDE = ("userdp.", "torch.")  # hashed as a package, or named by the version of a library
+# Public facts about the data: they decide who a user is, and who is held out.
+_PUBLIC_DATA = (
+    *("format", "user", "text", "prompt", "chat", "text_pair", "label"),
+    *("split_column", "holdout"),
+)
 
 
 def code(settings: Settings, mechanism: Mechanism) -> str:
@@ -20,17 +27,20 @@ def code(settings: Settings, mechanism: Mechanism) -> str:
 
     Changed code may resume a run; the ledger then records its hash.
     """
-    names = (
-        *(settings.strategy.name, settings.privacy.accountant, settings.selection.rule),
-        *(settings.data.format, settings.runtime.kind, settings.optimizer["_target_"]),
-        mechanism.clipping,
-    )
-    outside = [name for name in names if "." in name and not name.startswith(_INSIDE)]
+    names = [*settings.code_names.values(), mechanism.clipping]
+    outside = [name for name in names if foreign_code.is_foreign(name)]
     return statement.code_hash(_PACKAGES, [name.rpartition(".")[0] for name in outside])
 
 
 def header(
-    settings: Settings, plan: Plan, *, layout: str, base: str, rescaled: bool = False
+    settings: Settings,
+    plan: Plan,
+    *,
+    layout: str,
+    base: str,
+    rescaled: bool = False,
+    revision: str | None = None,
+    dtype: str = "",
 ) -> dict[str, Any]:
     """All parameters that must be the same for a run to be resumed.
 
@@ -39,28 +49,20 @@ def header(
         base: public name of the base model.
         rescaled: whether updates are multiplied by a scale, computed from releases, before the
             clip.
+        revision: of the base model, where it comes from the hub.
+        dtype: precision of the base model's weights.
     """
     mechanism, strategy, data = plan.mechanism, settings.strategy, settings.data
     return {
-        "strategy": strategy.name,
+        **_mechanism_names(strategy.name),
+        **_users(settings, mechanism),
         "unit": "user" if data.user is not None else "record",
-        "clipped_unit": mechanism.unit,
-        "adjacency": mechanism.adjacency,
-        "declared_users": mechanism.users,
-        "users_counted": settings.privacy.users is None,
         "delta": plan.delta,
         "epsilon_target": plan.target,
         "rounds": plan.rounds,
         "accountant": plan.accountant,
         "group_bound": plan.group_bound if mechanism.group_size > 1 else None,
-        "event": dict(mechanism.ledger_event()),
-        "rounds_per_event": mechanism.rounds_per_event,
-        "mechanism_details": dict(mechanism.details()),
-        "clip_norm": mechanism.clip_norm if math.isfinite(mechanism.clip_norm) else None,
-        "adaptive_clip": _adaptive_clip(mechanism),
-        "denominator": mechanism.expected_units,
-        "sampling_scheme": mechanism.sampling_scheme,
-        "cohort_cap": mechanism.cohort_cap,
+        **header_facts.of(mechanism),
         "records_per_user": strategy.records_per_user,
         "resample": strategy.resample,
         "rescaled": rescaled,
@@ -74,22 +76,69 @@ def header(
         "schedule": vars(settings.schedule),
         "seed": settings.seed,
         "data_seed": data.seed,
+        "split": data.split,
         "seeds_policy": "reproducible" if settings.privacy.reproducible else "secret",
         "drop_failed_nodes": settings.runtime.drop_failed_nodes,
         "classes": list(data.class_names) or None,
         **{"base_model": base, "adapter_layout": layout},
+        **{
+            "base_revision": revision,
+            "base_dtype": dtype,
+            "model": {"lora": vars(settings.model.lora)},
+        },
+        "data": {name: getattr(data, name) for name in _PUBLIC_DATA},
+        **_asked(mechanism, settings),
         **({"canaries": data.canaries} if data.canaries else {}),
     }
 
 
-def _adaptive_clip(mechanism: Mechanism) -> dict[str, float] | None:
-    """Parameters of the adaptive clip norm, and of the split of z; None if C is fixed."""
-    rule = mechanism.adaptive
-    if rule is None:
-        return None
+def _asked(mechanism: Mechanism, settings: Settings) -> dict[str, Any]:
+    """What `userdp verify` builds the mechanism from once more, beside the fields above."""
+    return {"cohort": mechanism.cohort, "strategy_options": dict(settings.strategy.options)}
+
+
+def continued(
+    header: Mapping[str, Any], stored: Mapping[str, Any], *, counted: bool
+) -> dict[str, Any]:
+    """The header of a resumed run in the words of its ledger, where an older version wrote that.
+
+    Older ledgers have no ``split``, which is "user" there; they state a counted N under the
+    mechanism's own adjacency, and write an optimiser as Hydra does.
+
+    Args:
+        header: of the run that resumes.
+        stored: of its ledger.
+        counted: whether the run that resumes declares no N.
+    """
+    asked, stored = dict(header), renamed.current(stored)
+    if optimizer.current(stored.get("optimizer")) == asked["optimizer"]:
+        asked["optimizer"] = stored["optimizer"]
+    if "split" in stored:
+        return asked
+    if asked["split"] == "user":
+        del asked["split"]
+    if counted and stored.get("users_counted"):
+        asked |= {name: stored.get(name) for name in ("users_counted", "adjacency")}
+    return asked
+
+
+def _mechanism_names(given: str) -> dict[str, str]:
+    """The mechanism's name, and the hash of its module where it is outside userdp.
+
+    The guarantee of such a mechanism rests on code that was not tested here.
+    """
+    name = registry.MECHANISMS.name_of(given)
+    if not foreign_code.is_foreign(name):
+        return {"strategy": name}
+    code_of_module = statement.code_hash([], [name.rpartition(".")[0]])
+    return {"strategy": name, "mechanism_code": code_of_module}
+
+
+def _users(settings: Settings, mechanism: Mechanism) -> dict[str, Any]:
+    """N, and which populations are neighbours: of a counted N, those that leave it as it is."""
+    counted = settings.counts_users
     return {
-        "quantile": rule.quantile,
-        "learning_rate": rule.learning_rate,
-        "bit_noise_std": rule.bit_std(mechanism.expected_units),
-        "update_noise_multiplier": mechanism.update_multiplier,
+        "declared_users": mechanism.users,
+        "users_counted": counted,
+        "adjacency": ZERO_OUT if counted else mechanism.adjacency,
     }

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException
-from hydra.utils import instantiate
-
 from userdp.clients.training.clipping import CLIP_RULES
 from userdp.clients.training.memory import EngineSettings
 from userdp.server.ledger import ledger
-from userdp.server.optimizers import schedules
+from userdp.server.optimizers import registry, schedules
 from userdp.server.optimizers.server_optimizer import ServerOptimizer
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config.data import Data
@@ -69,14 +65,26 @@ def prepare(settings: Settings, load: LoadInputs = run_inputs.load) -> Prepared:
         plan=plan,
         optimizer=optimizer,
         engine=run_inputs.fit_engine(settings, inputs.model),
-        header=ledger_header.header(
-            settings,
-            plan,
-            layout=inputs.model.layout.digest,
-            base=inputs.base_name,
-            rescaled=optimizer.rescales,
-        ),
+        header=_header(settings, plan, inputs, rescaled=optimizer.rescales),
     )
+
+
+def _header(
+    settings: Settings, plan: Plan, inputs: RunInputs, *, rescaled: bool
+) -> Mapping[str, Any]:
+    header = ledger_header.header(
+        settings,
+        plan,
+        layout=inputs.model.layout.digest,
+        base=inputs.base_name,
+        rescaled=rescaled,
+        revision=inputs.revision,
+        dtype=inputs.model.dtype,
+    )
+    if settings.resume is None:
+        return header
+    stored = ledger.verify(RunFolder(settings.folder).ledger).header
+    return ledger_header.continued(header, stored, counted=settings.privacy.users is None)
 
 
 def make_plan(settings: Settings, inputs: RunInputs) -> Plan:
@@ -132,7 +140,7 @@ def _check_writable(folder: Path) -> None:
 
 
 def _declared_users(settings: Settings, inputs: RunInputs) -> int:
-    """N: as declared, else counted once, which the statement lists as an assumption."""
+    """N: as declared, else counted once, which the first sentence of the claim says."""
     if settings.plan.sampling_rate is not None:
         raise ConfigurationError(
             f"plan.sampling_rate={settings.plan.sampling_rate}: for userdp plan only; a run has "
@@ -148,27 +156,13 @@ def _declared_users(settings: Settings, inputs: RunInputs) -> int:
 
 def _optimizer(settings: Settings, plan: Plan, inputs: RunInputs) -> ServerOptimizer:
     schedule = settings.schedule
-    options = {
-        name: value for name, value in settings.optimizer.items() if not name.startswith("_")
-    }
-    named = ", ".join(f"optimizer.{name}={value}" for name, value in options.items())
-    if not all(math.isfinite(value) for value in options.values() if isinstance(value, float)):
-        raise ConfigurationError(f"{named}: must be finite.")
+    options = {key: value for key, value in settings.optimizer.items() if key != "name"}
     factor = schedules.learning_rate_factor(schedule.name, schedule.warmup, plan.rounds)
-    target = settings.optimizer["_target_"]
-    try:
-        rule = instantiate(settings.optimizer)
-    except HydraException as error:
-        raise ConfigurationError(f"optimizer._target_={target}: {error}") from None
-    try:
-        optimizer = ServerOptimizer(inputs.model.initial.numpy(), rule, factor, schedule.average)
-    except ConfigurationError:
-        raise
-    except (TypeError, ValueError, HydraException) as error:
-        raise ConfigurationError(f"{named}: {error}") from None
+    make = registry.maker(settings.optimizer["name"], options)
+    optimizer = ServerOptimizer(inputs.model.initial.numpy(), make, factor, schedule.average)
     if optimizer.rescales and not plan.mechanism.rescalable:
         raise ConfigurationError(
-            f"optimizer={settings.optimizer['_target_'].rpartition('.')[2]}: it rescales updates "
+            f"optimizer={settings.optimizer['name']}: it rescales updates "
             f"before the clip, but strategy={settings.strategy.name} has noise that is correlated "
             "over rounds, in one space, which this would change; take optimizer=adam."
         )

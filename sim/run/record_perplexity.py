@@ -43,9 +43,7 @@ def with_perplexity(
         max_tokens: positions of one forward pass.
         cache_folder: root of the cache.
     """
-    key = cache.fingerprint(
-        "perplexity", VERSION, content, seq_len, model.base_digest(), model.device.type
-    )
+    parts = (VERSION, content, seq_len, model.base_digest(), model.device.type)
 
     def build(folder: Path) -> None:
         figures = record_perplexity.scores(
@@ -53,7 +51,7 @@ def with_perplexity(
         )
         np.save(folder / "perplexity.npy", figures)
 
-    folder = cache.published(cache_folder / "perplexity" / key, build)
+    folder = cache.published(cache.place(cache_folder, "perplexity", *parts), build)
     return replace(population, perplexity=np.load(folder / "perplexity.npy", mmap_mode="r"))
 
 

@@ -1,67 +1,109 @@
-"""Resumes an interrupted run, if ledger, checkpoint and the mechanism's secrets agree."""
+"""Resumes an interrupted run, if ledger, checkpoint, inputs and the mechanism's secrets agree."""
 
 from __future__ import annotations
 
+import logging
+
 from userdp.server.checkpoint import Checkpoint
 from userdp.server.ledger import hash_chain
-from userdp.server.ledger.ledger import Account, Ledger, verify
+from userdp.server.ledger.ledger import Account, Ledger
 from userdp.server.mechanisms.base import Mechanism
 from userdp.sim.common.errors import ConfigurationError
-from userdp.sim.run import ledger_header
+from userdp.sim.run import input_digests, ledger_header
 from userdp.sim.run.prepare import Prepared
+from userdp.sim.run_folder import unnoised_values
+
+_LOG = logging.getLogger("userdp")
 
 
-def open_ledger(prepared: Prepared) -> Ledger:
-    """The run's ledger, open for writing; restores the optimiser and the mechanism's secrets.
+def open_run(prepared: Prepared) -> tuple[Ledger, Mechanism]:
+    """The run's ledger, open for writing, and the mechanism after the last stored release.
+
+    It restores the optimiser and the mechanism's secrets. Nothing of the checkpoint is used, and
+    nothing is written, before all of these were compared with the ledger, which is locked.
 
     Raises:
-        ConfigurationError: the checkpoint is damaged or of another adapter, the mechanism's secrets
-            are missing, the ledger is of another mechanism, or another process has resumed the run.
-        LedgerError: the ledger is damaged, in use, or of another history than the checkpoint.
+        ConfigurationError: the ledger is of another mechanism; the checkpoint is damaged, of
+            another adapter or not the one that the ledger names; the records or the base model are
+            others than the run started with; or the mechanism's secrets are missing.
+        LedgerError: the ledger is damaged or in use.
     """
-    folder, checkpoint = prepared.folder, _checkpoint(prepared)
-    account = verify(folder.ledger)
-    _load_secrets(prepared, account, checkpoint)
-    head = checkpoint.ledger_head if checkpoint else None
+    folder, mechanisms = prepared.folder, []
+
+    def check(account: Account) -> None:
+        layout = prepared.inputs.model.layout.digest
+        checkpoint = Checkpoint.load(folder.checkpoint, layout, account)
+        _check_inputs(prepared, account)
+        mechanisms.append(_restored(prepared, checkpoint))
+        _load_secrets(prepared, account, checkpoint)
+
     code = ledger_header.code(prepared.settings, prepared.plan.mechanism)
-    ledger = Ledger.resume(folder.ledger, prepared.header, head, code=code)
-    if ledger.rounds_intended != account.rounds:  # changed between reading and locking
-        ledger.close()
-        raise ConfigurationError(
-            f"resume={folder.path}: another process has resumed this run; try again."
-        )
-    if checkpoint:
-        prepared.optimizer.restore(checkpoint.optimizer)
-    return ledger
-
-
-def mechanism(prepared: Prepared) -> Mechanism:
-    """The planned mechanism; in a resumed run with the state after the last stored release."""
-    planned = prepared.plan.mechanism
-    if prepared.settings.resume is None:
-        return planned
-    layout = prepared.inputs.model.layout
-    checkpoint = Checkpoint.load(prepared.folder.checkpoint, layout.digest)
-    return planned if checkpoint is None else planned.restored(checkpoint.mechanism)
-
-
-def _checkpoint(prepared: Prepared) -> Checkpoint | None:
-    folder, layout = prepared.folder, prepared.inputs.model.layout
+    ledger = Ledger.resume(folder.ledger, prepared.header, code=code, check=check)
     try:
-        return Checkpoint.load(folder.checkpoint, layout.digest)
-    except ConfigurationError:
+        _note(prepared, ledger)
+    except BaseException:
+        ledger.close()
         raise
-    except Exception as error:  # torch raises many types for a damaged file
-        reason = f"{type(error).__name__}: {error}"
+    return ledger, mechanisms[0]
+
+
+def _bound(notes: frozenset[str], ledger_format: int) -> bool:
+    """Whether the run keeps digests: every new one does, and an old one once it was resumed."""
+    return ledger_format > 1 or hash_chain.INPUTS_BOUND in notes
+
+
+def _check_inputs(prepared: Prepared, account: Account) -> None:
+    """Compare the inputs with their digests; a run of an older version has none to compare."""
+    folder = prepared.folder
+    if not _bound(account.notes, account.format):
+        _LOG.warning(
+            "resume=%s: the version that started this run kept no digests of its records and its "
+            "base model: that they are the same is taken on trust, and noted in the ledger.",
+            folder.path,
+        )
+    elif account.rounds or folder.input_digests.exists():  # else nothing was intended
+        input_digests.check(folder, prepared.inputs)
+
+
+def _note(prepared: Prepared, ledger: Ledger) -> None:
+    """Note what a resume adds to the history of the run, before anything else is written."""
+    folder = prepared.folder
+    if ledger.format == 1 and hash_chain.INPUTS_BOUND not in ledger.notes:
+        ledger.note(hash_chain.INPUTS_UNKNOWN)
+        input_digests.write(folder, prepared.inputs)
+        ledger.note(hash_chain.INPUTS_BOUND)
+    elif not folder.input_digests.exists():
+        input_digests.write(folder, prepared.inputs)
+    if unnoised_values.found(folder):
+        ledger.note(hash_chain.SIMULATION_ONLY)
+
+
+def _restored(prepared: Prepared, checkpoint: Checkpoint | None) -> Mechanism:
+    """The planned mechanism with the checkpoint's state; restores the optimiser too."""
+    planned = prepared.plan.mechanism
+    if checkpoint is None:
+        return planned
+    state = checkpoint.mechanism
+    problem = f"resume: {prepared.folder.checkpoint} holds no state of this run"
+    if not set(state) <= set(planned.state()):
+        raise ConfigurationError(f"{problem}: its mechanism has {', '.join(map(str, state))}.")
+    try:
+        mechanism = planned.restored(state)
+        possible = planned.may_become(mechanism, checkpoint.round)
+        prepared.optimizer.restore(checkpoint.optimizer)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+        raise ConfigurationError(f"{problem}: {type(e).__name__}: {e}") from None
+    if not possible:
+        told = ", ".join(f"{name}={value}" for name, value in state.items())
         raise ConfigurationError(
-            f"resume={folder.path}: {folder.checkpoint} is damaged: {reason}"
-        ) from None
+            f"{problem}: {checkpoint.round} releases cannot have led to {told}; restore the run's "
+            "own checkpoint."
+        )
+    return mechanism
 
 
 def _load_secrets(prepared: Prepared, account: Account, checkpoint: Checkpoint | None) -> None:
     """Load the secrets into the planned mechanism, before the ledger records the resumption."""
-    if hash_chain.differences(account.header, hash_chain.plain(prepared.header, "header")):
-        return  # another mechanism: `Ledger.resume` names the differences, and refuses
     finished = set(range(1, account.rounds + 1)) - set(account.unfinished)
     prepared.plan.mechanism.load_secrets(
         prepared.folder.checkpoint,

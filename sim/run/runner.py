@@ -18,7 +18,9 @@ from userdp.clients.app import client_app
 from userdp.clients.evaluation.heldout import Evaluation
 from userdp.server import budget
 from userdp.server.app import server_app
+from userdp.server.ledger import hash_chain
 from userdp.server.ledger.ledger import Ledger, LedgerError
+from userdp.server.mechanisms.base import Mechanism
 from userdp.server.strategy import (
     BudgetSpentError,
     HaltedError,
@@ -34,6 +36,7 @@ from userdp.sim.inputs import run_inputs
 from userdp.sim.run import (
     base_score,
     finish,
+    input_digests,
     ledger_header,
     node_setup,
     prepare,
@@ -47,6 +50,10 @@ from userdp.sim.runtime.registry import RUNTIMES, Nodes
 from userdp.sim.tracking.tracker import Tracker
 
 _LOG = logging.getLogger("userdp")
+_COUNTED = (
+    "privacy.users=null: the number of users, {}, was counted from the data, and the claim says "
+    "so; if an upper bound is publicly known, declare it by privacy.users=N."
+)
 
 
 def run(
@@ -62,16 +69,22 @@ def run(
 
     Raises:
         ConfigurationError: before a round is spent.
-        StoppedError: a node failed twice; the run can be resumed.
+        StoppedError: a node failed twice or answered wrongly; the run can be resumed.
     """
     prepared = prepare.prepare(settings, load)
     minutes = time_estimate.minutes(settings, prepared.plan, prepared.inputs, prepared.engine)
-    with _open_ledger(prepared, config) as ledger:
+    opened, mechanism = _open_run(prepared, config)
+    with opened as ledger:
+        if settings.track.simulation_only:  # before the first such value is printed or written
+            ledger.note(hash_chain.SIMULATION_ONLY)
         _print_start(prepared, minutes)
+        if prepared.header["users_counted"] and prepared.plan.mechanism.private:
+            _LOG.warning("%s", _COUNTED.format(prepared.plan.mechanism.users))
         tracker = trackers.of(settings)
         tracker.start(config)
         try:
-            return _run_rounds(prepared, config, ledger, tracker)
+            strategy = _strategy(prepared, ledger, mechanism, tracker)
+            return _run_rounds(prepared, config, strategy, tracker)
         except KeyboardInterrupt as interrupt:
             interrupt.add_note(_resume_command(settings))
             raise
@@ -82,15 +95,14 @@ def run(
 
 
 def _run_rounds(
-    prepared: Prepared, config: Mapping[str, Any], ledger: Ledger, tracker: Tracker
+    prepared: Prepared, config: Mapping[str, Any], strategy: PrivateStrategy, tracker: Tracker
 ) -> Result:
-    strategy = _strategy(prepared, ledger, tracker)
     start = time.perf_counter()
     before, after = _train(prepared, config, strategy, tracker)
     seconds = time.perf_counter() - start
     prepared.plan.mechanism.delete_secrets(prepared.folder.checkpoint)
     released = strategy.mechanism.summary()
-    result = finish.finish(prepared, ledger, tracker, before, after, released)
+    result = finish.finish(prepared, strategy.ledger, tracker, before, after, released)
     return replace(result, training_seconds=seconds)
 
 
@@ -149,11 +161,13 @@ def _halted(spent: int, planned: int) -> str:
     return f"The mechanism halted and ends the run; {spent} of {planned} rounds are spent."
 
 
-def _strategy(prepared: Prepared, ledger: Ledger, tracker: Tracker) -> PrivateStrategy:
+def _strategy(
+    prepared: Prepared, ledger: Ledger, mechanism: Mechanism, tracker: Tracker
+) -> PrivateStrategy:
     settings, plan = prepared.settings, prepared.plan
     replay_seed = settings.seed if settings.privacy.reproducible else None
     return PrivateStrategy(
-        mechanism=resume.mechanism(prepared),
+        mechanism=mechanism,
         work=node_setup.local_work(settings),
         layout=prepared.inputs.model.layout,
         ledger=ledger,
@@ -170,23 +184,25 @@ def _strategy(prepared: Prepared, ledger: Ledger, tracker: Tracker) -> PrivateSt
         tracker=tracker,
         checkpoints=prepared.folder.checkpoint,
         drop_failed_nodes=settings.runtime.drop_failed_nodes,
+        timeout=settings.runtime.timeout,
     )
 
 
-def _open_ledger(prepared: Prepared, config: Mapping[str, Any]) -> Ledger:
+def _open_run(prepared: Prepared, config: Mapping[str, Any]) -> tuple[Ledger, Mechanism]:
     """Create the run's folder and ledger, or open those of the resumed run."""
     settings, folder = prepared.settings, prepared.folder
     try:
         if settings.resume is not None:
-            return resume.open_ledger(prepared)
+            return resume.open_run(prepared)
         folder.path.mkdir(parents=True, exist_ok=True)
         code = ledger_header.code(settings, prepared.plan.mechanism)
         ledger = Ledger.create(folder.ledger, prepared.header, code=code)
         OmegaConf.save(OmegaConf.create(dict(config)), folder.config)
+        input_digests.write(folder, prepared.inputs)
     except (LedgerError, OSError) as error:
         name = "output" if settings.resume is None else "resume"
         raise ConfigurationError(f"{name}={folder.path}: {error}") from None
-    return ledger
+    return ledger, prepared.plan.mechanism
 
 
 def _print_start(prepared: Prepared, minutes: float | None) -> None:

@@ -54,6 +54,11 @@ class RunFolder:
         return self.path / "checkpoint"
 
     @property
+    def input_digests(self) -> Path:
+        """Keyed digests of the records and the base model: private, and deleted at the end."""
+        return self.checkpoint / "inputs.json"
+
+    @property
     def tensorboard(self) -> Path:
         """The folder of TensorBoard's event files."""
         return self.path / "tensorboard"
@@ -67,6 +72,11 @@ class RunFolder:
     def exposure(self) -> Path:
         """Ranks of the canaries; simulation_only."""
         return self.path / "exposure.csv"
+
+    @property
+    def audit(self) -> Path:
+        """What `userdp audit` of this run measured, as JSON; of invented users alone."""
+        return self.path / "audit.json"
 
     @property
     def failure(self) -> Path:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import yaml
 
+from userdp.sim.common import foreign_code
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.common.flatten import flatten
 from userdp.sim.run_folder.layout import SUMMARY, RunFolder
@@ -55,8 +56,9 @@ class Run:
 
     @property
     def strategy(self) -> str:
-        """Name of the strategy, or "unknown"."""
-        return str(self.config.get("strategy.name", self.statement.get("strategy", "unknown")))
+        """Name of the strategy, as the statement has it, or "unknown"; never any other text."""
+        name = str(self.statement.get("strategy", self.config.get("strategy.name", "")))
+        return name if name.isidentifier() or foreign_code.is_dotted(name) else "unknown"
 
     @property
     def noised(self) -> bool:
@@ -120,6 +122,26 @@ class Run:
 def read(folder: Path) -> list[Run]:
     """Every run at or below a folder, sorted by name; folders inside a run's are not searched."""
     return [_run(place, _name(place, folder)) for place in _places(folder)]
+
+
+def metrics(folder: RunFolder) -> list[Row]:
+    """The lines of the metrics, in order; empty where there are none.
+
+    Raises:
+        ConfigurationError: they cannot be read.
+    """
+    try:
+        return _lines(folder.metrics)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{folder.metrics}: {error}") from None
+
+
+def configuration(folder: RunFolder) -> Row:
+    """The stored configuration by dotted name; empty where there is none that can be read."""
+    try:
+        return flatten(_yaml(folder.config))
+    except (OSError, ValueError, TypeError, yaml.YAMLError):
+        return {}
 
 
 def complete(folders: Iterable[Path]) -> list[Run]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import uuid
 from collections.abc import Iterable, Iterator
 
@@ -48,6 +49,9 @@ class InProcessGrid(Grid):
             node: Context(0, node, {}, RecordDict(), {}) for node in range(2, nodes + 2)
         }
         self._replies: dict[str, Message] = {}
+        # All nodes share one model: where a time limit has left a node behind, still at work in its
+        # own thread, the next one waits for it.
+        self._busy = threading.Lock()
         # Flower's Message takes its sender from this class-level identity (internal: flwr is
         # pinned).
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 0, 0, _SERVER
@@ -93,7 +97,8 @@ class InProcessGrid(Grid):
         message.metadata.__dict__["_message_id"] = str(uuid.uuid4())
         context = self._contexts[message.metadata.dst_node_id]
         try:
-            return self._app(message, context)
+            with self._busy:
+                return self._app(message, context)
         except Exception as error:
             _LOG.error("A node failed: %s.", located(error))
             return Message(Error(CLIENT_APP_RAISED, type(error).__name__), reply_to=message)

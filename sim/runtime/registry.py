@@ -18,6 +18,9 @@ them. The strategy relies on this of every grid:
 - node ids stay the same during a run, and a user's node is their slot modulo the number of nodes;
 - replies may come in any order, but at most one for a message; a node that fails answers with
   Flower's error reply, without the text of the error, which may quote a record;
+- ``send_and_receive`` ends by itself. The server keeps the limit ``runtime.timeout`` whether the
+  grid does or not (`userdp.server.time_limit`), fetching replies in a thread, and checks every
+  reply against what was asked (`userdp.server.reply_check`): a wrong one stops the run;
 - Flower's ``TaskIdentity`` is set in the server's process, or its messages cannot be made.
 """
 

@@ -135,7 +135,7 @@ def differing(folder: RunFolder, settings: Settings) -> str | None:
     """
     if not folder.config.is_file():
         return None
-    stored, _ = hydra_compose.stored(folder)
+    stored, _ = hydra_compose.stored(folder, settings)
     names = [field.name for field in fields(Settings) if field.name not in PLACE_KEYS]
     changed = [name for name in names if getattr(stored, name) != getattr(settings, name)]
     return changed[0] if changed else None

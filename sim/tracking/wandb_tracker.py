@@ -6,6 +6,7 @@ As every tracker, it writes only metrics of the table (``userdp.sim.tracking.met
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,10 @@ class WandbTracker:
     Charts have the round as their axis. Held-out scores are logged a second time under
     ``by_epsilon/``, with the epsilon spent so far as the axis: the utility curve. Summaries are of
     the last round, which is what is released, and never of the best one.
+
+    The library's own debug logs, which time every step of the run, are deleted from the folder as
+    soon as the library has opened them. Its service keeps one more of the kind outside the run
+    folder, in ``WANDB_CACHE_DIR``, with the times at which it started and ended.
 
     Args:
         folder: where the library writes its files.
@@ -57,6 +62,7 @@ class WandbTracker:
 
     def start(self, config: Mapping[str, Any]) -> None:
         self._run = opened(config, **self._options)
+        self._delete_logs()
         self._run.define_metric("round", hidden=True)
         self._run.define_metric("*", step_metric="round")
         for key in filter(_is_score, metric_kinds.METRICS):
@@ -94,6 +100,11 @@ class WandbTracker:
     def close(self) -> None:
         if self._run is not None:
             self._run.finish()
+            self._delete_logs()  # where an open file could not be deleted
+
+    def _delete_logs(self) -> None:
+        """Delete the library's debug logs; there is no option that leaves them out."""
+        shutil.rmtree(self._run.settings.log_dir, ignore_errors=True)
 
     def _stop_clocks(self) -> None:
         """Give all rows the same time stamp, and stop the library's clock of the running time.
@@ -135,6 +146,7 @@ def _quiet_settings() -> Any:
         disable_git=True,
         disable_job_creation=True,
         save_code=False,
+        symlink=False,  # to the debug logs, which are deleted
         x_disable_meta=True,
         x_disable_machine_info=True,
         x_disable_stats=True,

@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from userdp.sim.api import audit as audit
     from userdp.sim.api import compose as compose
     from userdp.sim.api import load as load
     from userdp.sim.api import load_sweep as load_sweep
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from userdp.sim.common.errors import ConfigurationError as ConfigurationError
     from userdp.sim.common.errors import StoppedError as StoppedError
 
-_FUNCTIONS = ("compose", "load", "load_sweep", "plan", "report", "run", "sweep", "verify")
+_FUNCTIONS = (
+    *("audit", "compose", "load", "load_sweep", "plan", "report", "run", "sweep", "verify"),
+)
 _ERRORS = ("ConfigurationError", "StoppedError")
 __all__ = [*_ERRORS, *_FUNCTIONS]
 

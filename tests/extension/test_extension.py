@@ -20,7 +20,7 @@ from userdp.sim.common.flatten import flatten
 
 @pytest.mark.parametrize("kind", TOYS)
 def test_a_run_ends_with_a_verified_private_statement_and_a_page_that_names_the_extension(
-    run_of, capsys, kind
+    run_of, capsys, monkeypatch, kind
 ):
     folder, _ = run_of(kind)
     toy, config = TOYS[kind], yaml.safe_load((folder / "config.yaml").read_text())
@@ -30,10 +30,12 @@ def test_a_run_ends_with_a_verified_private_statement_and_a_page_that_names_the_
     assert statement["private"]
     assert statement["epsilon_lower"] <= statement["epsilon"] <= 8
     assert statement["rounds"] == ROUNDS
-    assert cli.main(["verify", str(folder)]) == 0
     assert cli.main(["report", str(folder)]) == 0
     page = Path(capsys.readouterr().out.splitlines()[-1])
     assert toy.dotted in page.read_text()
+    monkeypatch.setenv("USERDP_CODE", "toys")
+    assert cli.main(["verify", str(folder)]) == 0
+    assert "was not loaded" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -63,6 +65,7 @@ def test_a_resumed_run_equals_the_whole_one(monkeypatch, tmp_path, optimizer):
     with monkeypatch.context() as patch:
         patch.setattr(server_strategy.PrivateStrategy, "configure_train", stopping)
         assert cli.main(["run", *small_world.overrides(f"output={stopped}", *options)]) == 130
+    monkeypatch.setenv("USERDP_CODE", "toys")
     assert cli.main(["run", f"resume={stopped}"]) == 0
     np.testing.assert_array_equal(adapter(stopped), adapter(whole))
     assert cli.main(["verify", str(stopped)]) == 0
@@ -87,6 +90,17 @@ def test_a_mechanism_whose_queries_contradict_its_event_releases_nothing():
     assert {row["round"] for row in logged(Path("wrong"))} == {0}
     assert not Path("wrong/privacy_statement.json").exists()
     assert not Path("wrong/adapter").exists()
+
+
+def test_a_mechanism_without_its_noise_releases_nothing(capsys):
+    options = small_world.overrides("strategy.name=wrong_toys.WithoutNoise", "output=noiseless")
+    assert cli.main(["run", *options]) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("userdp: stopped: strategy.name=WithoutNoise: its release differs")
+    account = ledger.verify(Path("noiseless/ledger.jsonl"))
+    assert (account.rounds, account.unfinished) == (1, (1,))  # spent, and not released
+    assert not list(Path("noiseless").glob("checkpoint/*"))
+    assert {row["round"] for row in logged(Path("noiseless"))} == {0}
 
 
 def test_an_accountant_below_what_is_certified_is_refused_before_a_run_starts():

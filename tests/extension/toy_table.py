@@ -56,7 +56,7 @@ TOYS = {
     ),
     "server optimiser": Toy(
         files=("lion.py", "conf/optimizer/lion.yaml"),
-        key="optimizer._target_",
+        key="optimizer.name",
         dotted="toys.lion.Lion",
         overrides=("optimizer=lion",),
     ),

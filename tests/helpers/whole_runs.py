@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from helpers import small_world
+from userdp.server import strategy as server_strategy
 from userdp.sim import cli
 
 
@@ -43,3 +45,19 @@ def check_refused(capsys: pytest.CaptureFixture[str], arguments: list[str], *tol
         assert part in err, err
     assert out == ""
     return err
+
+
+def stopped(folder: Path | str, number: int, *overrides: str) -> Path:
+    """The folder of a run that was interrupted after the intent of a round."""
+    add = server_strategy.PrivateStrategy._aggregated
+
+    def stopping(self: server_strategy.PrivateStrategy, replies: Any) -> Any:
+        if self.number == number:
+            raise KeyboardInterrupt
+        return add(self, replies)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server_strategy.PrivateStrategy, "_aggregated", stopping)
+        arguments = small_world.overrides(f"output={folder}", *overrides)
+        assert cli.main(["run", *arguments]) == 130
+    return Path(folder)

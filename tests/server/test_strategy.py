@@ -207,7 +207,7 @@ def replies_of(run):
 def test_a_second_reply_of_a_node_is_refused(tmp_path):
     run = tiny.federation(tmp_path, USER, tiny.people(6), nodes=2, cohort=tiny.everyone(6))
     first, second = replies_of(run)
-    with pytest.raises(ValueError, match="second reply"):
+    with pytest.raises(NodeFailedError, match="second reply"):
         run.strategy.aggregate_train(1, [first, second, first])
     assert run.mechanism.means == []
 
@@ -216,7 +216,7 @@ def test_a_reply_to_an_earlier_round_is_refused(tmp_path):
     run = tiny.federation(tmp_path, USER, tiny.people(6), nodes=2, cohort=tiny.everyone(6))
     old = replies_of(run)
     replies_of(run)
-    with pytest.raises(ValueError, match="old one"):
+    with pytest.raises(NodeFailedError, match="old one"):
         run.strategy.aggregate_train(2, old)
     assert run.mechanism.means == []
 
@@ -225,7 +225,7 @@ def test_a_reply_of_a_node_that_was_not_asked_is_refused(tmp_path):
     run = tiny.federation(tmp_path, USER, tiny.people(6), nodes=6, cohort=tiny.everyone(3))
     replies = replies_of(run)
     run.strategy._sent.pop(replies[2].metadata.src_node_id)
-    with pytest.raises(ValueError, match="reply"):
+    with pytest.raises(NodeFailedError, match="was not asked"):
         run.strategy.aggregate_train(1, replies)
 
 

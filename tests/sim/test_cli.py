@@ -143,7 +143,7 @@ def test_optimisers_for_noisy_gradients(capsys, elsewhere, optimizer, override, 
 def test_noise_that_is_correlated_over_rounds_in_one_space_bears_no_scale(capsys, elsewhere):
     strategy = "strategy=matrix_factorization"
     asked = small_world.overrides(strategy, "optimizer=scale_then_privatize")
-    told = ("optimizer=ScaleThenPrivatize", strategy, "take optimizer=adam")
+    told = ("optimizer=scale_then_privatize", strategy, "take optimizer=adam")
     check_refused(capsys, ["run", *asked], *told)
     assert list(elsewhere.iterdir()) == []
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import stat
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +14,9 @@ from helpers import small_world
 from helpers.whole_runs import adapter, ran, stated
 from userdp.server import strategy as server_strategy
 from userdp.server.ledger import ledger
+from userdp.server.mechanisms.matrix_factorization.mechanism import MatrixFactorization
 from userdp.server.statement import prose, schema
 from userdp.sim import cli
-from userdp.sim.run import resume
 
 KIND = ["strategy=matrix_factorization", "strategy.records_per_user=2", "optimizer=sgd"]
 SIX = [*KIND, "rounds=6", "privacy.epsilon=5"]
@@ -158,16 +157,22 @@ def test_another_factor_is_refused_on_resume(monkeypatch, capsys, change, field)
     assert Path("kept").read_bytes() == Path("run/checkpoint/noise").read_bytes()
 
 
-def test_what_was_read_before_another_process_went_on_is_not_used(monkeypatch, capsys):
+def test_noise_is_read_while_no_other_process_can_go_on(monkeypatch, capsys):
     """The noise that a resume has read must be of the ledger that it then holds."""
     interrupted(monkeypatch, 3, *SIX)
+    path, told = Path("run/ledger.jsonl"), []
+    load = MatrixFactorization.load_secrets
+
+    def load_beside_another(*arguments, **options):
+        with pytest.raises(ledger.LedgerError) as refusal:
+            ledger.Ledger.resume(path, ledger.verify(path).header)
+        told.append(str(refusal.value))
+        load(*arguments, **options)
+
+    monkeypatch.setattr(MatrixFactorization, "load_secrets", load_beside_another)
     capsys.readouterr()
-    verify = resume.verify
-    with monkeypatch.context() as patch:
-        patch.setattr(resume, "verify", lambda path: replace(verify(path), rounds=2))
-        assert cli.main(["run", "resume=run"]) == 2
-    assert told_lines(capsys).startswith("userdp: error: resume=run: another process")
     assert cli.main(["run", "resume=run"]) == 0
+    assert [line.partition(" is ")[2][:6] for line in told] == ["in use"]
 
 
 def test_local_steps_and_momentum_run_too():

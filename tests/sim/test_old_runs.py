@@ -11,7 +11,8 @@ import pytest
 
 from helpers import small_world
 from helpers.whole_runs import adapter, stated
-from userdp.server.ledger import ledger
+from userdp.server import strategy as server_strategy
+from userdp.server.ledger import hash_chain, ledger
 from userdp.sim import api, cli
 from userdp.sim.common import renamed
 from userdp.sim.common.table import Table
@@ -67,6 +68,13 @@ def test_a_stopped_run_is_verified_before_and_after_it_is_resumed(name, capsys):
     assert not (Path(name) / "checkpoint" / "noise").exists()
 
 
+def test_an_old_claim_keeps_its_meaning_and_tells_the_counted_number(capsys):
+    assert cli.main(["verify", "user_wise"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "under adding or removing one user with all records, where the number of users" in told
+    assert "22, was counted from the training data" in told
+
+
 def test_a_resumed_run_keeps_its_mechanism(capsys):
     changed = ["resume=stopped_user_wise", "strategy.records_per_user=3"]
     assert cli.main(["run", *changed]) == 2
@@ -101,3 +109,52 @@ def test_every_renamed_class_can_be_imported():
     for old, new in renamed.RENAMED.items():
         if "." in new:
             assert Table("name", {}).find(new).__name__ == old.rpartition(".")[2]
+
+
+def test_an_old_run_is_resumed_on_trust_once_and_bound_from_there_on(capsys):
+    """Its version kept no digests of its inputs: a warning, and notes in the ledger."""
+    path = Path("stopped_user_wise/ledger.jsonl")
+    capsys.readouterr()
+    stop_in_round(4)
+    assert "kept no digests" in capsys.readouterr().err
+    notes = ledger.verify(path).notes
+    assert {hash_chain.INPUTS_UNKNOWN, hash_chain.INPUTS_BOUND} <= notes
+    rows = [json.loads(line) for line in Path("mail.jsonl").read_text().splitlines()]
+    rows[0]["text"] = "other words"
+    Path("other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    other = ["resume=stopped_user_wise", "data.path=other.jsonl"]
+    assert cli.main(["run", *other]) == 2
+    assert "records are not those the run started with" in capsys.readouterr().err
+    assert cli.main(["run", "resume=stopped_user_wise"]) == 0
+    err = capsys.readouterr().err
+    assert "kept no digests" not in err
+    assert cli.main(["verify", "stopped_user_wise"]) == 0
+    assert "whether this run was resumed with the records" in capsys.readouterr().out
+
+
+def stop_in_round(number: int) -> None:
+    add = server_strategy.PrivateStrategy._aggregated
+
+    def stopping(self, replies):
+        if self.number == number:
+            raise KeyboardInterrupt
+        return add(self, replies)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server_strategy.PrivateStrategy, "_aggregated", stopping)
+        assert cli.main(["run", "resume=stopped_user_wise"]) == 130
+
+
+@pytest.mark.parametrize("name", ["group_privacy", "user_wise"])
+def test_what_an_old_run_wrote_without_noise_is_told(capsys, name):
+    told = "values without noise"
+    assert cli.main(["verify", name]) == 0
+    assert (told in capsys.readouterr().out) == (name == "group_privacy")
+    page = api.report(name, "page").read_text()
+    assert (told in page) == (name == "group_privacy")
+
+
+def test_what_an_old_version_did_not_record_is_named(capsys):
+    assert cli.main(["verify", "user_wise"]) == 0
+    out = capsys.readouterr().out
+    assert "digests of adapter, model card and checkpoint: not recorded by the version" in out

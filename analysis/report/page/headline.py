@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from userdp.sim.run_folder import unnoised_values
 from userdp.sim.run_folder.reader import Run
 
 
@@ -35,8 +36,22 @@ def of_sweep(folder: Path) -> list[str]:
 
 def first_lines(folder: Path, runs: Sequence[Run]) -> list[str]:
     """The lines of a run where the folder is a run's, else those of the sweep."""
-    alone = len(runs) == 1 and runs[0].folder.samefile(folder)
-    return of_run(runs[0]) if alone else of_sweep(folder)
+    from userdp.server.statement import conditions
+
+    if len(runs) == 1 and runs[0].folder.samefile(folder):
+        lines = of_run(runs[0])
+    else:
+        lines = [*of_sweep(folder), *conditions.of_runs(run.statement for run in runs)]
+    return [*lines, *_without_noise(runs)]
+
+
+def _without_noise(runs: Sequence[Run]) -> list[str]:
+    """A line about values without noise, if any process of a run ever wrote such values."""
+    count = sum(unnoised_values.told(run) for run in runs)
+    if not count:
+        return []
+    who = "This run" if len(runs) == 1 else f"{count} of {len(runs)} runs"
+    return [f"{who} wrote values without noise (simulation_only): no epsilon covers them."]
 
 
 def _sentences(text: str) -> list[str]:

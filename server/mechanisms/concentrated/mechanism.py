@@ -27,7 +27,7 @@ from typing import Any, Self
 import numpy as np
 
 from userdp.server.ledger.query import Query
-from userdp.server.mechanisms.base import SET_BY_RUN, Release
+from userdp.server.mechanisms.base import SET_BY_RUN, Mechanism, Release
 from userdp.server.mechanisms.concentrated import statistic
 from userdp.server.mechanisms.concentrated.parameters import ConcentrationRule
 from userdp.server.mechanisms.concentrated.statistic import Concentration
@@ -122,6 +122,15 @@ class Concentrated(ConcentrationRule):
             rounds_passed=self.rounds_passed + int(release.released["test_passed"]),
             has_halted=release.halted,
         )
+
+    def may_become(self, later: Mechanism, rounds: int) -> bool:
+        """As for any mechanism, and the counts of tests are possible."""
+        tested, passed = self._counts(later)
+        return 0 <= passed <= tested <= rounds and super().may_become(later, rounds)
+
+    @staticmethod
+    def _counts(later: Mechanism) -> tuple[int, int]:
+        return getattr(later, "rounds_tested", -1), getattr(later, "rounds_passed", -1)
 
     def summary(self) -> Mapping[str, float]:
         """Share of the rounds whose test passed."""

@@ -3,7 +3,7 @@
 Choquette-Choo et al., arXiv 2306.08153 (coins under bands: section 4); prefix sums as the workload,
 and adaptivity, are from Denisov et al., arXiv 2202.08312.
 
-Position p of N belongs to public group p mod b. For t in 1..T:
+A user belongs to one of b public groups, by a keyed hash of their id. For t in 1..T:
     U = group (t-1) mod b, all of it; or each member by a coin of probability q' = cohort b / N
     y_t = (xi_t - sum over d in 1..b-1 of M[t, t-d] y_{t-d}) / M[t, t],   xi_t ~ N(0, (z C)^2 I)
     release (sum of g_u over u in U + y_t) / m,   m = N / b, or ``cohort`` where coins are tossed
@@ -13,8 +13,9 @@ round cancels part of the noise of earlier rounds. Without coins, who takes part
 public.
 
 Guarantee: T rounds cost a user K = ceil(T / b) Poisson-subsampled Gaussians (q', z); at q' = 1 this
-is one Gaussian of multiplier z / sqrt(K) for the run. Neighbours: one user added or removed, every
-other user at their own position. Proof, for releases x_t = G_t + y_t of sums G:
+is one Gaussian of multiplier z / sqrt(K) for the run. Neighbours: one user added or removed.
+Nobody else's group depends on that user, since a group is a function of its member's own id (groups
+differ in size: m is the expected one, a constant). Proof, for releases x_t = G_t + y_t of sums G:
 1. With the rows ``e_t = M[t, :] G + xi_t``, the releases are x = M^-1 e, and M is public. Rows and
    releases up to round t are therefore functions of one another: an adversary who sees the
    releases sees exactly the rows e_1, ..., e_t.
@@ -36,6 +37,9 @@ rounds are accounted for before the first one. If a round was intended and not r
 withheld, and the other releases are post-processing of the complete run. If its row was stored, it
 is used; else it is drawn anew, which has the same law because nothing of the lost row was released.
 The intent of such a round stays spent, and its number is not used again.
+
+Runs of older versions go on with position p of N in group p mod b (``groups_by="place"``), under
+their assumption that positions stay when another user comes or goes.
 """
 
 from __future__ import annotations
@@ -57,10 +61,11 @@ from userdp.server.mechanisms.matrix_factorization.noise_state import NoiseWindo
 from userdp.sim.common import rng
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.protocol.cohort_sum import CohortSum
-from userdp.sim.protocol.contract import Assignment
+from userdp.sim.protocol.contract import Assignment, Contract, LocalWork
 
 _INDEPENDENT = "independent"  # M = I, for comparison: the same groups under plain noise
 _OBJECTIVES = (*factor.OBJECTIVES, _INDEPENDENT)
+_ID, _PLACE = "id", "place"  # what decides a user's group
 _ROUNDING = 1e-9  # relative error by which division may make a cohort exceed its group
 
 
@@ -77,10 +82,14 @@ class MatrixFactorization(Mechanism):
     """
 
     unit: ClassVar[str] = USER
+    machine_details: ClassVar[frozenset[str]] = frozenset(
+        {"factor_sha256", "mean_squared_error", "max_squared_error"}
+    )
     rescalable: ClassVar[bool] = False  # noise cancels noise of earlier rounds in the same space
 
     rounds: int = field(default=1, metadata=SET_BY_RUN)  # T, the horizon
     bands: int | None = None  # b, with coins in each group; None: whole groups of about ``cohort``
+    groups_by: str = _ID  # "place": the position in the list of users, as in older versions
     objective: str = "mean"  # error that M minimises: "mean" or "last"; "independent" for M = I
     window: NoiseWindow = field(
         default_factory=NoiseWindow, repr=False, compare=False, metadata=SET_BY_RUN
@@ -93,6 +102,10 @@ class MatrixFactorization(Mechanism):
         if self.objective not in _OBJECTIVES:
             known = ", ".join(_OBJECTIVES)
             raise ConfigurationError(f"strategy.objective={self.objective}: choose one of {known}.")
+        if self.groups_by not in (_ID, _PLACE):
+            raise ConfigurationError(
+                f"strategy.groups_by={self.groups_by}: choose one of {_ID}, {_PLACE}."
+            )
         if self.bands is not None and self.bands < 1:
             raise ConfigurationError(
                 f"strategy.bands={self.bands}: must be at least 1, or null for whole groups."
@@ -172,6 +185,7 @@ class MatrixFactorization(Mechanism):
         run_noise = {"run_noise_multiplier": self._run_noise_multiplier}
         return {
             "groups": self.groups,
+            **({"groups_by": _ID} if self.groups_by == _ID else {}),  # older headers lack it
             "bands": matrix.width,
             "participations": self.participations,
             "horizon": self.rounds,
@@ -188,11 +202,26 @@ class MatrixFactorization(Mechanism):
         return self.noise_multiplier / math.sqrt(self.participations)
 
     def draw(self, stream: rng.SecretStream, number: int) -> Assignment:
-        """The group of round ``number``, or those of its members whose coin shows heads."""
-        first = (number - 1) % self.groups
-        members = len(range(first, self.users, self.groups))
-        heads = sampling.poisson_positions(stream, self.sampling_rate, members)
-        return Assignment(users=first + self.groups * heads, slots=np.empty(0, np.int64))
+        """The positions whose coin shows heads (all of them where no coins are tossed).
+
+        Of these the members of the round's group take part: nodes know who they are, by the
+        contract. Where places decide, the server knows the group's positions and names no other.
+        """
+        if self.groups_by == _ID:
+            heads = self._heads(stream)
+        else:
+            first = (number - 1) % self.groups
+            members = len(range(first, self.users, self.groups))
+            heads = sampling.poisson_positions(stream, self.sampling_rate, members)
+            heads = first + self.groups * heads
+        return Assignment(users=heads, slots=np.empty(0, np.int64))
+
+    def contract(self, number: int, work: LocalWork) -> Contract:
+        """What the units of round ``number`` must do, and which public group takes part."""
+        contract = super().contract(number, work)
+        if self.groups_by == _PLACE:
+            return contract
+        return replace(contract, groups=self.groups, group=(number - 1) % self.groups)
 
     def release(self, cohort: CohortSum, stream: rng.SecretStream, number: int) -> Release:
         """Mean of round ``number`` with its row of correlated noise.
@@ -260,10 +289,17 @@ class MatrixFactorization(Mechanism):
 
     @classmethod
     def assumptions(cls, facts: Mapping[str, Any]) -> Sequence[str]:
-        """That places in the list of users are public, and the noise rows stayed secret."""
+        """That groups and rounds are public, and that the noise rows stayed secret."""
+        public = (
+            "the group of a user's id, and so the rounds that the user may take part in, is public"
+        )
+        if facts["mechanism_details"].get("groups_by") != _ID:  # an older version's run
+            public = (
+                "a user's place in the list of users, and so their group and rounds, is public and "
+                "stays when another user comes or goes"
+            )
         return [
-            "a user's place in the list of users, and so their group and rounds, is public and "
-            "stays when another user comes or goes",
+            public,
             "the last rows of correlated noise stayed secret while the run lasted; they were kept "
             "in a file of mode 0600 and deleted at its end",
         ]

@@ -78,6 +78,26 @@ def test_real_gradients_are_counted_records(elsewhere, strategy, resample, selec
     assert gradients == pytest.approx(6 / users * (3 * users if resample else capped))
 
 
+@pytest.mark.parametrize("simulated", [False, True])
+def test_private_counts_are_told_to_simulations_alone(capsys, elsewhere, monkeypatch, simulated):
+    """Without them, no private record is scored or counted: the host of the records is not made."""
+    hosted, host = [], command.node_setup.host
+
+    def noted(*arguments):
+        hosted.append(arguments)
+        return host(*arguments)
+
+    monkeypatch.setattr(command.node_setup, "host", noted)
+    one = ["compare.selections=[high_perplexity]", "compare.strategies=[user_wise]"]
+    one += ["compare.seeds=[1]", "compare.epsilons=[3]", "privacy.users=40"]
+    more = ["track.simulation_only=true"] if simulated else []
+    assert compare(*one, *more, "--dry-run") == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert bool(hosted) is simulated
+    assert first.startswith("user_wise-high_perplexity-eps3-seed1")
+    assert ("real gradients" in first) is simulated
+
+
 def check_runs(folder: Path, results: dict) -> None:
     """Every run kept its claim; the composed epsilon is above the largest and at most the sum."""
     claims = []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+from dataclasses import replace
 
 from userdp.analysis.comparison import ranking
 from userdp.analysis.comparison.ranking import Cell
@@ -36,6 +38,15 @@ def test_the_table_by_hand():
         "| group_privacy | random | 3 | 120.0 | 36.00 [35.00, 37.00] |",
         "| user_wise | longest | 8 | 120.0 | 30.00 [29.00, 31.00] |",
     ]
+
+
+def test_without_simulation_only_no_text_holds_a_private_count():
+    strict = [replace(one, gradients=None) for one in CELLS]
+    texts = [ranking.markdown(strict), ranking.comma_separated(strict)]
+    texts += [json.dumps(ranking.plain(one)) for one in strict]
+    assert not [text for text in texts if "gradients" in text or "120" in text]
+    assert len(ranking.markdown(strict).splitlines()) == len(ranking.markdown(CELLS).splitlines())
+    assert ranking.plain(CELLS[0])["simulation_only/gradients"] == 120.04
 
 
 def test_the_csv_holds_every_seed():

@@ -112,9 +112,9 @@ class Counting:
     def __init__(self):
         self.drawn = 0
 
-    def uniform(self, size):
+    def words(self, size):
         self.drawn += size
-        return stream(3).uniform(size)
+        return stream(3).words(size)
 
 
 def test_the_cost_is_the_cohorts_not_the_populations():
@@ -162,3 +162,31 @@ def test_a_subset_has_the_cap_or_all_in_ascending_order(size, cap, number):
     assert len(kept) == min(size, cap)
     assert set(kept) <= set(members)
     assert (np.diff(kept) > 0).all()
+
+
+class Tied:
+    """A stream whose first words are all equal, or equal in pairs; the next ones are not."""
+
+    def __init__(self, number, alike):
+        self.source, self.alike = stream(number), alike
+
+    def words(self, size):
+        alike, self.alike = self.alike, 1
+        return self.source.words(size)[np.arange(size) // alike]
+
+
+@pytest.mark.parametrize("alike", [2, 10])
+def test_equal_keys_draw_more_bits_and_favour_no_position(alike):
+    def p_value(subset):
+        members = np.arange(0, 50, 5)
+        kept = [subset(Tied(number, alike), members, 3) for number in range(600)]
+        counts = np.bincount(np.concatenate(kept) // 5, minlength=10)
+        variance = 600 * 0.3 * 0.7 * 10 / 9
+        return stats.chi2.sf(((counts - 600 * 0.3) ** 2).sum() / variance, 9)
+
+    def by_position(source, members, cap):
+        return members[np.sort(np.argsort(source.words(len(members)), kind="stable")[:cap])]
+
+    # Pairs stay together more often than single positions, so only a bias is asked for.
+    assert p_value(sampling.random_subset) > 1e-6
+    assert p_value(by_position) < 1e-6

@@ -7,19 +7,31 @@ import math
 import pytest
 
 from helpers.statements import HEADER, built
-from userdp.server.statement import schema
+from userdp.server.statement import conditions, schema
 
 
 def test_a_statement_with_a_cap_and_the_other_adjacency_is_refused():
+    said = built()
+    said["sampling"] = {**said["sampling"], "cap": 3}
     with pytest.raises(ValueError, match="zero-out-one-user"):
-        schema._check_words(
-            {
-                **{"unit": "user", "adjacency": "add-or-remove-one-user", "clipped_unit": "user"},
-                **{"seeds_policy": "secret", "private": True, "reasons": []},
-                "not_covered": list(schema.NOT_COVERED),
-                "sampling": {"scheme": "", "rate": 0.1, "expected_cohort": 2, "cap": 3},
-            }
-        )
+        schema.validate(said)
+    schema.validate({**said, "adjacency": "zero-out-one-user"})
+
+
+@pytest.mark.parametrize("name", schema.NAMES)
+@pytest.mark.parametrize("text", ["gold (epsilon 0.1)", "a.b (c)", "x\ny", "", "gold."])
+def test_free_text_in_the_place_of_a_name_is_refused(name, text):
+    with pytest.raises(ValueError, match=name):
+        schema.validate({**built(), name: text})
+    schema.validate({**built(), name: "my_package.module.Name"})
+
+
+@pytest.mark.parametrize(
+    "texts", [(), (conditions.HELD_OUT_USERS, conditions.HELD_OUT_RECORDS)], ids=["none", "both"]
+)
+def test_a_statement_says_exactly_one_thing_about_held_out_scores(texts):
+    with pytest.raises(ValueError, match="held out"):
+        schema.validate({**built(), "not_covered": [*schema.NOT_COVERED, *texts]})
 
 
 @pytest.mark.parametrize("name", schema.FIELDS)

@@ -106,3 +106,23 @@ def test_code_hash_follows_every_python_file_and_nothing_else(tmp_path, monkeypa
     assert len({third, fourth, statement.code_hash(["somepackage"], ["somemodule"])}) == 3
     with pytest.raises(ValueError, match="nowhere"):
         statement.code_hash(["nowhere"])
+
+
+# --- noise ---------------------------------------------------------------------------------------
+
+GAP = "(Mironov, CCS 2012) is not closed"
+
+
+def noise_assumptions(header):
+    return [text for text in built(header)["assumptions"] if text.startswith("noise is ")]
+
+
+def test_a_statement_says_which_noise_was_drawn_and_names_the_gap_of_float_noise_alone():
+    [plain] = noise_assumptions(HEADER)
+    [named] = noise_assumptions({**HEADER, "noise": "float"})
+    [discrete] = noise_assumptions({**HEADER, "noise": "discrete"})
+    assert plain == named  # ledgers of versions without discrete noise do not name it
+    assert GAP in plain
+    assert discrete.startswith("noise is discrete: ")
+    assert "Mironov" not in discrete
+    assert "Mironov" not in prose.text(built({**HEADER, "noise": "discrete"}))

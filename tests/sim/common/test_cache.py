@@ -64,3 +64,41 @@ def test_a_folder_that_another_process_built_meanwhile_is_taken_as_it_is(tmp_pat
     assert cache.published(folder, build) == folder
     assert (folder / "data").read_text() == "theirs"
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_name_is_a_function_of_its_parts_and_of_the_key_of_this_cache_alone(tmp_path):
+    """Who lacks the key cannot tell from a name which of two files was used."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    parts = [("corpora", "a"), ("corpora", "b"), ("digests", "a"), ("corpora", "a", None)]
+    places = [cache.place(here, *part) for part in parts]
+    assert len({place.name for place in places}) == len(parts)
+    assert places == [cache.place(here, *part) for part in parts]
+    assert places[0].parent == here / "corpora"
+    assert not places[0].exists()
+    assert cache.place(there, *parts[0]).name != places[0].name
+    (here / cache.KEY_FILE).replace(there / cache.KEY_FILE)
+    assert cache.place(there, *parts[0]).name == places[0].name
+
+
+def test_only_the_owner_may_read_the_key_and_a_damaged_one_is_made_anew(tmp_path):
+    before = cache.place(tmp_path, "corpora", 1)
+    key = tmp_path / cache.KEY_FILE
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert len(key.read_bytes()) == 32
+    key.write_bytes(b"short")
+    after = cache.place(tmp_path, "corpora", 1)
+    assert after != before
+    assert after == cache.place(tmp_path, "corpora", 1)
+    assert [path.name for path in tmp_path.iterdir()] == [cache.KEY_FILE]
+
+
+def test_of_two_processes_that_make_the_key_both_use_one(tmp_path, monkeypatch):
+    def other_was_faster(first, second):
+        cache.Path(second).write_bytes(b"k" * 32)
+        raise FileExistsError
+
+    monkeypatch.setattr(cache.os, "link", other_was_faster)
+    name = cache.place(tmp_path, "corpora", 1)
+    monkeypatch.undo()
+    assert name == cache.place(tmp_path, "corpora", 1)
+    assert [path.name for path in tmp_path.iterdir()] == [cache.KEY_FILE]

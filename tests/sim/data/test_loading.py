@@ -191,8 +191,9 @@ def test_split_by_column_follows_the_column_and_refuses_other_values(tmp_path):
     assert texts(corpus.train) == by_user([("a", "t0"), ("b", "t3")])
     assert texts(corpus.heldout) == by_user([("b", "t1"), ("a", "t2")])
     path.write_text(json.dumps({**rows[0], "part": "dev" + 90 * "x"}))
-    with pytest.raises(ConfigurationError, match=r"part.*line 1 says 'devx{17}'; expected"):
+    with pytest.raises(ConfigurationError, match=r"part.*line 1 has another value") as error:
         load(path, tmp_path, columns=columns, split="column")
+    assert "dev" not in str(error.value)  # a value of a record, which no message may quote
 
 
 @pytest.mark.parametrize(

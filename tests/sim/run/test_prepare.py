@@ -31,7 +31,7 @@ class UnknownRule(UserWise):
         ("strategy.name=outside.UnknownRule", "contract.clipping=jiont: choose one of joint."),
         ("runtime.kind=outside.start", "runtime.kind=outside.start: AttributeError"),
         ("runtime.kind=outside.UnknownRule", "runtime.kind=outside.UnknownRule: expected function"),
-        ("optimizer._target_=outside.Adam", "optimizer._target_=outside.Adam"),
+        ("optimizer.name=outside.Adam", "optimizer.name=outside.Adam"),
     ],
 )
 def test_a_name_that_leads_nowhere_spends_no_round(monkeypatch, capsys, override, message):

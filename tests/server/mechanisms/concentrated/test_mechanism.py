@@ -32,8 +32,8 @@ WRONG_SCALES = (2 / 3, 3 / 2)
 class Silent:
     """A stream whose normals are all zero."""
 
-    def uniform(self, size):
-        return np.full(size, 0.5)
+    def words(self, size):
+        return np.full(size, 2**64 - 1, np.uint64)
 
 
 def alike(count, size=3):

@@ -11,12 +11,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from helpers import tiny
+from userdp.clients.batching import unit_records
 from userdp.server import accounting
 from userdp.server.mechanisms.matrix_factorization.mechanism import MatrixFactorization
 from userdp.server.mechanisms.matrix_factorization.noise_state import NoiseWindow
 from userdp.server.mechanisms.user_wise import UserWise
 from userdp.sim.common import rng
 from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.data import public_groups
+from userdp.sim.data.population import Population, user_key
 from userdp.sim.protocol.cohort_sum import CohortSum
 
 PUBLIC = {"records_per_user": 2, "clip_norm": 0.7, "noise_multiplier": 1.3}
@@ -46,11 +50,30 @@ def released(mechanism, size=1, rounds=None, sums=None):
     )
 
 
-def drawn(mechanism, number, seed=0):
-    return mechanism.draw(stream(number, seed, "cohort"), number).users
+KEYS = np.array([user_key(f"user {n}") for n in range(200)], np.uint64)
 
 
-@pytest.mark.parametrize("mechanism", [WHOLE, fresh(WHOLE, users=24, cohort=5), COINS])
+def drawn(mechanism, number, seed=0, keys=KEYS):
+    """Positions of the users who take part, the first of whom have these keys."""
+    keys = keys[: mechanism.users]
+    population = Population.of({str(position): [[1, 2]] for position in range(len(keys))})
+    population = dataclasses.replace(population, user_keys=keys)
+    assignment = mechanism.draw(stream(number, seed, "cohort"), number)
+    contract = mechanism.contract(number, tiny.WORK)
+    return unit_records.members(population, contract, assignment).users
+
+
+def groups_of(mechanism):
+    """(users,) the group of each position."""
+    if mechanism.groups_by == "place":
+        return np.arange(mechanism.users) % mechanism.groups
+    return public_groups.of(KEYS[: mechanism.users], mechanism.groups, tiny.WORK.seed)
+
+
+@pytest.mark.parametrize(
+    "mechanism",
+    [WHOLE, fresh(WHOLE, users=24, cohort=5), COINS, fresh(WHOLE, groups_by="place")],
+)
 def test_participations_are_apart_by_the_bands_and_at_most_k(mechanism):
     """N divisible by b or not, T divisible by b or not; users who are not there have rounds too."""
     rounds = [drawn(mechanism, number) for number in range(1, mechanism.rounds + 1)]
@@ -60,7 +83,7 @@ def test_participations_are_apart_by_the_bands_and_at_most_k(mechanism):
     most = 0
     for user in range(mechanism.users):
         mine = [n for n, cohort in enumerate(rounds, start=1) if user in cohort]
-        assert all((n - 1) % mechanism.groups == user % mechanism.groups for n in mine)
+        assert all((n - 1) % mechanism.groups == groups_of(mechanism)[user] for n in mine)
         assert all(b - a >= mechanism.groups for a, b in itertools.pairwise(mine))
         most = max(most, len(mine))
     assert most == mechanism.participations == math.ceil(mechanism.rounds / mechanism.groups)
@@ -76,15 +99,37 @@ def test_whole_groups_are_all_of_their_members_once_a_pass():
 
 
 def test_coins_fall_inside_the_group_at_their_rate_and_no_other():
-    counts = np.array([len(drawn(COINS, 2, seed)) for seed in range(3000)])
-    assert all((drawn(COINS, 2, seed) % 4 == 1).all() for seed in range(50))
+    places = fresh(COINS, groups_by="place")  # of which each group has 50
+    counts = np.array([len(places.draw(stream(2, n, "cohort"), 2).users) for n in range(3000)])
+    assert all((drawn(places, 2, seed) % 4 == 1).all() for seed in range(50))
+    assert all((groups_of(COINS)[drawn(COINS, 2, seed)] == 1).all() for seed in range(50))
+    heads = sum(len(drawn(COINS, 2, seed)) for seed in range(500))
+    members = 500 * int((groups_of(COINS) == 1).sum())
     for rate, fits in ((0.4, True), (0.4 * 2 / 3, False), (0.4 * 3 / 2, False)):
+        assert (stats.binomtest(heads, members, rate).pvalue > 1e-3) == fits
         cells = stats.binom.cdf([15, 18, 20, 22, 25, 50], 50, rate)
         expected = np.diff([0, *cells]) * len(counts)
         seen = np.histogram(counts, [0, 16, 19, 21, 23, 26, 51])[0]
         assert (stats.chisquare(seen, expected).pvalue > 1e-3) == fits
     assert COINS.sampling_rate == pytest.approx(0.4)
     assert (COINS.expected_units, COINS.sampling_scheme) == (20, "public groups with poisson coins")
+
+
+@pytest.mark.parametrize("mechanism", [WHOLE, COINS], ids=["whole", "coins"])
+def test_without_a_user_every_other_user_is_in_the_same_rounds_as_before(mechanism):
+    """Adding or removing one user: with all coins heads, nobody else's rounds change."""
+    certain = dataclasses.replace(mechanism, bands=None, window=NoiseWindow())
+    for number in range(1, certain.groups + 1):
+        with_all = set(KEYS[drawn(certain, number)].tolist())
+        for gone in (0, 7, certain.users - 1):
+            keys = np.delete(KEYS[: certain.users], gone)
+            without = set(keys[drawn(certain, number, keys=keys)].tolist())
+            assert without == with_all - {int(KEYS[gone])}
+
+
+def test_an_option_that_does_not_exist_is_refused():
+    with pytest.raises(ConfigurationError, match=r"strategy.groups_by=name: choose one of id, pl"):
+        fresh(WHOLE, groups_by="name")
 
 
 def test_more_groups_than_rounds_let_nobody_take_part_twice():

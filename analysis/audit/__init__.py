@@ -1,0 +1,1 @@
+"""The command `userdp audit`: measures mechanisms with canary users, beside their claims."""

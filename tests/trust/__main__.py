@@ -1,0 +1,129 @@
+"""The long checks of ``make trust``: fuzz, kills, mutations, and two matrices of slow tests.
+
+The parts run as two processes, since the machines that it is for have two cores. Ends with a table,
+and with exit code 1 if anything was wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+SEED = 14
+FUZZ, KILLS = 500, 50
+# What is long of the tests that are otherwise fast in part.
+MATRICES = (
+    "tests/clients/training/test_file_neighbours.py",
+    "tests/sim/test_firewall.py",
+    "tests/analysis/audit/test_verdicts.py",
+)
+Row = tuple[str, str, bool]  # what was tried, what came of it, whether all was right
+
+
+def fuzzed(share: int, shares: int) -> Row:
+    """Every ``shares``-th configuration from ``share`` on."""
+    from trust import fuzz
+
+    with tempfile.TemporaryDirectory() as folder:
+        outcomes = fuzz.tried(SEED, range(share, FUZZ, shares), Path(folder))
+    for configuration, outcome in outcomes:
+        if outcome.kind == "fault":
+            print(" ".join(configuration), outcome.told, sep="\n", file=sys.stderr)
+    counts = fuzz.counts(outcomes)
+    told = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+    return f"{len(outcomes)} configurations", told, not counts["fault"]
+
+
+def killed() -> Row:
+    """All kills, until there are as many as asked for."""
+    from trust import kills
+
+    runs: list[kills.Killed] = []
+    with tempfile.TemporaryDirectory() as folder:
+        while sum(run.kills for run in runs) < KILLS:
+            place = Path(folder) / str(len(runs))
+            place.mkdir()
+            runs.append(kills.killed(SEED, len(runs), place))
+    faults = Counter(fault for run in runs for fault in run.faults)
+    total, vectors = sum(run.kills for run in runs), sum(run.vectors for run in runs)
+    told = f"{len(runs)} runs resumed to the end, {vectors} noise vectors, {len(faults)} faults"
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    return f"{total} kills", told, not faults
+
+
+def mutated() -> Row:
+    """All mutations."""
+    from trust import mutations
+
+    with tempfile.TemporaryDirectory() as folder:
+        tree = mutations.copied(Path(folder))
+        alive = [m.name for m in mutations.MUTATIONS if mutations.survives(m, tree)]
+    caught = len(mutations.MUTATIONS) - len(alive)
+    told = f"{caught} caught" + (f"; survived: {', '.join(alive)}" if alive else "")
+    return f"{len(mutations.MUTATIONS)} mutations", told, not alive
+
+
+def matrices() -> Row:
+    """The long cells of the neighbour check, firewall test and audit."""
+    options = ["-q", "-p", "no:xdist", "-m", "trust", "--tb=short"]
+    command = [sys.executable, "-m", "pytest", *options, *MATRICES]
+    done = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True)
+    if done.returncode:
+        print(done.stdout, file=sys.stderr)
+    last = done.stdout.strip().splitlines()[-1:]
+    return "neighbours, firewall, audits", "".join(last).strip("= "), not done.returncode
+
+
+PARTS: dict[str, Callable[[], Row]] = {
+    "fuzz-1": lambda: fuzzed(0, 2),
+    "fuzz-2": lambda: fuzzed(1, 2),
+    "kills": killed,
+    "mutations": mutated,
+    "matrices": matrices,
+}
+TURNS = (["fuzz-1", "kills"], ["fuzz-2", "mutations", "matrices"])  # one list a core
+
+
+def in_turn(parts: list[str]) -> list[str]:
+    """The lines of the table of some parts, each computed in a process of its own."""
+    return [
+        subprocess.run(
+            [sys.executable, "-m", "trust", "--part", part],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=TESTS.parent,
+            env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"},
+        ).stdout.strip()
+        or f"FAULT  {part}: it did not end"
+        for part in parts
+    ]
+
+
+def main() -> int:
+    """Run all parts, or one of them; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="make trust", description=__doc__)
+    parser.add_argument("--part", choices=[*PARTS])
+    part, start = parser.parse_args().part, time.monotonic()
+    if part is not None:
+        tried, told, right = PARTS[part]()
+        seconds = time.monotonic() - start
+        print(f"{'ok   ' if right else 'FAULT'}  {tried:32}  {told}  ({seconds:.0f} s)")
+        return 0 if right else 1
+    with ThreadPoolExecutor(len(TURNS)) as turns:
+        lines = [line for part in turns.map(in_turn, TURNS) for line in part]
+    print("\n".join([*lines, f"{(time.monotonic() - start) / 60:.1f} minutes"]))
+    return 0 if all(line.splitlines()[-1].startswith("ok") for line in lines) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
