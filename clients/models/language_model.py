@@ -17,8 +17,9 @@ import torch
 import transformers
 from torch import Tensor
 
-from userdp.clients.batching import device_batches
+from userdp.clients.batching import device_batches, fixed_shapes
 from userdp.clients.batching.device_batches import Batch
+from userdp.clients.batching.fixed_shapes import FixedShapes
 from userdp.clients.batching.packing import Stack
 from userdp.clients.models import acceleration, peft_adapter, stacked_lora
 from userdp.clients.models.classifier import Classification
@@ -93,6 +94,20 @@ class LanguageModel:
     def dtype(self) -> str:
         """Precision of the base model's weights, for example "float32"."""
         return str(next(self.module.parameters()).dtype).removeprefix("torch.")
+
+    @property
+    def shapes(self) -> FixedShapes | None:
+        """Shapes of the stacks that this model computes gradients of; None where all will do.
+
+        Float32 rounds so little that shapes play no part.
+        """
+        if self.module.dtype == torch.float32:
+            return None
+        return FixedShapes(
+            longest=longest_text(self.module),
+            positions=fixed_shapes.POSITIONS[self.device.type],
+            every_position=self.classes is None,
+        )
 
     def load(self, stack: Stack) -> Batch:
         """The stack's tensors on the device."""

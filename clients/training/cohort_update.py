@@ -133,7 +133,8 @@ def _blocks(model: LanguageModel, units: Iterable[Unit], engine: EngineSettings)
 
 def load_block(model: LanguageModel, units: Sequence[Unit], max_tokens: int) -> Block:
     """Pack the records of some units and copy them to the device."""
-    return Block(units, [model.load(stack) for stack in packing.stacks(units, max_tokens)])
+    stacks = packing.stacks(units, max_tokens, model.shapes)
+    return Block(units, [model.load(stack) for stack in stacks])
 
 
 def block_updates(
@@ -197,7 +198,7 @@ def _gradients(
         compute = functools.partial(model.gradients, start, part)
         result = engine.attempt(compute, part)
         if result is None:
-            pending += [model.load(half) for half in packing.halves(part.stack)]
+            pending += [model.load(half) for half in packing.halves(part.stack, model.shapes)]
         else:
             yield part.lanes, *result
 

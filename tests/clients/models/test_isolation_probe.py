@@ -29,10 +29,16 @@ def language_model(dtype=torch.float32, family="llama"):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
 def test_the_measured_rounding_is_that_of_the_precision(family, dtype):
-    """Half a unit in the last place of a sum of some dozen terms, and no more than a few layers."""
+    """Of a few layers in float32, at least a small part of one unit in the last place.
+
+    Stacks in bfloat16 have fixed shapes: nothing moves there, bit by bit.
+    """
     got = probe(language_model(dtype, family), 24)
     unit = torch.finfo(dtype).eps
-    assert 0.01 * unit < got.rounding < 10 * unit
+    if dtype == torch.float32:
+        assert 0.01 * unit < got.rounding < 10 * unit
+    else:
+        assert got.rounding == 0
     assert got.content <= 10 * torch.finfo(torch.float32).eps
     assert got.lengths == (9, 24)
 
