@@ -48,10 +48,13 @@ class _Weak:
     def __init__(self, stream: rng.SecretStream, fraction: float) -> None:
         self._stream, self._fraction = stream, fraction
 
-    def uniform(self, size: int) -> np.ndarray:
-        """(size,) uniforms that the inverse distribution function turns into smaller normals."""
-        weak: np.ndarray = special.ndtr(self._fraction * rng.standard_normal(self._stream, size))
-        return weak
+    def words(self, size: int) -> np.ndarray:
+        """(size,) uint64 of sign and tail that `rng.standard_normal` turns into smaller normals."""
+        normals = self._fraction * rng.standard_normal(self._stream, size)
+        tails = (special.ndtr(-np.abs(normals)) * 2.0**64).astype(np.uint64)
+        tails = np.minimum(tails, rng.ALL_BUT_SIGN)
+        words: np.ndarray = np.where(normals > 0, tails | ~rng.ALL_BUT_SIGN, tails)
+        return words
 
 
 def _less_noise(subject: Subject, fraction: float, kind: str) -> Subject:
@@ -115,8 +118,8 @@ def _fixed_cohort(subject: Subject) -> Subject | None:
 
 def _with_replacement(subject: Subject) -> Subject | None:
     def draw(self: Mechanism, stream: rng.SecretStream, number: int) -> Assignment:
-        uniforms = stream.uniform(round(self.expected_units))
-        positions = np.floor(uniforms * self.users * self.group_size).astype(np.int64)
+        words = stream.words(round(self.expected_units))
+        positions = (words % np.uint64(self.users * self.group_size)).astype(np.int64)
         return _assignment(self, np.sort(positions))
 
     return _twin(subject, "with replacement", draw=draw) if _has_coins(subject) else None

@@ -37,8 +37,8 @@ from userdp.sim.common.errors import ConfigurationError
 
 # Largest distance of two updates, each clipped to C, in units of C, that counts as rounding. Over
 # the families of transformers in tiny configurations at most 1e-7 was measured for `_CONTENT`,
-# and 1e-5 in float32 for `_ROUNDING`. In bfloat16 all stacks have fixed shapes, so that the distance
-# is 0 on a CPU (0.03 without them); the bound leaves room for a device whose kernels are not so.
+# and 1e-5 in float32 for `_ROUNDING`. In bfloat16 all stacks have fixed shapes, so the distance is
+# 0 on a CPU (0.03 without them); the bound leaves room for devices whose kernels are not so.
 _CONTENT = 1e-4
 _ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 1e-2}
 

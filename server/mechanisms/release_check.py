@@ -32,7 +32,7 @@ def check(mechanism: Mechanism, cohort: CohortSum, release: Release) -> None:
     """
     if not mechanism.private or release.halted:
         return
-    if any(MECHANISMS.find(name) is type(mechanism) for name in MECHANISMS):
+    if any(MECHANISMS.find(name) is mechanism.__class__ for name in MECHANISMS):
         return
     added = np.asarray(release.mean) * mechanism.expected_units - cohort.total
     size = float(np.sqrt(np.mean(np.square(added))))

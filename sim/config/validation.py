@@ -26,15 +26,19 @@ def parse(config: DictConfig) -> Settings:
     try:
         return pydantic.TypeAdapter(Settings).validate_python(values)
     except pydantic.ValidationError as error:
-        raise ConfigurationError(_first_line(error, values)) from None
+        raise _first(error, values) from None
 
 
-def _first_line(error: pydantic.ValidationError, values: Mapping[str, Any]) -> str:
-    """The message of the first problem: that of our own check, else the field and its type."""
-    first = error.errors()[0]
-    ours = first.get("ctx", {}).get("error")
+def _first(error: pydantic.ValidationError, values: Mapping[str, Any]) -> ConfigurationError:
+    """The first problem: that of our own check, else the field and its type."""
+    ours = error.errors()[0].get("ctx", {}).get("error")
     if isinstance(ours, ConfigurationError):
-        return str(ours)
+        return ours
+    return ConfigurationError(_line(error, values))
+
+
+def _line(error: pydantic.ValidationError, values: Mapping[str, Any]) -> str:
+    first = error.errors()[0]
     name, value = _located(first["loc"], values)
     if first["type"] == "unexpected_keyword_argument":
         return f"{name}={value}: no such key; leave it out."

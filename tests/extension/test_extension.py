@@ -99,7 +99,7 @@ def test_a_mechanism_without_its_noise_releases_nothing(capsys):
     assert told.startswith("userdp: stopped: strategy.name=WithoutNoise: its release differs")
     account = ledger.verify(Path("noiseless/ledger.jsonl"))
     assert (account.rounds, account.unfinished) == (1, (1,))  # spent, and not released
-    assert not list(Path("noiseless").glob("checkpoint/*"))
+    assert not list(Path("noiseless").glob("checkpoint/*.pt"))
     assert {row["round"] for row in logged(Path("noiseless"))} == {0}
 
 

@@ -46,7 +46,7 @@ def test_a_run_has_the_epsilon_of_float_noise_and_says_that_the_gap_is_closed(ca
 
 def test_a_plain_step_on_a_release_moves_the_adapter_by_multiples_of_the_grid():
     """With SGD at rate 1 and m a power of two, the first step itself is on a grid."""
-    step = ["optimizer._target_=torch.optim.SGD", "optimizer.lr=1.0"]
+    step = ["optimizer=sgd", "optimizer.lr=1.0"]
     more = ["cohort=4", "rounds=1", "privacy.epsilon=null", "privacy.noise_multiplier=1.0"]
     folder = ran("run", DISCRETE, *step, *more)
     [entry] = [row for row in logged(folder) if "release_norm" in row]

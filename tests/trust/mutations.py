@@ -39,23 +39,23 @@ MUTATIONS = [
     Mutation(
         "coins of a slightly higher rate",
         "server/mechanisms/sampling.py",
-        "np.log1p(-rate)",
-        "np.log1p(-min(0.999, 1.15 * rate))",
+        "geometric_gaps(stream, count, rate, size)",
+        "geometric_gaps(stream, count, min(0.999, 1.15 * rate), size)",
         _SAMPLING,
     ),
     Mutation(
         "a capped cohort keeps its first users",
         "server/mechanisms/sampling.py",
-        'np.argsort(stream.uniform(len(positions)), kind="stable")[:cap]',
+        "np.lexsort(keys[::-1])[:cap]",
         "np.arange(cap)",
         _SAMPLING,
     ),
     Mutation(
         "three per cent too little noise",
         "server/mechanisms/base.py",
-        "noise = self.noise_std * rng",
-        "noise = 0.97 * self.noise_std * rng",
-        _BASE,
+        "return exact + std * rng",
+        "return exact + 0.97 * std * rng",
+        "tests/server/mechanisms/test_noise_scale.py",
     ),
     Mutation(
         "noise of the mean for the sum",
@@ -67,15 +67,15 @@ MUTATIONS = [
     Mutation(
         "clip bits without noise",
         "server/mechanisms/base.py",
-        "noised_bits = cohort.unclipped_bits + std * float(",
-        "noised_bits = cohort.unclipped_bits + 0 * float(",
+        "self._noised(np.array([cohort.unclipped_bits]), std,",
+        "self._noised(np.array([cohort.unclipped_bits]), 0 * std,",
         "tests/server/mechanisms/test_adaptive_clip.py",
     ),
     Mutation(
         "divided by the cohort that took part",
         "server/mechanisms/base.py",
-        "mean = (cohort.total.astype(np.float64) + noise) / self.expected_units",
-        'mean = (cohort.total + noise) / max(1.0, cohort.figures.get("cohort_size", 1.0))',
+        "self.grid, stream) / self.expected_units",
+        'self.grid, stream) / max(1.0, cohort.figures.get("cohort_size", 1.0))',
         f"{_BASE} {_STRATEGY}",
     ),
     Mutation(
@@ -156,8 +156,8 @@ MUTATIONS = [
     Mutation(
         "uniforms with half of their bits",
         "sim/common/rng.py",
-        "return (bits.astype(np.float64) + 0.5) * 2.0**-52  # 52 bits",
-        "return ((bits >> np.uint64(40)) + 0.5) * 2.0**-12  # 52 bits",
+        "return np.frombuffer(os.urandom(8 * size), np.uint64)",
+        "return np.frombuffer(os.urandom(8 * size), np.uint64) >> np.uint64(32)",
         "tests/sim/common/test_rng.py",
     ),
     Mutation(

@@ -94,7 +94,7 @@ def test_without_fixed_shapes_bfloat16_would_move_with_them(monkeypatch):
 def test_a_stack_that_ran_out_of_memory_is_split_and_loses_nothing():
     [stack, *_] = packing.stacks(tiny.ragged_units(9, longest=16), 10**6, SHAPES)
     parts = packing.halves(stack, SHAPES)
-    assert sum((list(part.records) for part in parts), []) == list(stack.records)
+    assert [row for part in parts for row in part.records] == list(stack.records)
     assert all(len(part.tokens) == len(stack.tokens) // 2 for part in parts)
     weights = sum(float(part.token_weights().sum()) for part in parts)
     assert weights == pytest.approx(float(stack.token_weights().sum()), rel=1e-6)

@@ -20,6 +20,7 @@ from userdp.clients.training import clipping
 from userdp.server.mechanisms.adaptive_clip import AdaptiveClip
 from userdp.server.mechanisms.group_privacy import GroupPrivacy
 from userdp.server.mechanisms.user_wise import UserWise
+from userdp.server.strategy import NodeFailedError
 from userdp.sim.common import rng
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.data.population import Population
@@ -203,7 +204,7 @@ def test_a_reply_that_does_not_fit_the_rule_is_refused(tmp_path, adaptive):
 
     mechanism = USER if adaptive else dataclasses.replace(USER, adaptive=None)
     run = tiny.federation(tmp_path, mechanism, tiny.people(6), train=contrary)
-    with pytest.raises(ValueError, match="clip bits"):
+    with pytest.raises(NodeFailedError, match=f"count_unclipped={adaptive}"):
         run.run(3)
 
 

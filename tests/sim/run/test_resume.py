@@ -133,7 +133,7 @@ def test_another_configuration_of_the_base_model_is_refused(capsys):
     [
         ("data.user=text", "data.user: 'user_id' in the ledger, 'text' asked"),
         ("data.holdout=0.6", "data.holdout: 0.3 in the ledger, 0.6 asked"),
-        ("data.split=record", "data.split: 'user' in the ledger, 'record' asked"),
+        ("data.split=record", "split: 'user' in the ledger, 'record' asked"),
         ("data.seed=1", "data_seed: 0 in the ledger, 1 asked"),
         ("model.lora.alpha=3", "model.lora.alpha: 16"),
     ],

@@ -66,7 +66,7 @@ def test_a_wrong_answer_stops_the_run_which_can_be_resumed(monkeypatch, capsys, 
     with monkeypatch.context() as patch:
         patch.setattr(Host, "train", replying(WRONG[reason]))
         assert cli.main(["run", *small_world.overrides(*options)]) == 1
-    [line] = [x for x in capsys.readouterr().err.splitlines() if x.startswith("userdp: ")]
+    [line] = [x for x in capsys.readouterr().err.splitlines() if x.startswith("userdp: stopped")]
     assert line.startswith("userdp: stopped: Round 2: ")
     assert reason in line
     assert "node " in line

@@ -150,7 +150,7 @@ def test_a_reply_that_does_not_fit_is_refused(tmp_path, keep_rows):
     run = tiny.federation(
         tmp_path, mechanism, letter_writers(), train=contrary, cohort=tiny.everyone(USERS)
     )
-    with pytest.raises(ValueError, match="rows"):
+    with pytest.raises(server_strategy.NodeFailedError, match=f"keep_rows={keep_rows}"):
         run.run()
 
 
