@@ -45,7 +45,6 @@ from userdp.sim.protocol.contract import Assignment, Contract, LocalWork
 
 USER, RECORD_SLOT = "user", "record_slot"  # what one clip bounds
 SET_BY_RUN = {"set_by_run": True}  # metadata of a field that is no option of the configuration
-FLOAT, DISCRETE = "float", "discrete"  # names of `privacy.noise`
 ADAPTED = "the clip norm after every round, and the noised share of unclipped units that it follows"
 
 
@@ -76,8 +75,8 @@ class Mechanism(ABC):
     # Of `userdp.clients.training.clipping.CLIP_RULES`, or the dotted name of a rule elsewhere.
     clipping: ClassVar[str] = "joint"
     compared: ClassVar[bool] = False  # `userdp plan --all` compares it at equal gradients
-    # Whether this class's `release` can add discrete noise. A subclass with a `release` of its own
-    # must say so anew: `offers_discrete_noise` reads it beside that method alone.
+    # Whether this class's `release` can add discrete noise; one with a `release` of its own says so
+    # anew, as `noise_grid.is_offered` asks.
     discrete_noise: ClassVar[bool] = True
 
     users: int  # N, declared
@@ -86,7 +85,7 @@ class Mechanism(ABC):
     clip_norm: float  # C
     noise_multiplier: float  # z, of all queries of a round together
     adaptive: AdaptiveClip | None = None  # how C moves from round to round, where it does
-    noise: str = FLOAT  # FLOAT, or DISCRETE: on a grid, as `noise_grid` defines it
+    noise: str = noise_grid.FLOAT  # or DISCRETE: on a grid
 
     def __post_init__(self) -> None:
         if self.users < 1:
@@ -102,13 +101,10 @@ class Mechanism(ABC):
             )
         if not self.clip_norm > 0:
             raise ConfigurationError(f"strategy.clip_norm={self.clip_norm}: must be positive.")
-        if self.noise not in (FLOAT, DISCRETE):
-            raise ConfigurationError(
-                f"privacy.noise={self.noise}: choose one of {FLOAT}, {DISCRETE}."
-            )
+        noise_grid.check(self.noise, type(self))
         self._check_noise()
-        if self.noise == DISCRETE:
-            self._check_grid()
+        for name in ("grid", "bits_grid"):
+            getattr(self, name)  # raises where noise is discrete and no grid is fine enough
 
     def _check_noise(self) -> None:
         # Below 2^-32 of the sum's size, float64 noise would round away in the sum it protects.
@@ -121,21 +117,6 @@ class Mechanism(ABC):
             )
         if self.adaptive is not None:  # refuses clip bits that cost more than z
             self.adaptive.update_multiplier(self.noise_multiplier, self.expected_units)
-
-    def _check_grid(self) -> None:
-        if not self.offers_discrete_noise():
-            raise ConfigurationError(
-                f"privacy.noise={self.noise}: {type(self).__name__} adds noise to numbers on no "
-                f"grid; take privacy.noise={FLOAT}, or another strategy."
-            )
-        for name in ("grid", "bits_grid"):
-            getattr(self, name)  # raises where there is none
-
-    @classmethod
-    def offers_discrete_noise(cls) -> bool:
-        """Whether the class that defines `release` says that it can add discrete noise."""
-        owner = next(base for base in cls.__mro__ if "release" in vars(base))
-        return bool(vars(owner).get("discrete_noise", False))
 
     @classmethod
     def options(cls) -> Mapping[str, Field[Any]]:
@@ -184,22 +165,17 @@ class Mechanism(ABC):
     @property
     def grid(self) -> float:
         """g: every number of a clipped update is a multiple of it; 0.0 where noise is float."""
-        if self.noise != DISCRETE:
+        if self.noise == noise_grid.FLOAT:
             return 0.0
-        return noise_grid.step(self.noise_std, self._most_units * self.clip_norm)
+        return noise_grid.step(self.noise_std, self.users * self.group_size * self.clip_norm)
 
     @property
     def bits_grid(self) -> float:
         """The step of the noise on the clip bits, which are halves; 0.0 where noise is float."""
-        if self.noise != DISCRETE or self.adaptive is None:
+        if self.noise == noise_grid.FLOAT or self.adaptive is None:
             return 0.0
-        std, largest = self.adaptive.bit_std(self.expected_units), BIT_SENSITIVITY
-        return min(BIT_SENSITIVITY, noise_grid.step(std, self._most_units * largest))
-
-    @property
-    def _most_units(self) -> int:
-        """Units of a round in which every coin shows heads."""
-        return self.users * self.group_size
+        std, most_units = self.adaptive.bit_std(self.expected_units), self.users * self.group_size
+        return min(BIT_SENSITIVITY, noise_grid.step(std, most_units * BIT_SENSITIVITY))
 
     @property
     def cohort_cap(self) -> int | None:
@@ -322,23 +298,17 @@ class Mechanism(ABC):
             ValueError: C adapts, and the cohort has no clip bits.
         """
         total = cohort.total.astype(np.float64)
-        mean = self._noised(total, self.noise_std, self.grid, stream) / self.expected_units
+        noised = noise_grid.noised(total, self.noise_std, stream, grid=self.grid)
+        mean = noised / self.expected_units
         noise_std = self.noise_std / self.expected_units
         if self.adaptive is None:
             return Release(mean, noise_std)
         if cohort.unclipped_bits is None:
             raise ValueError("The clip norm adapts, but the cohort has no clip bits.")
         std = self.adaptive.bit_std(self.expected_units)
-        [bits] = self._noised(np.array([cohort.unclipped_bits]), std, self.bits_grid, stream)
+        exact = np.array([cohort.unclipped_bits])
+        [bits] = noise_grid.noised(exact, std, stream, grid=self.bits_grid)
         return Release(mean, noise_std, 0.5 + float(bits) / self.expected_units)
-
-    def _noised(
-        self, exact: np.ndarray, std: float, grid: float, stream: rng.SecretStream
-    ) -> np.ndarray:
-        """``exact`` (n,) float64 with noise: discrete on ``grid``, or float where this is 0."""
-        if grid:
-            return noise_grid.noised(exact, grid, std, stream)
-        return exact + std * rng.standard_normal(stream, len(exact))
 
     def after(self, release: Release) -> Self:
         """The mechanism of the next round: the same one, or one with the clip norm that follows."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from userdp.server.mechanisms.base import DISCRETE, Mechanism
+from userdp.server.mechanisms.base import Mechanism
+from userdp.server.mechanisms.noise_grid import FLOAT
 from userdp.server.statement import statement
 from userdp.sim.config.settings import Settings
 from userdp.sim.data import selection
@@ -78,10 +79,13 @@ def header(
         "drop_failed_nodes": settings.runtime.drop_failed_nodes,
         "classes": list(data.class_names) or None,
         **{"base_model": base, "adapter_layout": layout},
-        **({"canaries": data.canaries} if data.canaries else {}),
-        # Without this field, as in all ledgers of versions before it, noise is float.
-        **({"noise": mechanism.noise} if mechanism.noise == DISCRETE else {}),
+        **_unless_default(canaries=(data.canaries, 0), noise=(mechanism.noise, FLOAT)),
     }
+
+
+def _unless_default(**fields: tuple[Any, Any]) -> dict[str, Any]:
+    """Fields that ledgers of earlier versions lack, each with its value and its default."""
+    return {name: value for name, (value, default) in fields.items() if value != default}
 
 
 def _adaptive_clip(mechanism: Mechanism) -> dict[str, float] | None:
