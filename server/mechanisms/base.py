@@ -38,6 +38,7 @@ from userdp.server.accounting import RoundEvent
 from userdp.server.ledger.query import Query
 from userdp.server.mechanisms import noise_grid, sampling
 from userdp.server.mechanisms.adaptive_clip import BIT_SENSITIVITY, AdaptiveClip
+from userdp.server.mechanisms.description import Description
 from userdp.sim.common import rng
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.protocol.cohort_sum import CohortSum
@@ -46,8 +47,6 @@ from userdp.sim.protocol.contract import Assignment, Contract, LocalWork
 USER, RECORD_SLOT = "user", "record_slot"  # what one clip bounds
 ADD_OR_REMOVE, ZERO_OUT = "add-or-remove-one-user", "zero-out-one-user"  # which are neighbours
 SET_BY_RUN = {"set_by_run": True}  # metadata of a field that is no option of the configuration
-FLOAT, DISCRETE = "float", "discrete"  # names of `privacy.noise`
-ADAPTED = "the clip norm after every round, and the noised share of unclipped units that it follows"
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Release:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mechanism(ABC):
+class Mechanism(Description, ABC):
     """Public parameters of a subsampled Gaussian mechanism over privacy units.
 
     Raises:
@@ -77,8 +76,8 @@ class Mechanism(ABC):
     # Of `userdp.clients.training.clipping.CLIP_RULES`, or the dotted name of a rule elsewhere.
     clipping: ClassVar[str] = "joint"
     compared: ClassVar[bool] = False  # `userdp plan --all` compares it at equal gradients
-    # Whether this class's `release` can add discrete noise. A subclass with a `release` of its own
-    # must say so anew: `offers_discrete_noise` reads it beside that method alone.
+    # Whether this class's `release` can add discrete noise; one with a `release` of its own says so
+    # anew, as `noise_grid.is_offered` asks.
     discrete_noise: ClassVar[bool] = True
     # Names in `details` that depend on the machine's numerical libraries: never recomputed.
     machine_details: ClassVar[frozenset[str]] = frozenset()
@@ -89,7 +88,7 @@ class Mechanism(ABC):
     clip_norm: float  # C
     noise_multiplier: float  # z, of all queries of a round together
     adaptive: AdaptiveClip | None = None  # how C moves from round to round, where it does
-    noise: str = FLOAT  # FLOAT, or DISCRETE: on a grid, as `noise_grid` defines it
+    noise: str = noise_grid.FLOAT  # or DISCRETE: on a grid
 
     def __post_init__(self) -> None:
         if self.users < 1:
@@ -105,13 +104,10 @@ class Mechanism(ABC):
             )
         if not self.clip_norm > 0:
             raise ConfigurationError(f"strategy.clip_norm={self.clip_norm}: must be positive.")
-        if self.noise not in (FLOAT, DISCRETE):
-            raise ConfigurationError(
-                f"privacy.noise={self.noise}: choose one of {FLOAT}, {DISCRETE}."
-            )
+        noise_grid.check(self.noise, type(self))
         self._check_noise()
-        if self.noise == DISCRETE:
-            self._check_grid()
+        for name in ("grid", "bits_grid"):
+            getattr(self, name)  # raises where noise is discrete and no grid is fine enough
 
     def _check_noise(self) -> None:
         # Below 2^-32 of the sum's size, float64 noise would round away in the sum it protects.
@@ -124,21 +120,6 @@ class Mechanism(ABC):
             )
         if self.adaptive is not None:  # refuses clip bits that cost more than z
             self.adaptive.update_multiplier(self.noise_multiplier, self.expected_units)
-
-    def _check_grid(self) -> None:
-        if not self.offers_discrete_noise():
-            raise ConfigurationError(
-                f"privacy.noise={self.noise}: {type(self).__name__} adds noise to numbers on no "
-                f"grid; take privacy.noise={FLOAT}, or another strategy."
-            )
-        for name in ("grid", "bits_grid"):
-            getattr(self, name)  # raises where there is none
-
-    @classmethod
-    def offers_discrete_noise(cls) -> bool:
-        """Whether the class that defines `release` says that it can add discrete noise."""
-        owner = next(base for base in cls.__mro__ if "release" in vars(base))
-        return bool(vars(owner).get("discrete_noise", False))
 
     @classmethod
     def options(cls) -> Mapping[str, Field[Any]]:
@@ -187,22 +168,17 @@ class Mechanism(ABC):
     @property
     def grid(self) -> float:
         """g: every number of a clipped update is a multiple of it; 0.0 where noise is float."""
-        if self.noise != DISCRETE:
+        if self.noise == noise_grid.FLOAT:
             return 0.0
-        return noise_grid.step(self.noise_std, self._most_units * self.clip_norm)
+        return noise_grid.step(self.noise_std, self.users * self.group_size * self.clip_norm)
 
     @property
     def bits_grid(self) -> float:
         """The step of the noise on the clip bits, which are halves; 0.0 where noise is float."""
-        if self.noise != DISCRETE or self.adaptive is None:
+        if self.noise == noise_grid.FLOAT or self.adaptive is None:
             return 0.0
-        std, largest = self.adaptive.bit_std(self.expected_units), BIT_SENSITIVITY
-        return min(BIT_SENSITIVITY, noise_grid.step(std, self._most_units * largest))
-
-    @property
-    def _most_units(self) -> int:
-        """Units of a round in which every coin shows heads."""
-        return self.users * self.group_size
+        std, most_units = self.adaptive.bit_std(self.expected_units), self.users * self.group_size
+        return min(BIT_SENSITIVITY, noise_grid.step(std, most_units * BIT_SENSITIVITY))
 
     @property
     def cohort_cap(self) -> int | None:
@@ -325,23 +301,17 @@ class Mechanism(ABC):
             ValueError: C adapts, and the cohort has no clip bits.
         """
         total = cohort.total.astype(np.float64)
-        mean = self._noised(total, self.noise_std, self.grid, stream) / self.expected_units
+        noised = noise_grid.noised(total, self.noise_std, stream, grid=self.grid)
+        mean = noised / self.expected_units
         noise_std = self.noise_std / self.expected_units
         if self.adaptive is None:
             return Release(mean, noise_std)
         if cohort.unclipped_bits is None:
             raise ValueError("The clip norm adapts, but the cohort has no clip bits.")
         std = self.adaptive.bit_std(self.expected_units)
-        [bits] = self._noised(np.array([cohort.unclipped_bits]), std, self.bits_grid, stream)
+        exact = np.array([cohort.unclipped_bits])
+        [bits] = noise_grid.noised(exact, std, stream, grid=self.bits_grid)
         return Release(mean, noise_std, 0.5 + float(bits) / self.expected_units)
-
-    def _noised(
-        self, exact: np.ndarray, std: float, grid: float, stream: rng.SecretStream
-    ) -> np.ndarray:
-        """``exact`` (n,) float64 with noise: discrete on ``grid``, or float where this is 0."""
-        if grid:
-            return noise_grid.noised(exact, grid, std, stream)
-        return exact + std * rng.standard_normal(stream, len(exact))
 
     def after(self, release: Release) -> Self:
         """The mechanism of the next round: the same one, or one with the clip norm that follows."""
@@ -398,46 +368,3 @@ class Mechanism(ABC):
     def _heads(self, stream: rng.SecretStream) -> np.ndarray:
         """(units,) int64 ascending positions of the sampled units, out of N times k."""
         return sampling.poisson_positions(stream, self.sampling_rate, self.users * self.group_size)
-
-    # How statement and model card describe a run of the mechanism. The argument is the statement or
-    # the header of a ledger, so that `userdp verify` needs no more than the ledger.
-
-    @classmethod
-    def clip_sentence(cls, facts: Mapping[str, Any]) -> str:
-        """How a unit's update is clipped, as a part of the sentence "the update is ...".
-
-        Args:
-            facts: a statement.
-        """
-        return f"clipped to an L2 norm of {facts['clip_norm']} over all adapter weights together"
-
-    @classmethod
-    def noise_sentence(cls, facts: Mapping[str, Any]) -> str:
-        """How noise is added to the sum, as a part of the sentence "the sum is released ...".
-
-        Args:
-            facts: a statement; ``mechanism_details`` holds what `details` returned.
-        """
-        parameters = facts["adaptive_clip"] or facts["mechanism_details"]
-        std = parameters.get("update_noise_multiplier", facts["noise_multiplier"])
-        return f"with Gaussian noise of standard deviation {std} times the clip norm added to it"
-
-    @classmethod
-    def release_sentence(cls, facts: Mapping[str, Any], noised: str) -> str:
-        """What a round releases.
-
-        Args:
-            facts: a statement.
-            noised: `noise_sentence`, or "without noise", and the denominator.
-        """
-        return f"the sum is released {noised}"
-
-    @classmethod
-    def assumptions(cls, facts: Mapping[str, Any]) -> Sequence[str]:
-        """Assumptions of the claim that only this mechanism makes; ``facts``: a header."""
-        return []
-
-    @classmethod
-    def also_released(cls, facts: Mapping[str, Any]) -> Sequence[str]:
-        """What every round publishes beside the adapter; ``facts``: a header."""
-        return [ADAPTED] if facts["adaptive_clip"] else []

@@ -14,7 +14,8 @@ from typing import Any
 from userdp.server.ledger.query import Query
 from userdp.server.mechanisms import registry
 from userdp.server.mechanisms.adaptive_clip import AdaptiveClip
-from userdp.server.mechanisms.base import DISCRETE, FLOAT, Mechanism
+from userdp.server.mechanisms.base import Mechanism
+from userdp.server.mechanisms.noise_grid import DISCRETE, FLOAT
 
 
 def of(mechanism: Mechanism) -> dict[str, Any]:

@@ -21,15 +21,40 @@ import math
 
 import numpy as np
 
-from userdp.sim.common import exact_draws
+from userdp.sim.common import exact_draws, rng
 from userdp.sim.common.errors import ConfigurationError, StoppedError
-from userdp.sim.common.rng import SecretStream
 
+FLOAT, DISCRETE = "float", "discrete"  # names of `privacy.noise`
 STEPS = 20  # the noise's standard deviation is 2^20 steps or more, and below 2^21
 _EXACT = 2.0**52  # integers up to twice this are float64s: that of the sum, and that of the noise
 _SMALLEST = 2.0**-900  # a step that no product with a number of steps makes subnormal
 # Noise multipliers are products and roots of float64s, each within a few 2^-53 of its real value.
 _ROUNDING = 1 + 2.0**-48
+
+
+def is_offered(mechanism: type) -> bool:
+    """Whether the class that defines ``release`` says itself that it can add discrete noise.
+
+    Args:
+        mechanism: a `Mechanism`; what it inherits is said of the ``release`` that it inherits.
+    """
+    owner = next(base for base in mechanism.__mro__ if "release" in vars(base))
+    return bool(vars(owner).get("discrete_noise", False))
+
+
+def check(noise: str, mechanism: type) -> None:
+    """Check that a mechanism offers noise of this name.
+
+    Raises:
+        ConfigurationError: it does not, or there is no such noise.
+    """
+    if noise not in (FLOAT, DISCRETE):
+        raise ConfigurationError(f"privacy.noise={noise}: choose one of {FLOAT}, {DISCRETE}.")
+    if noise == DISCRETE and not is_offered(mechanism):
+        raise ConfigurationError(
+            f"privacy.noise={noise}: {mechanism.__name__} adds noise to numbers on no grid; take "
+            f"privacy.noise={FLOAT}, or another strategy."
+        )
 
 
 def step(noise_std: float, largest: float) -> float:
@@ -52,17 +77,22 @@ def step(noise_std: float, largest: float) -> float:
     return steps
 
 
-def noised(total: np.ndarray, grid: float, noise_std: float, stream: SecretStream) -> np.ndarray:
-    """``total`` (D,) float64 with noise, all of it multiples of ``grid``.
+def noised(
+    total: np.ndarray, noise_std: float, stream: rng.SecretStream, *, grid: float
+) -> np.ndarray:
+    """``total`` (D,) float64 with noise, all of it multiples of ``grid``; with float noise at 0.
 
     Args:
         noise_std: of the Gaussian before it is rounded; raised by 2^-48 of itself, so that it is
             nowhere below the product of noise multiplier and clip norm over the real numbers.
+        grid: of `step`, or 0.
 
     Raises:
         StoppedError: a number of ``total`` is no multiple of ``grid``, or too large: the units were
             not rounded, or not clipped.
     """
+    if not grid:
+        return total + noise_std * rng.standard_normal(stream, len(total))
     steps = total / grid
     if not ((np.abs(steps) <= _EXACT) & (steps == np.rint(steps))).all():
         raise StoppedError(

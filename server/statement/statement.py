@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from userdp.server.mechanisms import registry
-from userdp.server.mechanisms.base import FLOAT
+from userdp.server.mechanisms.noise_grid import FLOAT
 from userdp.server.statement import conditions, prose, schema
 from userdp.server.statement.claim import Claim
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from userdp.server.accounting import accountants
-from userdp.server.mechanisms.base import DISCRETE
+from userdp.server.mechanisms import noise_grid
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config import optimizer
 from userdp.sim.config.data import Data
@@ -231,7 +231,8 @@ class Settings(Closed):
 
     def _check_noise(self) -> None:
         epsilon, z = self.privacy.epsilon, self.privacy.noise_multiplier
-        if self.privacy.noise == DISCRETE and not self.strategy.mechanism.offers_discrete_noise():
+        offered = noise_grid.is_offered(self.strategy.mechanism)
+        if self.privacy.noise == noise_grid.DISCRETE and not offered:
             raise ConfigurationError(
                 f"privacy.noise={self.privacy.noise}: strategy={self.strategy.name} cannot round "
                 "what it adds noise to; take privacy.noise=float, or another strategy."

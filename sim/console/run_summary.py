@@ -12,7 +12,8 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from userdp.server.mechanisms.base import FLOAT, Mechanism
+from userdp.server.mechanisms.base import Mechanism
+from userdp.server.mechanisms.noise_grid import FLOAT
 from userdp.server.statement import prose
 from userdp.sim.planning.noise_estimate import NoiseEstimate
 from userdp.sim.planning.planner import Plan

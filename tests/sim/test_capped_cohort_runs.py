@@ -7,7 +7,7 @@ import json
 import pytest
 
 from helpers import small_world
-from userdp.server.mechanisms import base
+from userdp.server.mechanisms import description
 from userdp.server.mechanisms.user_wise import UserWise
 from userdp.sim import cli
 
@@ -52,7 +52,7 @@ def test_a_run_with_cap_and_adaptive_clip_states_both_resumes_and_verifies(tmp_p
     assert told["adjacency"] == "zero-out-one-user"
     assert told["sampling"]["cap"] == 7
     assert told["adaptive_clip"]["quantile"] == 0.5
-    assert base.ADAPTED in told["released"]
+    assert description.ADAPTED in told["released"]
     assert len(set(logged(folder, "clip_norm").values())) == 2
     assert cli.main(["run", f"resume={folder}", "rounds=2"]) == 2  # all spent
     assert cli.main(["verify", str(folder)]) == 0

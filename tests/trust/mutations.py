@@ -52,9 +52,9 @@ MUTATIONS = [
     ),
     Mutation(
         "three per cent too little noise",
-        "server/mechanisms/base.py",
-        "return exact + std * rng",
-        "return exact + 0.97 * std * rng",
+        "server/mechanisms/noise_grid.py",
+        "return total + noise_std * rng",
+        "return total + 0.97 * noise_std * rng",
         "tests/server/mechanisms/test_noise_scale.py",
     ),
     Mutation(
@@ -67,15 +67,15 @@ MUTATIONS = [
     Mutation(
         "clip bits without noise",
         "server/mechanisms/base.py",
-        "self._noised(np.array([cohort.unclipped_bits]), std,",
-        "self._noised(np.array([cohort.unclipped_bits]), 0 * std,",
+        "noise_grid.noised(exact, std, stream",
+        "noise_grid.noised(exact, 0 * std, stream",
         "tests/server/mechanisms/test_adaptive_clip.py",
     ),
     Mutation(
         "divided by the cohort that took part",
         "server/mechanisms/base.py",
-        "self.grid, stream) / self.expected_units",
-        'self.grid, stream) / max(1.0, cohort.figures.get("cohort_size", 1.0))',
+        "mean = noised / self.expected_units",
+        'mean = noised / max(1.0, cohort.figures.get("cohort_size", 1.0))',
         f"{_BASE} {_STRATEGY}",
     ),
     Mutation(

@@ -21,7 +21,7 @@ from userdp.sim.common.errors import ConfigurationError
 
 DELTA_SHARE = 0.01  # share of delta for failures of the test, in all rounds together
 LEAST_TAU = 1e-4  # times C: below it, float32 rounding of updates decides who is a neighbour
-RESOLUTION = 2.0**-52  # of the uniforms behind the noise: error of a tail's probability, at most
+RESOLUTION = 2.0**-52  # more than the error of a tail's probability in the noise as drawn
 CHOICES = {
     "test_statistic": tuple(statistic.STATISTICS),
     "on_failure": ("fallback", "halt"),

@@ -11,8 +11,8 @@ import torch
 
 from helpers import tiny
 from userdp.clients.training import clipping
-from userdp.server.mechanisms.base import DISCRETE
 from userdp.server.mechanisms.group_privacy import GroupPrivacy
+from userdp.server.mechanisms.noise_grid import DISCRETE
 from userdp.server.mechanisms.user_wise import UserWise
 
 STEP, CLIP = 2.0**-22, 0.7

@@ -12,10 +12,11 @@ from scipy import stats
 
 from userdp.server.mechanisms import noise_grid
 from userdp.server.mechanisms.adaptive_clip import AdaptiveClip
-from userdp.server.mechanisms.base import DISCRETE, Mechanism
+from userdp.server.mechanisms.base import Mechanism
 from userdp.server.mechanisms.concentrated.mechanism import Concentrated
 from userdp.server.mechanisms.group_privacy import GroupPrivacy
 from userdp.server.mechanisms.matrix_factorization.mechanism import MatrixFactorization
+from userdp.server.mechanisms.noise_grid import DISCRETE
 from userdp.server.mechanisms.non_private import NonPrivate
 from userdp.server.mechanisms.user_wise import UserWise
 from userdp.sim.common import exact_draws, rng
@@ -158,7 +159,7 @@ def test_the_grid_of_a_round_follows_its_clip_norm():
 
 @pytest.mark.parametrize("strategy", [Concentrated, MatrixFactorization, NonPrivate])
 def test_a_mechanism_that_adds_noise_to_other_numbers_is_refused(strategy):
-    assert not strategy.offers_discrete_noise()
+    assert not noise_grid.is_offered(strategy)
     with pytest.raises(ConfigurationError, match=rf"privacy\.noise=discrete: {strategy.__name__}"):
         strategy(records_per_user=3, **PUBLIC)
 
@@ -174,7 +175,7 @@ def test_a_release_of_its_own_offers_nothing_until_its_class_says_so():
         def release(self, cohort, stream, number):
             raise NotImplementedError
 
-    assert [kind.offers_discrete_noise() for kind in (UserWise, Silent, Outspoken)] == [1, 0, 1]
+    assert [noise_grid.is_offered(kind) for kind in (UserWise, Silent, Outspoken)] == [1, 0, 1]
 
 
 def test_the_name_of_the_noise_is_one_of_two():

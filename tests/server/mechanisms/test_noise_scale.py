@@ -15,10 +15,11 @@ import pytest
 from scipy import stats
 
 from userdp.server.mechanisms.adaptive_clip import AdaptiveClip
-from userdp.server.mechanisms.base import DISCRETE, RECORD_SLOT
+from userdp.server.mechanisms.base import RECORD_SLOT
 from userdp.server.mechanisms.concentrated.mechanism import Concentrated
 from userdp.server.mechanisms.group_privacy import GroupPrivacy
 from userdp.server.mechanisms.matrix_factorization.mechanism import MatrixFactorization
+from userdp.server.mechanisms.noise_grid import DISCRETE
 from userdp.server.mechanisms.user_wise import UserWise
 from userdp.sim.common import rng
 from userdp.sim.protocol.cohort_sum import CohortSum

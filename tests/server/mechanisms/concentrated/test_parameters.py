@@ -25,7 +25,7 @@ MECHANISM = Concentrated(
 
 
 def test_a_tiny_failure_probability_is_not_taken_for_more_than_the_noise_resolves():
-    """Generated normals stop short of 8.3: the tail beyond is not that of a Gaussian."""
+    """Float noise is not the Gaussian to the last bit: 2^-52 of a tail is not relied on."""
     tiny_failure = dataclasses.replace(MECHANISM, failure_probability=2.0**-52)
     assert tiny_failure.threshold == math.inf
     some = dataclasses.replace(MECHANISM, failure_probability=1e-14)
