@@ -1,7 +1,7 @@
 """Sentences by which statement and model card describe a run of any mechanism.
 
-A mechanism replaces those that differ. The argument ``facts`` is the statement or the header of a ledger, so that `userdp verify` needs no
-more than the ledger.
+A mechanism replaces those that differ. The argument ``facts`` is the statement or the header of a
+ledger, so that `userdp verify` needs no more than the ledger.
 """
 
 from __future__ import annotations

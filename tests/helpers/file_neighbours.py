@@ -24,6 +24,7 @@ releases, as the composition theorems do: each round is compared given the same 
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 from dataclasses import dataclass
@@ -164,7 +165,7 @@ def moved(
                 couple(patch, places, mechanism.group_size)
             run = tiny.federation(
                 folder / name,
-                mechanism,
+                copy.deepcopy(mechanism),  # noise rows of correlated noise are a run's own
                 users,
                 model=model(family, dtype, speed),
                 optimizer=STILL,
