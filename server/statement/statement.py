@@ -155,6 +155,8 @@ def _assumptions(header: Mapping[str, Any]) -> list[str]:
         assumptions.append(
             "cohort coins and noise come from the operating system's entropy and stay secret"
         )
+    if dtype := header.get("base_dtype"):
+        assumptions.append(_isolation(dtype))
     assumptions += conditions.assumptions(header)
     if planted := header.get("canaries"):
         assumptions.append(
@@ -179,6 +181,20 @@ def _noise(header: Mapping[str, Any]) -> str:
     return (
         "noise is discrete: a node rounds each clipped update towards zero to a public grid, and "
         "the release is the real Gaussian mechanism's, rounded to that grid (docs/noise.md)"
+    )
+
+
+def _isolation(dtype: str) -> str:
+    """How a user's update may depend on the users that are computed beside it."""
+    checked = "a check of this model before the run refuses more (docs/models.md)"
+    if dtype == "float32":
+        return (
+            "the update of a user depends on the users computed beside it by the rounding of "
+            f"float32 alone; {checked}"
+        )
+    return (
+        f"the update of a user, computed in {dtype} at shapes that follow from the user's own "
+        f"records, does not depend on the users computed beside it; {checked}"
     )
 
 

@@ -113,6 +113,18 @@ def test_code_hash_follows_every_python_file_and_nothing_else(tmp_path, monkeypa
 GAP = "(Mironov, CCS 2012) is not closed"
 
 
+def test_what_an_update_owes_to_the_users_beside_it_is_told_where_the_precision_is_known():
+    def told(**header):
+        listed = built({**HEADER, **header})["assumptions"]
+        return [text for text in listed if "computed beside" in text]
+
+    assert told() == []  # a ledger of a version without the check
+    [exact], [rounded] = told(base_dtype="float32"), told(base_dtype="bfloat16")
+    assert "by the rounding of float32 alone" in exact
+    assert "does not depend on the users computed beside it" in rounded
+    assert "does not depend" not in exact
+
+
 def noise_assumptions(header):
     return [text for text in built(header)["assumptions"] if text.startswith("noise is ")]
 
