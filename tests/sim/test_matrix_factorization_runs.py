@@ -18,6 +18,8 @@ from userdp.server.mechanisms.matrix_factorization.mechanism import MatrixFactor
 from userdp.server.statement import prose, schema
 from userdp.sim import cli
 
+pytestmark = pytest.mark.slow  # whole runs
+
 KIND = ["strategy=matrix_factorization", "strategy.records_per_user=2", "optimizer=sgd"]
 SIX = [*KIND, "rounds=6", "privacy.epsilon=5"]
 

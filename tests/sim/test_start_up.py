@@ -14,6 +14,8 @@ from userdp.sim.data import loading
 from userdp.sim.data.corpus import Corpus
 from userdp.sim.data.sources import jsonl, streams
 
+pytestmark = pytest.mark.slow  # whole runs
+
 MODELS = {"torch", "transformers", "peft", "tokenizers"}
 TABLES = {"datasets", "pandas", "pyarrow"}
 SERVICES = {"wandb", "opacus", "dp_accounting", "scipy.stats", "sklearn"}

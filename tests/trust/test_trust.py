@@ -73,6 +73,7 @@ def named(part):
     return mutation
 
 
+@pytest.mark.slow
 def test_a_mutation_is_applied_to_a_copy_and_caught_there(tmp_path):
     mutation = named("plain hash")  # whose tests are quick
     before = (mutations.ROOT / mutation.file).read_text()

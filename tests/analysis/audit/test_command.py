@@ -12,6 +12,8 @@ from userdp.analysis.audit import broken, command
 from userdp.sim import api, cli
 from userdp.sim.run_folder.layout import RunFolder
 
+pytestmark = pytest.mark.slow  # whole runs
+
 QUICK = ("audit.trials=400", "audit.draws=100", "audit.count=40", "audit.seed=1")
 CLIP_OFF = ("clip off", broken.KINDS["clip off"])
 

@@ -15,6 +15,8 @@ from userdp.clients.training import cohort_update
 from userdp.clients.training.memory import EngineSettings
 from userdp.sim.data.population import Population
 
+pytestmark = pytest.mark.slow  # whole runs
+
 USERS = 12
 OPTIONS = replace(audited.FAST, trials=500, users=USERS)
 

@@ -72,6 +72,7 @@ def epsilons(subject, trials):
     return {finding.check: finding.measured for finding in findings}
 
 
+@pytest.mark.slow
 def test_the_bound_of_an_honest_mechanism_is_near_its_claim():
     """Not vacuous: some trials of a round show most of the epsilon of the whole run."""
     subject = audited.subject("user_wise")

@@ -15,6 +15,8 @@ from userdp.sim.config import hydra_compose
 from userdp.sim.data import holdout
 from userdp.sim.inputs import run_inputs
 
+pytestmark = pytest.mark.slow  # whole runs
+
 SMALL = ["compare.selections=[random,longest]", "compare.seeds=[1,2]", "compare.epsilons=[3,8]"]
 
 

@@ -12,6 +12,8 @@ from userdp.clients.models import embedded
 from userdp.clients.tokenization.tokenizer import TokenizerEncode
 from userdp.sim.data.synthetic import users
 
+pytestmark = pytest.mark.slow  # whole runs, or a model trained anew
+
 TINY = embedded.Recipe(tales=60, vocabulary=400, layers=1, width=32, heads=2, context=32, steps=30)
 
 

@@ -21,6 +21,8 @@ from userdp.sim.run_folder import composed_epsilon
 from userdp.sim.run_folder.layout import RunFolder, SweepFolder
 from userdp.sim.sweep import jobs
 
+pytestmark = pytest.mark.slow  # whole runs
+
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -15,6 +15,8 @@ from userdp.sim.run_folder import reader
 from userdp.sim.sweep import jobs, live_table
 from userdp.sim.sweep.jobs import Job
 
+pytestmark = pytest.mark.slow  # whole runs
+
 
 class Terminal(io.StringIO):
     def isatty(self) -> bool:

@@ -20,6 +20,8 @@ from userdp.sim.run import prepare
 from userdp.sim.run_folder.layout import RunFolder, SweepFolder
 from userdp.sim.sweep import jobs
 
+pytestmark = pytest.mark.slow  # whole runs
+
 MINE = Path("mine")
 SWEEP = SweepFolder(MINE)
 

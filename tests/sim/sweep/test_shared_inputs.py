@@ -20,6 +20,8 @@ from userdp.sim.run import base_score, finish, node_setup, prepare, time_estimat
 from userdp.sim.sweep import jobs, launcher, shared_inputs, sweep
 from userdp.sim.sweep.shared_inputs import SharedInputs
 
+pytestmark = pytest.mark.slow  # whole runs
+
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):

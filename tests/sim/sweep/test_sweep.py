@@ -18,6 +18,8 @@ from helpers import small_world
 from helpers.whole_runs import adapter, stated
 from userdp.sim import cli
 
+pytestmark = pytest.mark.slow  # whole runs
+
 SWEEP = ["strategy=user_wise,group_privacy", "privacy.epsilon=1,8", "strategy.records_per_user=2"]
 
 
