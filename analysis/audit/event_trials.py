@@ -134,7 +134,7 @@ class Bench:
         In a period of several rounds the mechanism alone says when it can take part. Independent
         coins of other positions have the same law given the canary's, so that it can be put in.
         """
-        assignment = mechanism.draw(stream, number)
+        assignment = self.subject.drawn(mechanism, stream, number)
         if not self.takes_part or self.subject.period > 1 or (assignment.users == CANARY).any():
             return assignment
         slots = assignment.slots

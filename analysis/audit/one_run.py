@@ -116,7 +116,7 @@ def play(subject: Subject, count: int, rounds: int, randomness: Randomness, tick
     numbers[own.choice(mechanism.users, count, replace=False)] = np.arange(count)
     released, stream = np.zeros(dimension), randomness.secret("one run")
     for number in range(1, rounds + 1):
-        assignment = mechanism.draw(stream, number)
+        assignment = subject.drawn(mechanism, stream, number)
         canaries = numbers[assignment.users]
         canaries = canaries[(canaries >= 0) & included[canaries]]
         contract = subject.contract(mechanism, number)

@@ -24,6 +24,7 @@ from userdp.analysis.audit.finding import USUAL_FAILURE, Finding
 from userdp.analysis.audit.options import Options, Randomness
 from userdp.analysis.audit.repeated import Tick
 from userdp.analysis.audit.subject import Subject
+from userdp.sim.common import rng
 
 RANDOM_CHECKS = 2
 _ROUNDING = 1e-9  # of a rate of 1
@@ -74,11 +75,11 @@ def checks(
     ]
 
 
-def _event_positions(subject: Subject, stream: object) -> np.ndarray:
+def _event_positions(subject: Subject, stream: rng.SecretStream) -> np.ndarray:
     """Positions drawn in the rounds of one event, repetitions included."""
     mechanism, drawn = copy.deepcopy(subject.mechanism), []
     for number in range(1, subject.period + 1):
-        assignment = mechanism.draw(stream, number)  # type: ignore[arg-type]
+        assignment = subject.drawn(mechanism, stream, number)
         slots = assignment.slots if len(assignment.slots) else 0
         drawn.append(assignment.users * mechanism.group_size + slots)
     return np.concatenate(drawn)

@@ -14,8 +14,10 @@ from userdp.clients.training.clipping import ClipRule
 from userdp.server import accounting
 from userdp.server.accounting import RoundEvent
 from userdp.server.mechanisms.base import Mechanism
+from userdp.sim.common import rng
+from userdp.sim.data import public_groups
 from userdp.sim.protocol.cohort_sum import CohortSum
-from userdp.sim.protocol.contract import Contract, LocalWork
+from userdp.sim.protocol.contract import Assignment, Contract, LocalWork
 from userdp.sim.protocol.layout import Layout
 
 OVERSHOOT = 10.0  # norm of a canary's update before the clip, over C
@@ -75,6 +77,19 @@ class Subject:
     def contract(self, mechanism: Mechanism, number: int) -> Contract:
         """The instructions of round ``number``, as every node gets them."""
         return mechanism.contract(number, _WORK)
+
+    def drawn(self, mechanism: Mechanism, stream: rng.SecretStream, number: int) -> Assignment:
+        """The units that take part in round ``number``: drawn, and in its public group if any.
+
+        A position stands for the invented user of that number, whose group is a hash of it.
+        """
+        assignment, contract = mechanism.draw(stream, number), self.contract(mechanism, number)
+        if not contract.groups:
+            return assignment
+        keys = assignment.users.astype(np.uint64)
+        inside = public_groups.of(keys, contract.groups, contract.seed) == contract.group
+        slots = assignment.slots[inside] if len(assignment.slots) else assignment.slots
+        return Assignment(assignment.users[inside], slots)
 
     def clipped(self, rows: np.ndarray, contract: Contract) -> CohortSum:
         """What a node answers for units whose updates before the clip are ``rows``.

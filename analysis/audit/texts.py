@@ -164,7 +164,7 @@ def sensitivity(subject: Subject, engine: Engine, randomness: Randomness, tick: 
     """Largest change of the clipped sum when one user leaves, over C and the user's units."""
     mechanism, count = subject.mechanism, len(engine.population)
     adapter = _adapter(engine, randomness)
-    contract = mechanism.contract(1, engine.work)
+    contract = replace(mechanism.contract(1, engine.work), groups=0)  # every user, in any group
     norms = [_norm(engine, contract, _units(subject, [i]), adapter) for i in range(count)]
     contract = replace(contract, clip_norm=0.1 * float(np.median(norms)))
     whole = engine.sum(contract, _units(subject, range(count)), adapter).total
@@ -207,7 +207,7 @@ def play(subject: Subject, engine: Engine, rounds: int, randomness: Randomness, 
     stream = randomness.secret("texts")
     for number in range(1, rounds + 1):
         contract = mechanism.contract(number, engine.work)
-        directions = _directions(subject, engine, contract, adapter)
+        directions = _directions(subject, engine, replace(contract, groups=0), adapter)
         assignment = _present(mechanism.draw(stream, number), included)
         release = mechanism.release(engine.sum(contract, assignment, adapter), stream, number)
         scores += directions @ release.mean / (release.noise_std or 1.0)
