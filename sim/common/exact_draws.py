@@ -56,7 +56,7 @@ def _rounded_normals(stream: SecretStream, words: np.ndarray, std: float) -> np.
     with np.errstate(divide="ignore"):
         errors = std * (1 / known + NDTRI_ERROR * (1 + sizes))
     scaled = std * sizes
-    whole = np.rint(scaled)
+    whole: np.ndarray = np.rint(scaled)
     unclear = np.flatnonzero(~(np.abs(scaled - whole) + errors < 0.5))
     for i in unclear.tolist():
         uniform = _LazyUniform(stream, int(tails[i]))
@@ -98,7 +98,8 @@ def geometric_gaps(stream: SecretStream, size: int, rate: float, most: int) -> n
     for i in np.flatnonzero(~(low == high)).tolist():
         uniform = _LazyUniform(stream, int(words[i]))
         low[i] = min(most, _last_above(uniform, _tails(uniform.context, rate), int(low[i])))
-    return low.astype(np.int64)
+    gaps_drawn: np.ndarray = low.astype(np.int64)
+    return gaps_drawn
 
 
 def _tails(context: Any, rate: float) -> Callable[[int], Any]:
