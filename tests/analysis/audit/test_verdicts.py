@@ -80,12 +80,14 @@ def test_the_bound_of_an_honest_mechanism_is_near_its_claim():
 
 
 @pytest.mark.slow
+@pytest.mark.trust
 def test_a_user_twice_leaks_more_than_the_claim():
     twice = broken.KINDS["a user twice"](audited.subject("user_wise"))
     assert epsilons(twice, 4000)[COINS] > twice.epsilon
 
 
 @pytest.mark.slow
+@pytest.mark.trust
 def test_a_fixed_cohort_leaks_more_than_coins_where_others_oppose():
     """The same marginal rate, yet one user's presence keeps another out: a shift of 2 C."""
     subject = audited.subject("user_wise")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,3 +36,18 @@ def test_units_without_records_and_failed_units_add_nothing_to_the_bits():
             model, model.initial, units, clip_norm=clip_norm, count_unclipped=True, **options
         )
         assert result.unclipped_bits == wanted
+
+
+@pytest.mark.parametrize("clip_norm", [0.3, 1.0, 7.0])
+def test_a_bit_says_whether_a_norm_is_at_most_c_to_the_last_bit(clip_norm):
+    above, below = (np.nextafter(clip_norm, end) for end in (np.inf, 0.0))
+    for norms, within, beyond in (
+        ([clip_norm, below, 0.0], 3, 0),
+        ([above, 1.01 * clip_norm, np.inf], 0, 3),
+        ([above, clip_norm], 1, 1),
+    ):
+        tally = clipping.Tally.empty(torch.device("cpu"))
+        tally.add(torch.tensor(norms, dtype=torch.float64), clip_norm)
+        figures, finite = tally.figures(), sum(np.isfinite(norms))
+        assert (figures.finite, figures.clipped) == (finite, beyond)
+        assert figures.unclipped_bits == within - 0.5 * finite
