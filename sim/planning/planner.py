@@ -70,12 +70,13 @@ def make_at(settings: Settings, users: int, delta: float) -> Plan:
     """
     privacy = settings.privacy
     build = mechanism_builder.builder(settings, users, delta)
-    estimator = noise_estimate.estimator(privacy)
+    z, any_noise = privacy.noise_multiplier, build(1.0)
+    estimator = noise_estimate.estimator(privacy) if any_noise.private else None
+    estimates = noise_estimate.estimator(privacy) is not None
     options = {
-        "accountant": accountants.DEFAULT if estimator else privacy.accountant,
+        "accountant": accountants.DEFAULT if estimates else privacy.accountant,
         "group_bound": privacy.group_bound,
     }
-    z, any_noise = privacy.noise_multiplier, build(1.0)
     events = any_noise.event_count(settings.rounds)
     if any_noise.private:
         if estimator:

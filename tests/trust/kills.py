@@ -14,6 +14,7 @@ a new vector, of a round whose intent is on disk.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -181,4 +182,5 @@ def _drawn(diary: Path) -> list[dict[str, Any]]:
 
 def _away(path: Path) -> None:
     if path.exists():
-        path.rename(path.with_name(f"{path.name}-{len(list(path.parent.iterdir()))}"))
+        names = (path.with_name(f"{path.name}-{number}") for number in itertools.count())
+        path.rename(next(name for name in names if not name.exists()))

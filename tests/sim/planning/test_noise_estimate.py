@@ -57,3 +57,11 @@ def test_a_higher_order_asks_for_more_noise_here():
 def test_the_lemma_has_no_estimate():
     with pytest.raises(ConfigurationError, match=r"privacy\.group_bound=lemma"):
         steered("privacy.group_bound=lemma")
+
+
+def test_a_run_without_noise_has_no_estimate_whatever_the_accountant():
+    options = ["strategy=non_private", "privacy.epsilon=null", "privacy.users=100", "cohort=10"]
+    settings, _ = hydra_compose.settings([*options, "privacy.accountant=edgeworth"])
+    plan = planner.make(settings, 100)
+    assert plan.noise_estimate is None
+    assert plan.epsilon.upper == float("inf")
