@@ -207,6 +207,11 @@ class Ledger:
         return self._chain.format
 
     @property
+    def header(self) -> Mapping[str, Any]:
+        """The mechanism that the run was started with, as the ledger holds it."""
+        return self._chain.mechanism
+
+    @property
     def codes(self) -> tuple[str, ...]:
         """Hashes of the code that started and resumed the run."""
         return tuple(self._chain.codes)

@@ -143,9 +143,9 @@ def _statement(prepared: Prepared, ledger: Ledger, files: Mapping[str, str]) -> 
     """The statement; ``files``: digests of the files beside it."""
     sweep = prepared.settings.sweep
     return statement.build(
-        prepared.header,
+        ledger.header,  # of the version that started the run, as `userdp verify` reads it
         ledger.spent(),
-        claim.from_ledger(prepared.header, ledger.spent()),
+        claim.from_ledger(ledger.header, ledger.spent()),
         ledger_hash=ledger.head,
         codes=ledger.codes,
         simulation_only=ledger.simulation_only,

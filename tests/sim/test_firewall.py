@@ -47,7 +47,7 @@ CASES = {
     "concentrated": ["strategy=concentrated", *LOUD],
     "matrix_factorization": ["strategy=matrix_factorization", "strategy.bands=2"],
 }
-FAST = [("user_wise", "wandb"), ("concentrated", "jsonl")]
+FAST = [("user_wise", "jsonl"), ("concentrated", "jsonl")]
 LONG = [pytest.mark.slow, pytest.mark.trust]
 SLOW = [
     (case, sink)
