@@ -71,10 +71,9 @@ def make_at(settings: Settings, users: int, delta: float) -> Plan:
     privacy = settings.privacy
     build = mechanism_builder.builder(settings, users, delta)
     z, any_noise = privacy.noise_multiplier, build(1.0)
-    estimator = noise_estimate.estimator(privacy) if any_noise.private else None
-    estimates = noise_estimate.estimator(privacy) is not None
+    estimator = noise_estimate.estimator(privacy)
     options = {
-        "accountant": accountants.DEFAULT if estimates else privacy.accountant,
+        "accountant": accountants.DEFAULT if estimator else privacy.accountant,
         "group_bound": privacy.group_bound,
     }
     events = any_noise.event_count(settings.rounds)
@@ -97,7 +96,7 @@ def make_at(settings: Settings, users: int, delta: float) -> Plan:
         epsilon=spent,
         target=None if estimator else privacy.epsilon,
         noise_estimate=noise_estimate.of(estimator, mechanism.event(), events, privacy, delta)
-        if estimator
+        if estimator and mechanism.private
         else None,
         **options,
     )
