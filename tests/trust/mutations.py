@@ -62,7 +62,7 @@ MUTATIONS = [
         "server/mechanisms/base.py",
         "noise_std = self.noise_std / self.expected_units",
         "noise_std = self.noise_std",
-        f"{_BASE} {_STRATEGY}",
+        "tests/server/mechanisms/test_noise_scale.py",
     ),
     Mutation(
         "clip bits without noise",

@@ -56,19 +56,24 @@ def on_grid(value, mechanism):
 
 
 # --- vectors: the update of a release ------------------------------------------------------------
+# Each gives the noise, and its std as the release reports it to optimiser and log.
 
 
-def of_sum(mechanism) -> Callable[[], np.ndarray]:
+def of_sum(mechanism) -> Callable[[], tuple[np.ndarray, float]]:
     """Noise on the sum of an update of 100,000 coordinates; 17.3 is far from both ends of it."""
 
     def noise():
         exact = on_grid(17.3, mechanism)
         cohort = CohortSum(np.full(DRAWS, exact), unclipped_bits=1.5)
         cohort = cohort if mechanism.adaptive else dataclasses.replace(cohort, unclipped_bits=None)
-        released = mechanism.release(cohort, stream(), 1)
-        return released.mean * mechanism.expected_units - exact
+        return on_sum(mechanism, mechanism.release(cohort, stream(), 1), exact)
 
     return noise
+
+
+def on_sum(mechanism, released, exact):
+    m = mechanism.expected_units
+    return released.mean * m - exact, released.noise_std * m
 
 
 def alike(count):
@@ -77,7 +82,11 @@ def alike(count):
 
 
 def of_mean(mechanism):
-    return lambda: mechanism.release(rows(alike(40)), stream(), 1).mean - 0.0017
+    def noise():
+        released = mechanism.release(rows(alike(40)), stream(), 1)
+        return released.mean - 0.0017, released.noise_std
+
+    return noise
 
 
 def of_fallback(mechanism):
@@ -86,7 +95,7 @@ def of_fallback(mechanism):
         apart[0] += 0.5
         released = mechanism.release(rows(apart), stream(), 1)
         assert not released.released["test_passed"]
-        return released.mean * mechanism.expected_units - apart.sum(0)
+        return on_sum(mechanism, released, apart.sum(0))
 
     return noise
 
@@ -115,8 +124,10 @@ VECTORS = {
 
 @pytest.mark.parametrize("path", VECTORS)
 def test_noise_on_an_update_has_its_scale_within_one_percent(path):
-    noise, std = VECTORS[path]
-    check(noise() / std)
+    noise_of, std = VECTORS[path]
+    noise, reported = noise_of()
+    check(noise / std)
+    assert reported == pytest.approx(std)
 
 
 def check(normals):
@@ -133,18 +144,16 @@ def check(normals):
 def test_every_row_of_correlated_noise_has_its_scale_and_unfolds_to_independent_ones(bands):
     """``M y = xi``: what a participation is covered by is N(0, (z C)^2), round by round."""
     mechanism, total = groups(bands), np.full(DRAWS, 3.1)
-    noise = np.array(
-        [
-            mechanism.release(CohortSum(total), stream(number), number).mean
-            * mechanism.expected_units
-            - total
-            for number in range(1, 7)
-        ]
-    )
+    released = [
+        mechanism.release(CohortSum(total), stream(number), number) for number in range(1, 7)
+    ]
+    pairs = [on_sum(mechanism, release, total) for release in released]
+    noise, reported = np.array([noise for noise, _ in pairs]), [std for _, std in pairs]
     for fresh in mechanism.factor.matrix() @ noise:
         check(fresh / (1.3 * 0.7))
     stds = 1.3 * 0.7 * np.sqrt(mechanism.factor.variances)
     assert np.abs(noise.std(1) / stds - 1).max() < BAND
+    assert reported == pytest.approx(stds)
 
 
 # --- single numbers: clip bits and the test's statistic ------------------------------------------
