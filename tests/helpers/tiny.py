@@ -15,6 +15,7 @@ import transformers
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from userdp.analysis.audit import subject
 from userdp.clients.app import Host
 from userdp.clients.evaluation import record_perplexity
 from userdp.clients.models.language_model import LanguageModel
@@ -31,7 +32,7 @@ from userdp.server.strategy import PrivateStrategy
 from userdp.sim.common import rng
 from userdp.sim.data.population import Population
 from userdp.sim.protocol.cohort_sum import CohortSum
-from userdp.sim.protocol.contract import Assignment, Contract, LocalWork
+from userdp.sim.protocol.contract import Assignment, Contract
 from userdp.sim.runtime.in_process import InProcessGrid
 from userdp.sim.tracking import tracker
 
@@ -105,15 +106,7 @@ def masked_units(count: int, seed: int = 0) -> list[list[np.ndarray]]:
     return units
 
 
-WORK = LocalWork(
-    selection="random",
-    redraw=True,
-    resample=True,
-    max_tokens=16,
-    local_steps=1,
-    local_lr=1.0,
-    seed=0,
-)
+WORK = dataclasses.replace(subject.WORK, redraw=True, resample=True, max_tokens=16)
 
 
 def contract(mechanism: Mechanism, **changes: Any) -> Contract:
