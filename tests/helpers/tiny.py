@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import json
@@ -132,19 +133,29 @@ class WatchedGrid(InProcessGrid):
 
 
 class WatchedMechanism:
-    """A mechanism that keeps every sum it releases; ``cohort`` takes the place of its coins."""
+    """Keeps every sum that a mechanism releases; ``cohort`` takes the place of its coins.
+
+    ``watched`` is of the mechanism's own class and has its fields; its methods call those of here.
+    """
 
     def __init__(self, mechanism: Mechanism, cohort: Assignment | None) -> None:
-        self._mechanism, self._cohort = mechanism, cohort
+        self._cohort = cohort
         self.sums: list[np.ndarray] = []  # each (D,), before noise
         self.means: list[np.ndarray] = []  # each (D,), as released
         self.bits: list[float] = []  # each the sum of clip bits, before noise
         self.rows: list[np.ndarray | None] = []  # each (units, D), where the mechanism asks for it
         self.releases: list[Release] = []
+        self._watch(mechanism)
 
-    @property
-    def __class__(self) -> type[Mechanism]:  # the package's own, whose noise its tests check
-        return type(self._mechanism)
+    def _watch(self, mechanism: Mechanism) -> Mechanism:
+        self._mechanism, self.watched = mechanism, copy.copy(mechanism)
+        for name in ("draw", "release", "after"):
+            call = functools.partial(self._called, name)
+            object.__setattr__(self.watched, name, call)  # mechanisms are frozen
+        return self.watched
+
+    def _called(self, name: str, *arguments: Any) -> Any:
+        return getattr(self, name)(*arguments)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._mechanism, name)
@@ -160,9 +171,8 @@ class WatchedMechanism:
         self.means.append(self.releases[-1].mean)
         return self.releases[-1]
 
-    def after(self, release: Release) -> WatchedMechanism:
-        self._mechanism = self._mechanism.after(release)
-        return self
+    def after(self, release: Release) -> Mechanism:
+        return self._watch(self._mechanism.after(release))
 
 
 @dataclasses.dataclass
@@ -237,7 +247,7 @@ def federation(
     app.train()(lambda message, _: train(host, message))
     watched = WatchedMechanism(mechanism, cohort)
     strategy = PrivateStrategy(
-        mechanism=watched,  # type: ignore[arg-type]
+        mechanism=watched.watched,
         work=dataclasses.replace(WORK, **work_changes),
         layout=layout,
         ledger=ledger,
