@@ -33,6 +33,7 @@ class Checkpoint:
     layout: str  # digest of the adapter's names and shapes
     optimizer: dict[str, Any]  # of `ServerOptimizer.state`
     mechanism: dict[str, Any]  # of `Mechanism.state`
+    secrets: str = ""  # of `Mechanism.store_secrets`: the digest; empty also in older versions'
 
     def save(self, folder: Path) -> str:
         """Write the checkpoint durably, in place of the last one.
@@ -82,6 +83,7 @@ def _parsed(path: Path, content: bytes) -> Checkpoint:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ConfigurationError(f"resume: {path} is damaged: {reason}") from None
     kinds = {"round": int, "ledger_head": str, "layout": str, "optimizer": dict, "mechanism": dict}
+    kinds["secrets"] = str
     for field in fields(Checkpoint):
         if type(getattr(checkpoint, field.name)) is not kinds[field.name]:
             raise ConfigurationError(f"resume: {path} is damaged: {field.name} is no value of ours")

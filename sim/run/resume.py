@@ -111,4 +111,5 @@ def _load_secrets(prepared: Prepared, account: Account, checkpoint: Checkpoint |
         prepared.inputs.model.layout.size,
         released=max(finished | {checkpoint.round if checkpoint else 0}),
         intended=account.rounds,
+        digest=checkpoint.secrets if checkpoint else None,
     )

@@ -241,7 +241,9 @@ def federation(
         account = verify(path)
         done = set(range(1, account.rounds + 1)) - set(account.unfinished)
         released = max(done | {stored.round if stored else 0})
-        mechanism.load_secrets(folder, layout.size, released=released, intended=account.rounds)
+        digest = stored.secrets if stored else None
+        bounds = {"released": released, "intended": account.rounds}
+        mechanism.load_secrets(folder, layout.size, digest=digest, **bounds)
     ledger = Ledger.resume(path, header, head) if resume else Ledger.create(path, header)
     app = ClientApp()
     app.train()(lambda message, _: train(host, message))
