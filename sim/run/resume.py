@@ -61,8 +61,7 @@ def _check_inputs(prepared: Prepared, account: Account) -> None:
             "base model: that they are the same is taken on trust, and noted in the ledger.",
             folder.path,
         )
-    elif folder.input_digests.exists() or 0 < account.rounds < prepared.plan.rounds:
-        # Without the file: nothing was intended yet, or no round is left that reads records.
+    elif folder.input_digests.exists() or account.rounds:  # without it, nothing was intended yet
         input_digests.check(folder, prepared.inputs)
 
 
