@@ -33,6 +33,7 @@ class Checkpoint:
     layout: str  # digest of the adapter's names and shapes
     optimizer: dict[str, Any]  # of `ServerOptimizer.state`
     mechanism: dict[str, Any]  # of `Mechanism.state`
+    secrets: str = ""  # of `Mechanism.store_secrets`: the digest; empty also in older versions'
 
     def save(self, folder: Path) -> str:
         """Write the checkpoint durably, in place of the last one.
@@ -57,10 +58,15 @@ class Checkpoint:
 
         Raises:
             ConfigurationError: it is damaged, of an adapter with other names or shapes, or not the
-                one that the ledger's rounds stored; or its numbers are not finite.
+                one that the ledger's last round stored, or missing; or its numbers are not finite.
         """
         path = folder / _FILE
         if not path.exists():
+            if account is not None and account.of_kind("done"):
+                raise ConfigurationError(
+                    f"resume: {path} is missing, and the ledger has stored round "
+                    f"{max(account.of_kind('done'))}; restore it, or start a new run."
+                )
             return None
         content = path.read_bytes()
         checkpoint = _parsed(path, content)
@@ -82,6 +88,7 @@ def _parsed(path: Path, content: bytes) -> Checkpoint:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ConfigurationError(f"resume: {path} is damaged: {reason}") from None
     kinds = {"round": int, "ledger_head": str, "layout": str, "optimizer": dict, "mechanism": dict}
+    kinds["secrets"] = str
     for field in fields(Checkpoint):
         if type(getattr(checkpoint, field.name)) is not kinds[field.name]:
             raise ConfigurationError(f"resume: {path} is damaged: {field.name} is no value of ours")
@@ -103,6 +110,11 @@ def _compare(path: Path, checkpoint: Checkpoint, digest: str, account: Account) 
                 f"resume: {path} is not the checkpoint of round {number}: its SHA-256 is {digest}, "
                 f"the ledger says {done[number]['release']}; it was changed, or two copies of the "
                 "run folder both went on (a fork); restore the run's own."
+            )
+        if number < max(done):
+            raise ConfigurationError(
+                f"resume: {path} is of round {number}, and the ledger has stored round "
+                f"{max(done)}: it is an old copy; restore the run's own."
             )
         return
     # The crash came after the checkpoint was stored and before the ledger closed its round.

@@ -242,13 +242,14 @@ class PrivateStrategy(Strategy):
         Secrets come first: a stored release without the noise rows that later rounds depend on
         could not be resumed.
         """
-        self.mechanism.store_secrets(self.checkpoints)
+        secrets = self.mechanism.store_secrets(self.checkpoints)
         state = Checkpoint(
             self.number,
             self.ledger.head,
             self.layout.digest,
             self.optimizer.state(),
             self.mechanism.state(),
+            secrets,
         )
         return state.save(self.checkpoints)
 

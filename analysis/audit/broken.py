@@ -19,7 +19,7 @@ from torch import Tensor
 from userdp.analysis.audit.subject import Subject
 from userdp.clients.training import clipping
 from userdp.clients.training.clipping import ClippedSum
-from userdp.server.mechanisms import sampling
+from userdp.server.mechanisms import noise_grid, sampling
 from userdp.server.mechanisms.base import RECORD_SLOT, Mechanism, Release
 from userdp.sim.common import rng
 from userdp.sim.protocol.cohort_sum import CohortSum
@@ -65,7 +65,8 @@ def _less_noise(subject: Subject, fraction: float, kind: str) -> Subject:
     ) -> Release:
         return cls.release(self, cohort, _Weak(stream, fraction), number)
 
-    return _twin(subject, kind, release=release)
+    offered = noise_grid.is_offered(cls)  # a class with a release of its own says so anew
+    return _twin(subject, kind, release=release, discrete_noise=offered)
 
 
 def _third_of_noise(subject: Subject) -> Subject:

@@ -168,8 +168,10 @@ class Bench:
             rows *= np.float32(OVERSHOOT * contract.clip_norm)
             cohort = self.subject.clipped(rows, contract)
             if self.shift is not None:
-                moved = self.shift * contract.clip_norm * mine
-                cohort = replace(cohort, total=moved * self.direction.astype(np.float64))
+                moved = self.shift * contract.clip_norm * mine * self.direction.astype(np.float64)
+                if contract.grid:
+                    moved = np.trunc(moved / contract.grid) * contract.grid
+                cohort = replace(cohort, total=moved)
             self.known[key] = cohort
         known = self.known[key]
         return replace(known, total=known.total.copy())  # a mechanism may change it

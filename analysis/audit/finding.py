@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -29,6 +29,60 @@ class Finding:
     trials: str  # canaries or trials, in words
     seconds: float
     details: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of_change(
+        cls, check: str, threat: str, largest: float, margin: float, trials: str, seconds: float
+    ) -> Finding:
+        """How far one unit moves a sum, found without noise.
+
+        Args:
+            largest: change of the sum by one unit, over C.
+            margin: what rounding may add to it.
+            trials: how it was found, in words.
+        """
+        return cls(
+            check=check,
+            threat=threat,
+            quantity="change by one unit / C",
+            claim=1.0,
+            measured=largest,
+            decisive=largest - margin,
+            confidence=None,
+            trials=trials,
+            seconds=seconds,
+        )
+
+    @classmethod
+    def of_bound(
+        cls,
+        check: str,
+        threat: str,
+        quantity: str,
+        claim: float,
+        bound: Callable[[float], float],
+        failure: float,
+        trials: str,
+        details: Mapping[str, float] | None = None,
+    ) -> Finding:
+        """A confidence bound, shown at its usual confidence and decided at another.
+
+        Args:
+            bound: gives the bound that is wrong with the probability it is called with.
+            failure: of the bound that decides.
+        """
+        return cls(
+            check=check,
+            threat=threat,
+            quantity=quantity,
+            claim=claim,
+            measured=bound(USUAL_FAILURE),
+            decisive=bound(failure),
+            confidence=1 - failure,
+            trials=trials,
+            seconds=0.0,
+            details=details or {},
+        )
 
     @property
     def flagged(self) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 from scipy import special, stats
 
 from userdp.analysis.audit import bounds
-from userdp.analysis.audit.finding import USUAL_FAILURE, Finding
+from userdp.analysis.audit.finding import Finding
 from userdp.analysis.audit.options import Options, Randomness
 from userdp.analysis.audit.repeated import Tick
 from userdp.analysis.audit.subject import Subject
@@ -95,16 +95,14 @@ def _size(subject: Subject, sizes: np.ndarray, failure: float, trials: str) -> F
         stated = np.where(values >= event.cohort_cap, 1.0, stated)
     empirical = np.searchsorted(np.sort(sizes), values, side="right") / len(sizes)
     distance = float(np.abs(empirical - stated).max())
-    return Finding(
+    return Finding.of_bound(
         check="size of a cohort",
         threat=_THREAT,
         quantity="distance from the law",
         claim=0.0,
-        measured=max(0.0, distance - _dkw(len(sizes), USUAL_FAILURE)),
-        decisive=max(0.0, distance - _dkw(len(sizes), failure)),
-        confidence=1 - failure,
+        bound=lambda allowed: max(0.0, distance - _dkw(len(sizes), allowed)),
+        failure=failure,
         trials=trials,
-        seconds=0.0,
         details={"distance": distance},
     )
 
@@ -116,20 +114,14 @@ def _dkw(draws: int, failure: float) -> float:
 def _frequency(subject: Subject, counts: np.ndarray, draws: int, failure: float) -> Finding:
     """How often the positions that deviate most were drawn, in the stated rate."""
     rate, high, low = _inclusion_rate(subject), int(counts.max()), int(counts.min())
-    shown, decisive = (
-        _furthest(high, low, draws, rate, allowed / (2 * len(counts)))
-        for allowed in (USUAL_FAILURE, failure)
-    )
-    return Finding(
+    return Finding.of_bound(
         check="frequency of a position",
         threat=_THREAT,
         quantity="rate / stated, or inverse",
         claim=1.0,
-        measured=shown,
-        decisive=decisive,
-        confidence=1 - failure,
+        bound=lambda allowed: _furthest(high, low, draws, rate, allowed / (2 * len(counts))),
+        failure=failure,
         trials=f"{draws:,} cohorts",
-        seconds=0.0,
         details={"stated_rate": rate, "most": high, "least": low},
     )
 

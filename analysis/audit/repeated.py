@@ -89,7 +89,15 @@ def checks(
         noise += squares
         sensitivities.append(sensitivity)
     seconds = time.monotonic() - begin - sum(finding.seconds for finding in findings)
-    return [*findings, _sensitivity(max(sensitivities), seconds), _noise(noise, failure)]
+    moved = Finding.of_change(
+        check="sensitivity of the sum",
+        threat="same coins and noise in both worlds",
+        largest=max(sensitivities),
+        margin=_ROUNDING,
+        trials=f"{2 * event_trials._SHIFTS} pairs",
+        seconds=seconds,
+    )
+    return [*findings, moved, _noise(noise, failure)]
 
 
 def epsilon_check(
@@ -166,35 +174,17 @@ def _threshold(scores: _Scores, event: RoundEvent, failure: float, scale: float)
     return float(candidates[int(np.argmax(apart))])
 
 
-def _sensitivity(largest: float, seconds: float) -> Finding:
-    """The largest change of a sum by one unit, found without noise."""
-    return Finding(
-        check="sensitivity of the sum",
-        threat="same coins and noise in both worlds",
-        quantity="change by one unit / C",
-        claim=1.0,
-        measured=largest,
-        decisive=largest - _ROUNDING,
-        confidence=None,
-        trials=f"{2 * event_trials._SHIFTS} pairs",
-        seconds=seconds,
-    )
-
-
 def _noise(squares: list[tuple[float, int]], failure: float) -> Finding:
     """Whether there is as much noise as the release states; too much is no leak."""
     total, count = event_trials.noise_ratio(squares)
-    shown, decisive = (_stated_over_actual(total, count, f) for f in (USUAL_FAILURE, failure))
-    return Finding(
+    return Finding.of_bound(
         check="amount of noise",
         threat="no canary: noise across its direction",
         quantity="stated / actual std",
         claim=1.0,
-        measured=shown,
-        decisive=decisive,
-        confidence=1 - failure,
+        bound=lambda allowed: _stated_over_actual(total, count, allowed),
+        failure=failure,
         trials=f"{count:,} numbers",
-        seconds=0.0,
     )
 
 

@@ -22,7 +22,7 @@ from userdp.sim.protocol.layout import Layout
 
 OVERSHOOT = 10.0  # norm of a canary's update before the clip, over C
 _TENSORS = 4  # of an adapter of vectors
-_WORK = LocalWork(  # vectors are given, so none of it is used
+WORK = LocalWork(  # vectors are given, so none of it is used
     selection="random",
     redraw=False,
     resample=False,
@@ -76,7 +76,7 @@ class Subject:
 
     def contract(self, mechanism: Mechanism, number: int) -> Contract:
         """The instructions of round ``number``, as every node gets them."""
-        return mechanism.contract(number, _WORK)
+        return mechanism.contract(number, WORK)
 
     def drawn(self, mechanism: Mechanism, stream: rng.SecretStream, number: int) -> Assignment:
         """The units that take part in round ``number``: drawn, and in its public group if any.
@@ -102,13 +102,14 @@ class Subject:
         size = rows.shape[1]
         layout = Layout.of({str(i): (size // _TENSORS,) for i in range(_TENSORS)})
         clipped = rule(torch.from_numpy(rows), contract.clip_norm, layout)
+        total = clipped.total_on_grid(contract.grid) if contract.grid else clipped.total
         bits = None
         if contract.count_unclipped:
             tally = clipping.Tally.empty(torch.device("cpu"))
             tally.add(clipped.norms, contract.clip_norm)
             bits = tally.figures().unclipped_bits
-        kept = clipped.rows().numpy() if contract.keep_rows else None
-        return CohortSum(clipped.total.numpy(), unclipped_bits=bits, rows=kept)
+        kept = clipped.rows(contract.grid).numpy() if contract.keep_rows else None
+        return CohortSum(total.numpy(), unclipped_bits=bits, rows=kept)
 
 
 def signs(size: int, count: int, source: np.random.Generator) -> np.ndarray:

@@ -77,6 +77,7 @@ class Engine:
             engine=self.settings,
             count_unclipped=contract.count_unclipped,
             keep_rows=contract.keep_rows,
+            grid=contract.grid,
         )
 
 
@@ -135,14 +136,11 @@ def checks(
     """
     begin = time.monotonic()
     change = sensitivity(subject, engine, randomness, tick)
-    moved = Finding(
+    moved = Finding.of_change(
         check="sensitivity, invented texts",
         threat="the real engine, with a user and without",
-        quantity="change by one unit / C",
-        claim=1.0,
-        measured=change,
-        decisive=change - _MARGIN,
-        confidence=None,
+        largest=change,
+        margin=_MARGIN,
         trials=f"{options.users} users",
         seconds=time.monotonic() - begin,
     )
@@ -164,7 +162,8 @@ def sensitivity(subject: Subject, engine: Engine, randomness: Randomness, tick: 
     """Largest change of the clipped sum when one user leaves, over C and the user's units."""
     mechanism, count = subject.mechanism, len(engine.population)
     adapter = _adapter(engine, randomness)
-    contract = replace(mechanism.contract(1, engine.work), groups=0)  # every user, in any group
+    # Every user, in any group; the clip norm below may be far smaller than the grid's step.
+    contract = replace(mechanism.contract(1, engine.work), groups=0, grid=0.0)
     norms = [_norm(engine, contract, _units(subject, [i]), adapter) for i in range(count)]
     contract = replace(contract, clip_norm=0.1 * float(np.median(norms)))
     whole = engine.sum(contract, _units(subject, range(count)), adapter).total
@@ -207,7 +206,7 @@ def play(subject: Subject, engine: Engine, rounds: int, randomness: Randomness, 
     stream = randomness.secret("texts")
     for number in range(1, rounds + 1):
         contract = mechanism.contract(number, engine.work)
-        directions = _directions(subject, engine, replace(contract, groups=0), adapter)
+        directions = _directions(subject, engine, replace(contract, groups=0, grid=0.0), adapter)
         assignment = _present(mechanism.draw(stream, number), included)
         release = mechanism.release(engine.sum(contract, assignment, adapter), stream, number)
         scores += directions @ release.mean / (release.noise_std or 1.0)

@@ -65,7 +65,7 @@ def gradients_a_round(settings: Settings, inputs: RunInputs) -> float:
     positions that could be drawn, times the sampling rate.
     """
     mechanism = prepare.make_plan(settings, inputs).mechanism
-    engine = run_inputs.fit_engine(settings, inputs.model)
+    engine = run_inputs.fit_engine(settings, inputs.model, inputs.probed)
     population = node_setup.host(settings, inputs, engine).population
     positions = np.arange(len(population) * mechanism.group_size)
     assignment = Assignment(users=positions, slots=np.empty(0, np.int64))
@@ -176,7 +176,7 @@ def _print_dry_run(setup: Setup, first: Sequence[Job]) -> None:
 
 
 def _minutes(settings: Settings, plan: Plan, inputs: RunInputs) -> float:
-    engine = run_inputs.fit_engine(settings, inputs.model)
+    engine = run_inputs.fit_engine(settings, inputs.model, inputs.probed)
     return time_estimate.minutes(settings, plan, inputs, engine) or 0.0
 
 

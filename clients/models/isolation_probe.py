@@ -5,11 +5,14 @@ changes the update of another. Adapted layers take their input for rows grouped 
 model is free to break that: by a table without rows, by time in the first dimension, by statistics
 of the batch, by a router with a capacity, by a scale that the longest row chooses.
 
-The probe computes gradients of invented units, each divided by its norm: a unit's update in units
-of C, where C is small. It compares side by side against alone, with units removed, reordered,
-replaced by others of the same lengths and by longer ones, with one adapter for all lanes and with
-one for each, with B away from zero (at B = 0 what leaks through A has no gradient), and at lengths
-on both sides of every threshold that the configuration names and of the longest text.
+The probe computes gradients of invented units and compares them in units of C at the worst C: as
+directions, where C is small, and as they are, where C is their norm. It compares side by side
+against alone, with units removed, reordered, replaced by others of the same lengths (of random and
+of special tokens) and by longer ones, in a crowd, with one adapter for all lanes and with one for
+each, with B away from zero (at B = 0 what leaks through A has no gradient), and at lengths on both
+sides of every threshold that the configuration names and of the longest text. What a model does
+beyond the crowd's number of units alone, or from a length on that its configuration does not name,
+is not seen.
 
 Two bounds hold. A unit that is replaced by one of the same lengths changes no shape, so on the
 device at hand it moves the others by nothing at all, or by float32 rounding: `_CONTENT`. Shapes
@@ -43,11 +46,16 @@ _CONTENT = 1e-4
 _ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 1e-2}
 
 _SHORT = 9  # tokens of the longest record where lengths play no part
-_MOST_THRESHOLDS = 6
+_CROWD = 64  # units side by side, of an adapter so small that they fit into the memory below
+_CROWD_NUMBERS = 1 << 24  # of the gradients of a crowd
 _SMALL_COPY = 1 << 30  # bytes of a float32 copy beside a model on a CPU
 _CHEAP = 300  # tokens of a record up to which both sides of a threshold get a row of their own
 # Keys of a configuration whose values can be lengths at which a model changes its computation.
-_LENGTH = re.compile(r"window|chunk|block_size|bucket|max_pos|original_max|max_seq|n_positions")
+_LENGTH = re.compile(
+    r"window|chunk|block_size|bucket|max_pos|original_max|max_seq|positions|ctx|length|_len\b|topk"
+)
+# Keys whose values are ids of tokens with a meaning of their own, which texts may hold.
+_SPECIAL = re.compile(r"^(pad|bos|eos|sep|cls|mask|unk)_token_id$")
 _ADAPTER_STEP = 0.5  # of the random step from the initial adapter, relative to its spread
 
 
@@ -102,7 +110,7 @@ def _copy_fits(model: LanguageModel) -> bool:
 def _measure(model: LanguageModel, seq_len: int) -> Isolation:
     measured = _Measured(model, min(seq_len, _SHORT))
     content = max(measured.content())
-    rounding = [content, *measured.short(), *measured.own_adapters()]
+    rounding = [content, *measured.short(), *measured.crowd(), *measured.own_adapters()]
     lengths = [measured.longest]
     for length in _lengths(model.config, seq_len):
         lengths.append(length)
@@ -161,8 +169,19 @@ class _Measured:
     def _like(self, unit: Unit) -> Unit:
         return self._unit(*map(len, unit))
 
+    def _special(self, unit: Unit) -> Unit:
+        """A unit of the same lengths whose texts are special tokens alone, padding included."""
+        config = self._model.config.to_dict()
+        ids = {0} | {int(value) for key, value in config.items() if _is_id(key, value)}
+        known = np.array(sorted(i for i in ids if 0 <= i < self._model.vocabulary))
+        special = [np.resize(known, len(record)) for record in unit]
+        if self._model.classes is not None:
+            for record, like in zip(special, self._like(unit), strict=True):
+                record[:-1], record[-1] = ~record[:-1], like[-1]
+        return special
+
     def _updates(self, units: Sequence[Unit], adapters: Sequence[Tensor] = ()) -> Tensor:
-        """(units, D) float64: each unit's gradient over its norm, with all records side by side.
+        """(units, D) float64: each unit's gradient, with all records side by side.
 
         Args:
             adapters: (D,) of each unit; empty takes one for all.
@@ -173,21 +192,21 @@ class _Measured:
             start = torch.stack(list(adapters))[batch.lanes] if adapters else self._adapters[0]
             rows, _ = self._model.gradients(start, batch)
             gradients.index_add_(0, batch.lanes.cpu(), rows.double().cpu())
-        norms = gradients.norm(dim=1, keepdim=True)
-        if not bool(norms.isfinite().all()):
+        if not bool(gradients.norm(dim=1).isfinite().all()):
             raise ConfigurationError(
                 f"model.path: {_name(self._model)} has gradients that are not finite; its weights "
                 "are damaged, or its precision is too low."
             )
-        directions: Tensor = gradients / norms.clamp(min=torch.finfo(torch.float64).tiny)
-        return directions
+        return gradients
 
     def content(self) -> list[float]:
         """Distances of two units, where the one between them is replaced by its like."""
         first, middle, last = self._units
         one = self._updates([first, middle, last])
-        two = self._updates([first, self._like(middle), last])
-        return _distances(one[[0, 2]], two[[0, 2]])
+        found = []
+        for other in (self._like(middle), self._special(middle)):
+            found += _distances(one[[0, 2]], self._updates([first, other, last])[[0, 2]])
+        return found
 
     def short(self) -> list[float]:
         """Distances to alone: side by side, and with one unit removed, others in another order."""
@@ -197,6 +216,12 @@ class _Measured:
             *_distances(self._updates([first, middle, last]), alone),
             *_distances(self._updates([last, first]), alone[[2, 0]]),
         ]
+
+    def crowd(self) -> list[float]:
+        """Distance to alone in the midst of as many short units as fit."""
+        count = min(_CROWD, max(4, _CROWD_NUMBERS // self._model.layout.size))
+        units = [self._units[0], *(self._unit(4) for _ in range(count - 1))]
+        return _distances(self._updates(units)[:1], self._alone[0][None])
 
     def own_adapters(self) -> list[float]:
         """Distances to alone, where every unit has an adapter of its own."""
@@ -221,8 +246,16 @@ class _Measured:
 
 
 def _distances(first: Tensor, second: Tensor) -> list[float]:
-    """L2 distances of the rows (units, D), as numbers."""
-    distances: list[float] = (first - second).norm(dim=1).tolist()
+    """L2 distances of the clipped rows (units, D) in units of the clip norm, where it is worst.
+
+    That is below both norms, where directions are compared, or at the larger one, where nothing is
+    clipped: in between, the distance is convex in 1/C.
+    """
+    tiny = torch.finfo(torch.float64).tiny
+    one, other = (rows.norm(dim=1, keepdim=True).clamp(min=tiny) for rows in (first, second))
+    directions = (first / one - second / other).norm(dim=1)
+    sizes = (first - second).norm(dim=1) / torch.maximum(one, other)[:, 0]
+    distances: list[float] = torch.maximum(directions, sizes).tolist()
     return distances
 
 
@@ -232,16 +265,18 @@ def _lengths(config: Any, seq_len: int) -> list[int]:
     A record of n tokens has n - 1 positions; a threshold of t positions is crossed by t + 2 tokens.
     """
     beyond = {t + 2 for t in _thresholds(config.to_dict()) if _SHORT < t + 2 < seq_len}
-    chosen = sorted(beyond)
-    step = max(1, -(-len(chosen) // _MOST_THRESHOLDS))
-    return [*chosen[::-1][::step][::-1], *([seq_len] if seq_len > _SHORT else [])]
+    return [*sorted(beyond), *([seq_len] if seq_len > _SHORT else [])]
 
 
 def _thresholds(config: Mapping[str, Any]) -> Iterator[int]:
     """Whole numbers under keys of the configuration, at any depth, that can be lengths."""
     for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _thresholds(value)
-        elif _LENGTH.search(str(key)):
-            values = value if isinstance(value, list | tuple) else [value]
-            yield from (v for v in values if isinstance(v, int) and not isinstance(v, bool))
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(item, Mapping):
+                yield from _thresholds(item)
+            elif _LENGTH.search(str(key)) and isinstance(item, int) and not isinstance(item, bool):
+                yield item
+
+
+def _is_id(key: object, value: object) -> bool:
+    return bool(_SPECIAL.match(str(key))) and isinstance(value, int)

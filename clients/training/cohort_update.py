@@ -173,7 +173,9 @@ def _block_gradient(
         adapters: (D,) shared by all units, or (units of the block, D).
     """
     gradient = torch.zeros(len(block.units), adapters.shape[-1], device=adapters.device)
-    loss = torch.zeros((), device=adapters.device)
+    # float64: float32 losses that are huge and finite must not add up to infinity, which the
+    # server refuses as a figure.
+    loss = torch.zeros((), dtype=torch.float64, device=adapters.device)
     for batch in block.batches:
         for lanes, part, part_loss in _gradients(model, adapters, batch, engine):
             gradient.index_add_(0, lanes, part)
@@ -196,7 +198,9 @@ def _gradients(
         part = pending.pop()
         start = adapters if adapters.dim() == 1 else adapters[part.lanes]
         compute = functools.partial(model.gradients, start, part)
-        result = engine.attempt(compute, part)
+        # Where shapes are fixed they must not follow from the records of others, so later stacks
+        # stay as they are, and are halved one by one.
+        result = engine.attempt(compute, part, shrink=model.shapes is None)
         if result is None:
             pending += [model.load(half) for half in packing.halves(part.stack, model.shapes)]
         else:

@@ -52,8 +52,13 @@ class EngineSettings:
             if value < 1:
                 raise ConfigurationError(f"engine.{name}={value}: must be at least 1.")
 
-    def attempt(self, compute: Callable[[], _Result], batch: Batch) -> _Result | None:
+    def attempt(
+        self, compute: Callable[[], _Result], batch: Batch, *, shrink: bool = True
+    ) -> _Result | None:
         """Run a computation on a batch; if memory runs out, limit later stacks to half its size.
+
+        Args:
+            shrink: whether to limit later stacks.
 
         Returns:
             The result of ``compute``, or None if memory ran out.
@@ -69,7 +74,8 @@ class EngineSettings:
             _LOG.error(_RECORD_TOO_LARGE)  # the server gets a node's error without its message
             raise MemoryError(_RECORD_TOO_LARGE)
         torch.cuda.empty_cache()
-        self.max_tokens = min(self.max_tokens, batch.inputs.numel() // 2)
+        if shrink:
+            self.max_tokens = min(self.max_tokens, batch.inputs.numel() // 2)
         _warn_once()
         return None
 

@@ -343,11 +343,18 @@ class Mechanism(Description, ABC):
         furthest = rounds * self.adaptive.largest_step(self.expected_units)
         return abs(math.log(later.clip_norm / self.clip_norm)) <= furthest
 
-    def store_secrets(self, folder: Path) -> None:
-        """Write secrets that later rounds need to ``folder``; called before each ``state``."""
-        return None
+    def store_secrets(self, folder: Path) -> str:
+        """Write secrets that later rounds need to ``folder``; called before each ``state``.
 
-    def load_secrets(self, folder: Path, size: int, *, released: int, intended: int) -> None:
+        Returns:
+            A digest of them for the checkpoint, which is public: it must say nothing about them to
+            whoever can guess them, as one under a random salt. Empty: there are no secrets.
+        """
+        return ""
+
+    def load_secrets(
+        self, folder: Path, size: int, *, released: int, intended: int, digest: str | None
+    ) -> None:
         """Read what `store_secrets` wrote.
 
         Args:
@@ -355,6 +362,8 @@ class Mechanism(Description, ABC):
             size: D, parameters of the adapter.
             released: number of the last round that may have been released.
             intended: number of the last round with an intent in the ledger.
+            digest: what `store_secrets` returned before the checkpoint was stored; empty where the
+                checkpoint is an older version's, None where there is none.
 
         Raises:
             ConfigurationError: the secrets are missing, or belong to other rounds.

@@ -101,5 +101,6 @@ def noised(
         )
     std = noise_std / grid * _ROUNDING
     steps += exact_draws.rounded_normal(stream, len(steps), std)
+    steps += 0.0  # -0.0 plus -0.0 alone is -0.0: the sign of a sum's zero must not be released
     steps *= grid
     return steps

@@ -30,9 +30,11 @@ def check(mechanism: Mechanism, cohort: CohortSum, release: Release) -> None:
     Raises:
         StoppedError: there is too little noise; the round stays spent.
     """
-    if not mechanism.private or release.halted:
+    nothing = release.halted and not np.any(release.mean)  # a figure of the mean is logged
+    if nothing or not mechanism.private:
         return
-    if any(MECHANISMS.find(name) is mechanism.__class__ for name in MECHANISMS):
+    kind = type(mechanism)  # and not `__class__`, which an object may say as it likes
+    if any(MECHANISMS.find(name) is kind for name in MECHANISMS):
         return
     added = np.asarray(release.mean) * mechanism.expected_units - cohort.total
     size = float(np.sqrt(np.mean(np.square(added))))
@@ -40,7 +42,7 @@ def check(mechanism: Mechanism, cohort: CohortSum, release: Release) -> None:
     least = _SHARE * stated if len(added) >= _ENOUGH else 0.0
     if not size > least:
         raise StoppedError(
-            f"strategy.name={type(mechanism).__name__}: its release differs from the exact sum by "
+            f"strategy.name={kind.__name__}: its release differs from the exact sum by "
             f"{size:.3g} a coordinate, and the ledger says noise of {stated:.3g}; nothing was "
             "released. Mend the mechanism, and start a new run."
         )

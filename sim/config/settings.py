@@ -124,7 +124,8 @@ class Runtime(Closed):
     """The group ``runtime``: the nodes of the federation.
 
     Raises:
-        ConfigurationError: there is no node, no time to answer, or no such runtime.
+        ConfigurationError: there is no node, no time to answer, or no such runtime; or nodes that
+            are late would be dropped.
     """
 
     nodes: Whole
@@ -140,6 +141,12 @@ class Runtime(Closed):
         if self.timeout is not None and not 0 < self.timeout < math.inf:
             raise ConfigurationError(
                 f"runtime.timeout={self.timeout:g}: must be positive and finite seconds, or null."
+            )
+        if self.timeout is not None and self.drop_failed_nodes:
+            raise ConfigurationError(
+                f"runtime.timeout={self.timeout:g}: with runtime.drop_failed_nodes=true one user's "
+                "long records would take all users of a node out of a release, which no clip "
+                "bounds; leave out one of the two."
             )
 
 

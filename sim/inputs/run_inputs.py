@@ -34,6 +34,8 @@ class Base:
     tokenizer: Any
     path: str  # folder or hub name that it was loaded from
     drawn: bool  # whether weights that the checkpoint lacks were drawn from the seed
+    # Values of adapters around these very tensors, which never change; gone when they are.
+    probed: dict[Hashable, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,6 +51,7 @@ class RunInputs:
     tokenizer: str = ""  # fingerprint of the whole tokenizer
     canaries: Canaries | None = None  # the invented users among the training users
     cache: dict[Hashable, Any] = field(default_factory=dict)  # values of corpus and base alone
+    probed: dict[Hashable, Any] = field(default_factory=dict)  # of `Base.probed`
 
     def cached(self, key: Hashable, compute: Callable[[], _Value]) -> _Value:
         """The value under this key, computed by the first call.
@@ -145,19 +148,33 @@ def load(
         drawn=base.drawn,
         tokenizer=encode.name,
         canaries=planted,
+        probed=base.probed,
     )
 
 
-def fit_engine(settings: Settings, model: LanguageModel) -> EngineSettings:
+def fit_engine(
+    settings: Settings, model: LanguageModel, probed: dict[Hashable, Any] | None = None
+) -> EngineSettings:
     """The sizes of stacks and blocks for this machine; switches checkpointing and compilation on.
+
+    Args:
+        probed: results of the isolation probe of models around the same base tensors, whose device
+            and precision are therefore the same, too; takes this one's. A sweep checks each job
+            and runs it later. None: the model is probed in any case.
 
     Raises:
         ConfigurationError: a configured size is below 1, or the model mixes its users.
     """
-    engine = settings.engine
+    engine, probed = settings.engine, {} if probed is None else probed
     acceleration.checkpoint(model.module, engine.checkpointing)
     acceleration.compile_layers(model.module, engine.compile)
-    isolation_probe.probe(model, settings.model.seq_len)
+    key = (
+        repr(_lora(settings.model, settings.seed)),  # its targets may be a list
+        *(model.layout.digest, model.classes, settings.model.seq_len),
+        *(engine.checkpointing, engine.compile),
+    )
+    if key not in probed:
+        probed[key] = isolation_probe.probe(model, settings.model.seq_len)
     return memory.fitted(
         model,
         settings.model.seq_len,

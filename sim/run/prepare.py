@@ -64,7 +64,7 @@ def prepare(settings: Settings, load: LoadInputs = run_inputs.load) -> Prepared:
         inputs=inputs,
         plan=plan,
         optimizer=optimizer,
-        engine=run_inputs.fit_engine(settings, inputs.model),
+        engine=run_inputs.fit_engine(settings, inputs.model, inputs.probed),
         header=_header(settings, plan, inputs, rescaled=optimizer.rescales),
     )
 

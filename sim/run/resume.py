@@ -61,8 +61,7 @@ def _check_inputs(prepared: Prepared, account: Account) -> None:
             "base model: that they are the same is taken on trust, and noted in the ledger.",
             folder.path,
         )
-    elif folder.input_digests.exists() or 0 < account.rounds < prepared.plan.rounds:
-        # Without the file: nothing was intended yet, or no round is left that reads records.
+    elif folder.input_digests.exists() or account.rounds:  # without it, nothing was intended yet
         input_digests.check(folder, prepared.inputs)
 
 
@@ -111,4 +110,5 @@ def _load_secrets(prepared: Prepared, account: Account, checkpoint: Checkpoint |
         prepared.inputs.model.layout.size,
         released=max(finished | {checkpoint.round if checkpoint else 0}),
         intended=account.rounds,
+        digest=checkpoint.secrets if checkpoint else None,
     )

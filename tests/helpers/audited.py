@@ -13,6 +13,7 @@ SMALL = ("privacy.users=60", "cohort=12", "rounds=20", "privacy.epsilon=4")
 STRATEGIES = {
     "user_wise": (),
     "capped": ("strategy.cohort_max=14",),
+    "discrete noise": ("privacy.noise=discrete",),
     "adaptive clip": ("strategy.clip_quantile=0.5", "strategy.clip_bit_noise=6"),
     "group_privacy": ("strategy=group_privacy",),
     "matrix_factorization": ("strategy=matrix_factorization",),

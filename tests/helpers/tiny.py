@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import json
@@ -15,6 +16,7 @@ import transformers
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from userdp.analysis.audit import subject
 from userdp.clients.app import Host
 from userdp.clients.evaluation import record_perplexity
 from userdp.clients.models.language_model import LanguageModel
@@ -31,7 +33,7 @@ from userdp.server.strategy import PrivateStrategy
 from userdp.sim.common import rng
 from userdp.sim.data.population import Population
 from userdp.sim.protocol.cohort_sum import CohortSum
-from userdp.sim.protocol.contract import Assignment, Contract, LocalWork
+from userdp.sim.protocol.contract import Assignment, Contract
 from userdp.sim.runtime.in_process import InProcessGrid
 from userdp.sim.tracking import tracker
 
@@ -105,15 +107,7 @@ def masked_units(count: int, seed: int = 0) -> list[list[np.ndarray]]:
     return units
 
 
-WORK = LocalWork(
-    selection="random",
-    redraw=True,
-    resample=True,
-    max_tokens=16,
-    local_steps=1,
-    local_lr=1.0,
-    seed=0,
-)
+WORK = dataclasses.replace(subject.WORK, redraw=True, resample=True, max_tokens=16)
 
 
 def contract(mechanism: Mechanism, **changes: Any) -> Contract:
@@ -139,19 +133,29 @@ class WatchedGrid(InProcessGrid):
 
 
 class WatchedMechanism:
-    """A mechanism that keeps every sum it releases; ``cohort`` takes the place of its coins."""
+    """Keeps every sum that a mechanism releases; ``cohort`` takes the place of its coins.
+
+    ``watched`` is of the mechanism's own class and has its fields; its methods call those of here.
+    """
 
     def __init__(self, mechanism: Mechanism, cohort: Assignment | None) -> None:
-        self._mechanism, self._cohort = mechanism, cohort
+        self._cohort = cohort
         self.sums: list[np.ndarray] = []  # each (D,), before noise
         self.means: list[np.ndarray] = []  # each (D,), as released
         self.bits: list[float] = []  # each the sum of clip bits, before noise
         self.rows: list[np.ndarray | None] = []  # each (units, D), where the mechanism asks for it
         self.releases: list[Release] = []
+        self._watch(mechanism)
 
-    @property
-    def __class__(self) -> type[Mechanism]:  # the package's own, whose noise its tests check
-        return type(self._mechanism)
+    def _watch(self, mechanism: Mechanism) -> Mechanism:
+        self._mechanism, self.watched = mechanism, copy.copy(mechanism)
+        for name in ("draw", "release", "after"):
+            call = functools.partial(self._called, name)
+            object.__setattr__(self.watched, name, call)  # mechanisms are frozen
+        return self.watched
+
+    def _called(self, name: str, *arguments: Any) -> Any:
+        return getattr(self, name)(*arguments)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._mechanism, name)
@@ -167,9 +171,8 @@ class WatchedMechanism:
         self.means.append(self.releases[-1].mean)
         return self.releases[-1]
 
-    def after(self, release: Release) -> WatchedMechanism:
-        self._mechanism = self._mechanism.after(release)
-        return self
+    def after(self, release: Release) -> Mechanism:
+        return self._watch(self._mechanism.after(release))
 
 
 @dataclasses.dataclass
@@ -238,13 +241,15 @@ def federation(
         account = verify(path)
         done = set(range(1, account.rounds + 1)) - set(account.unfinished)
         released = max(done | {stored.round if stored else 0})
-        mechanism.load_secrets(folder, layout.size, released=released, intended=account.rounds)
+        digest = stored.secrets if stored else None
+        bounds = {"released": released, "intended": account.rounds}
+        mechanism.load_secrets(folder, layout.size, digest=digest, **bounds)
     ledger = Ledger.resume(path, header, head) if resume else Ledger.create(path, header)
     app = ClientApp()
     app.train()(lambda message, _: train(host, message))
     watched = WatchedMechanism(mechanism, cohort)
     strategy = PrivateStrategy(
-        mechanism=watched,  # type: ignore[arg-type]
+        mechanism=watched.watched,
         work=dataclasses.replace(WORK, **work_changes),
         layout=layout,
         ledger=ledger,

@@ -204,13 +204,25 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def unfinished(finished: Path, tmp_path: Path) -> Path:
-    """The same run as if it had stopped before its statement."""
-    folder = tmp_path / "unfinished"
-    shutil.copytree(finished, folder)
-    (folder / "privacy_statement.json").unlink()
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, killed after its last round and before its statement."""
+    folder = tmp_path_factory.mktemp("killed") / "run"
+
+    def kill(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("USERDP_CACHE", str(small_world.folder() / "cache"))
+        patch.setattr("userdp.sim.run.finish._publish", kill)
+        assert cli.main(["run", *small_world.overrides(f"output={folder}")]) == 130
     return folder
+
+
+@pytest.fixture
+def unfinished(killed: Path, tmp_path: Path) -> Path:
+    """A copy of that run."""
+    return Path(shutil.copytree(killed, tmp_path / "unfinished"))
 
 
 def test_a_folder_that_holds_a_run(capsys, finished):

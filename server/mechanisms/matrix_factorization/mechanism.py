@@ -34,8 +34,9 @@ differ in size: m is the expected one, a constant). Proof, for releases x_t = G_
 The first r rounds hold at most ceil(r / b) participations, each with a part of its column, whose
 norm is at most 1. So ``ceil(r / rounds_per_event)`` events account for every prefix, and all T
 rounds are accounted for before the first one. If a round was intended and not released, one row is
-withheld, and the other releases are post-processing of the complete run. If its row was stored, it
-is used; else it is drawn anew, which has the same law because nothing of the lost row was released.
+withheld, and the other releases are post-processing of the complete run. If the checkpoint of the
+round was stored, so was its row, which is used; else it is drawn anew, which has the same law
+because nothing of the lost row was released.
 The intent of such a round stays spent, and its number is not used again.
 
 Runs of older versions go on with position p of N in group p mod b (``groups_by="place"``), under
@@ -241,18 +242,23 @@ class MatrixFactorization(Mechanism):
         std = self._scale * math.sqrt(float(self.factor.variances[number - 1]))
         return Release((cohort.total + self._scale * row) / units, std / units)
 
-    def store_secrets(self, folder: Path) -> None:
-        """Write the noise rows that later rounds need."""
-        self.window.save(folder, self.factor)
+    def store_secrets(self, folder: Path) -> str:
+        """Write the noise rows that later rounds need; the file is salted, its digest public."""
+        return self.window.save(folder, self.factor)
 
-    def load_secrets(self, folder: Path, size: int, *, released: int, intended: int) -> None:
+    def load_secrets(
+        self, folder: Path, size: int, *, released: int, intended: int, digest: str | None
+    ) -> None:
         """Read the noise rows, unless all rounds are spent: such a run needs none.
 
         Raises:
-            ConfigurationError: the rows are missing, damaged, too old, or of another run.
+            ConfigurationError: the rows are missing, damaged, too old, of another run, or not those
+                of the digest.
         """
         if intended < self.rounds:
-            self.window.load(folder, self.factor, released=released, intended=intended)
+            self.window.load(
+                folder, self.factor, released=released, intended=intended, digest=digest
+            )
             self.window.check_size(size)
 
     def delete_secrets(self, folder: Path) -> None:

@@ -9,13 +9,21 @@ Formal guarantees:
 - rounds that were intended and never released get rows of the same law as if they had been
   released;
 - the file appears under its name only when it is complete and on disk, and its owner alone can
-  read it.
+  read it;
+- a run goes on with the rows whose digest its checkpoint holds, which the ledger's digest of the
+  checkpoint binds in turn. A kill between the two files leaves the rows of a round that was not
+  stored: the file before it is kept for that, and the round's row is drawn anew.
+
+The digest is public, so the file begins with a random salt. Without it a digest would betray noise:
+whoever knows all users but one can compute the noise from a release, once for each neighbour, and
+compare its digest.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +34,8 @@ from userdp.server.mechanisms.matrix_factorization.factor import Factor
 from userdp.sim.common import rng
 from userdp.sim.common.errors import ConfigurationError
 
-_FILE, _FORMAT = "noise", 1
+_FILE, _BEFORE, _FORMAT = "noise", "noise.before", 1
+_SALT_BYTES = 32
 
 
 class NoiseWindow:
@@ -35,6 +44,7 @@ class NoiseWindow:
     def __init__(self) -> None:
         self.number = 0  # of the newest row; 0 before the first
         self._rows: list[np.ndarray] = []  # each (D,) float64
+        self._file = ""  # name of the file that holds the rows of the last stored release
 
     def row(self, factor: Factor, stream: rng.SecretStream, number: int, size: int) -> np.ndarray:
         """(D,) float64 row of round ``number``; first draws rows for rounds that were left out.
@@ -59,40 +69,55 @@ class NoiseWindow:
             self.number = current
         return self._rows[0]
 
-    def save(self, folder: Path, factor: Factor) -> None:
-        """Write the rows that later rounds need, durably and with mode 0600; replaces the file."""
-        content = np.array(self._rows[: factor.width - 1], dtype="<f8").tobytes()
+    def save(self, folder: Path, factor: Factor) -> str:
+        """Write the rows that later rounds need, durably and with mode 0600.
+
+        The file of the release before stays under another name, until the next one is written.
+
+        Returns:
+            The SHA-256 of the new file, in hexadecimal digits: public, since the file is salted.
+        """
+        rows = np.array(self._rows[: factor.width - 1], dtype="<f8").tobytes()
         header = {
             "format": _FORMAT,
+            "salt": os.urandom(_SALT_BYTES).hex(),
             "number": self.number,
             "factor": factor.digest,
-            "sha256": hashlib.sha256(content).hexdigest(),
+            "sha256": hashlib.sha256(rows).hexdigest(),
         }
-        line = json.dumps(header).encode()
-        durable_file.replace(folder / _FILE, line + b"\n" + content, mode=0o600)
+        content = json.dumps(header).encode() + b"\n" + rows
+        if self._file == _FILE:
+            (folder / _FILE).replace(folder / _BEFORE)
+        durable_file.replace(folder / _FILE, content, mode=0o600)
+        self._file = _FILE
+        return hashlib.sha256(content).hexdigest()
 
-    def load(self, folder: Path, factor: Factor, *, released: int, intended: int) -> None:
-        """Read the stored rows; without a file, a run that released nothing starts without rows.
+    def load(
+        self, folder: Path, factor: Factor, *, released: int, intended: int, digest: str | None = ""
+    ) -> None:
+        """Read the stored rows; a run that stored no release starts without rows.
 
         Args:
             folder: of the checkpoint.
             factor: M, of the resumed run.
             released: number of the last round that may have been released.
             intended: number of the last round with an intent in the ledger.
+            digest: of the file, as the checkpoint has it; empty where an older version made the
+                checkpoint, None where there is none.
 
         Raises:
-            ConfigurationError: the file is missing, unreadable, damaged, too old, or of another
-                run.
+            ConfigurationError: the file is missing, unreadable, damaged, too old, of another run or
+                not the one of this digest.
         """
         path = folder / _FILE
-        try:
-            line, _, content = path.read_bytes().partition(b"\n")
-        except FileNotFoundError:
-            if released:
-                raise _refused(path, "is missing") from None
+        if digest is None and not released:
             return
-        except OSError as error:
-            raise _refused(path, f"cannot be read ({error.strerror})") from None
+        stored = _read(path) if not digest else _of_digest(folder, digest)
+        if stored is None:
+            if released:
+                raise _refused(path, "is missing")
+            return
+        self._file, line, content = stored
         header = _header(path, line, content)
         number = header["number"]
         if header["factor"] != factor.digest or number > intended:
@@ -119,8 +144,34 @@ class NoiseWindow:
 
     @staticmethod
     def delete(folder: Path) -> None:
-        """Delete the file in ``folder``, if there is one: a run that has ended needs no rows."""
-        durable_file.remove(folder / _FILE)
+        """Delete the files in ``folder``, if there are any: a run that has ended needs no rows."""
+        for name in (_FILE, _BEFORE):
+            durable_file.remove(folder / name)
+
+
+def _read(path: Path) -> tuple[str, bytes, bytes] | None:
+    """Name, first line and rows of a file; None where there is none."""
+    try:
+        line, _, content = path.read_bytes().partition(b"\n")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _refused(path, f"cannot be read ({error.strerror})") from None
+    return path.name, line, content
+
+
+def _of_digest(folder: Path, digest: str) -> tuple[str, bytes, bytes] | None:
+    """As `_read`, of the file that has this digest; None where there is none of the usual name."""
+    files = [stored for name in (_FILE, _BEFORE) if (stored := _read(folder / name))]
+    for stored in files:
+        _, line, content = stored
+        if hashlib.sha256(line + b"\n" + content).hexdigest() == digest:
+            return stored
+    if not any(name == _FILE for name, _, _ in files):
+        return None
+    raise _refused(
+        folder / _FILE, "is not the one that the checkpoint names (changed, or of another time)"
+    )
 
 
 def _header(path: Path, line: bytes, content: bytes) -> dict[str, Any]:

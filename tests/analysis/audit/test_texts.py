@@ -42,7 +42,7 @@ def checked(engine, strategy="user_wise"):
     return {finding.check: finding for finding in found}
 
 
-@pytest.mark.parametrize("strategy", ["user_wise", "group_privacy"])
+@pytest.mark.parametrize("strategy", ["user_wise", "group_privacy", "discrete noise"])
 def test_one_unit_moves_the_sum_by_the_clip_norm_and_no_more(engine, strategy):
     findings = checked(engine, strategy)
     moved = findings["sensitivity, invented texts"]

@@ -14,7 +14,7 @@ EPSILON = "a round it takes part in, others are silent"
 COINS, OPPOSED = "a round with coins, others are silent", "a round with coins, others oppose it"
 SENSITIVITY, NOISE = "sensitivity of the sum", "amount of noise"
 ONCE, SIZE = "a unit takes part once", "size of a cohort"
-QUICK = ("user_wise", "group_privacy")
+QUICK = ("user_wise", "group_privacy", "discrete noise")
 SOME_SLOW = [
     pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
     for name in audited.STRATEGIES

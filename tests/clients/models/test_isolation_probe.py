@@ -87,7 +87,10 @@ def test_a_planted_leak_is_refused_in_both_precisions(change, leak, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_a_planted_leak_refuses_passes_without_it(dtype):
-    probe(planted(lambda output: output, dtype), 24)
+    """The leaks are what is refused, and not the hook; its smallest is far above the rounding."""
+    got = probe(planted(lambda output: output, dtype), 24)
+    assert got.rounding <= 1e-5
+    assert got.content <= 1e-6
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -96,6 +99,60 @@ def test_a_leak_of_content_is_seen_below_the_rounding_of_bfloat16(dtype, monkeyp
     monkeypatch.setattr(isolation_probe, "_copy_fits", lambda _: False)
     with pytest.raises(ConfigurationError, match=MIXES):
         probe(planted(over_rows(0.02), dtype), 24)
+
+
+class Shrinking(torch.autograd.Function):
+    """Changes no output, and shrinks every gradient by the number of rows beside it."""
+
+    @staticmethod
+    def forward(ctx, output):
+        return output.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * (1 - 0.01 * len(gradient))
+
+
+def scaled(model):
+    """The model with a scale on all gradients: a hook on the input of its frozen head."""
+    model.module.model.register_forward_hook(
+        lambda _, __, output: type(output)(last_hidden_state=Shrinking.apply(output[0]))
+    )
+    return model
+
+
+def test_a_leak_that_changes_the_size_of_an_update_alone_is_refused():
+    """Directions, which a small clip norm leaves, are equal; at a larger one sums still move."""
+    model = scaled(language_model())
+    units = tiny.ragged_units(2)
+    alone, beside = (clipped(model, model.initial, units[:n]).total for n in (1, 2))
+    other = clipped(model, model.initial, units[1:]).total
+    assert np.linalg.norm(beside - other - alone) > 1e-3  # C is 1
+    with pytest.raises(ConfigurationError, match=MIXES):
+        probe(model, 24)
+
+
+def test_a_leak_that_special_tokens_alone_open_is_refused():
+    model = language_model()
+    tokens = []
+    model.module.model.register_forward_pre_hook(
+        lambda _, __, given: tokens.append(given["input_ids"]), with_kwargs=True
+    )
+    model.module.config.mask_token_id = 57
+
+    def change(_, __, output):
+        return output * (1 + 0.1 * ((tokens[-1] == 57).float().mean() > 0.06))
+
+    probe(model, 24)
+    model.module.model.layers[0].register_forward_hook(change)
+    with pytest.raises(ConfigurationError, match=MIXES):
+        probe(model, 24)
+
+
+def test_a_leak_that_needs_many_rows_is_refused():
+    """As a capacity of experts that a few texts never fill."""
+    with pytest.raises(ConfigurationError, match=MIXES):
+        probe(planted(lambda output: output * (1 + 0.1 * (len(output) > 40)), torch.float32), 24)
 
 
 def test_state_that_a_text_leaves_behind_is_refused():
@@ -151,6 +208,10 @@ def test_thresholds_of_the_configuration_are_crossed():
     assert isolation_probe._lengths(nested, 50) == [14, 22, 32, 50]
     assert isolation_probe._lengths(nested, 25) == [14, 22, 25]
     assert isolation_probe._lengths(nested, 9) == []
+    many = transformers.PreTrainedConfig(
+        layers_config=[{"n_ctx": 9}, {"chunk": 100}], window=list(range(12, 40, 2))
+    )
+    assert isolation_probe._lengths(many, 64) == [11, *range(14, 42, 2), 64]  # none is left out
 
 
 def test_weights_that_are_not_finite_are_refused():

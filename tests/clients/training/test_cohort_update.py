@@ -223,6 +223,19 @@ def test_a_failed_unit_contributes_zero_and_is_counted(unknown):
     assert got.figures["failed_units"] == 1
 
 
+def test_losses_that_are_huge_and_finite_add_up_to_a_finite_figure(monkeypatch):
+    """The server refuses a figure that is not finite: no user may bring a round to that."""
+    _, model, adapter = setting("gpt2")
+    gradients = model.gradients
+    huge = torch.tensor(3e38)
+    monkeypatch.setattr(model, "gradients", lambda *given: (gradients(*given)[0], huge))
+    run = {"clip_norm": 0.1, "local": cohort_update.LocalTraining()}
+    engine = EngineSettings(max_tokens=20)  # several stacks of one block
+    got = cohort_update.cohort_sum(model, adapter, tiny.ragged_units(4), engine=engine, **run)
+    assert math.isfinite(got.figures["train_loss"])
+    assert got.figures["train_loss"] > 1e39
+
+
 def test_an_empty_cohort_sums_to_zero():
     _, model, adapter = setting("gpt2")
     got = cohort_update.cohort_sum(

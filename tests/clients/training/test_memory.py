@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 
+import numpy as np
 import pytest
 import torch
 
@@ -43,6 +44,28 @@ def test_where_memory_runs_out_the_stack_is_halved_and_nothing_is_lost(steps, mo
     assert device.sizes[0] > 40
     assert 20 <= engine.max_tokens <= 40  # later stacks fit from the start, and are not tiny
     assert max(device.sizes[-3:]) <= 40
+
+
+def test_where_shapes_are_fixed_a_stack_that_does_not_fit_changes_no_later_one(monkeypatch):
+    """In bfloat16 another shape rounds in another way: it must not follow from others' records."""
+    model, adapter = setting(dtype=torch.bfloat16)
+    short, long = [np.arange(1, 12)], [np.arange(1, 60)]  # rows of 16 and of 64 positions
+    gradients, shapes = model.gradients, []
+
+    def small(adapters, batch):
+        shapes.append(tuple(batch.inputs.shape))
+        if shapes[-1] == (8, 64):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return gradients(adapters, batch)
+
+    monkeypatch.setattr(model, "gradients", small)
+    engine = EngineSettings(max_tokens=512, max_lanes=1)
+    local = cohort_update.LocalTraining()
+    run = {"clip_norm": 0.5, "local": local, "engine": engine, "keep_rows": True}
+    rows = cohort_update.cohort_sum(model, adapter, [short, long], **run).rows
+    assert shapes == [(8, 64), (4, 64), (32, 16)]
+    alone = cohort_update.cohort_sum(model, adapter, [short], **run).rows
+    assert (rows == alone[0]).all(1).any()  # bit by bit
 
 
 def test_a_record_that_alone_does_not_fit_says_what_to_do(monkeypatch, caplog):

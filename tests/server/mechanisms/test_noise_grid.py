@@ -113,6 +113,17 @@ def test_a_sum_that_is_not_on_the_grid_is_not_released(bad):
         USER.release(CohortSum(total), stream(), 1)
 
 
+def test_the_sign_of_a_zero_is_not_released():
+    """Equal sums give equal releases, bit by bit, also where the noise is zero."""
+    quiet = dataclasses.replace(USER, noise_multiplier=1e-3)
+    zeros = [np.full(SIZE, sign * 0.0) for sign in (1, -1)]
+    noised = [
+        noise_grid.noised(zero, quiet.noise_std, stream(), grid=quiet.noise_std) for zero in zeros
+    ]
+    assert (noised[0] == 0).sum() > 1000
+    assert noised[0].tobytes() == noised[1].tobytes()
+
+
 def test_the_noise_is_nowhere_below_the_product_of_multiplier_and_clip_norm():
     source = np.random.default_rng(2)
     for z, c, m in source.uniform(0.1, 10, (200, 3)):
@@ -167,15 +178,25 @@ def test_a_mechanism_that_adds_noise_to_other_numbers_is_refused(strategy):
 def test_a_release_of_its_own_offers_nothing_until_its_class_says_so():
     class Silent(UserWise):
         def release(self, cohort, stream, number):
-            raise NotImplementedError
+            return super().release(cohort, stream, number)
 
     class Outspoken(Silent):
         discrete_noise = True
 
         def release(self, cohort, stream, number):
-            raise NotImplementedError
+            return super().release(cohort, stream, number)
 
-    assert [noise_grid.is_offered(kind) for kind in (UserWise, Silent, Outspoken)] == [1, 0, 1]
+    class Heir(Silent):
+        discrete_noise = True  # of a release that another class wrote
+
+    kinds = (UserWise, Silent, Outspoken, Heir)
+    assert [noise_grid.is_offered(kind) for kind in kinds] == [1, 0, 1, 0]
+    for kind in (Silent, Heir):
+        with pytest.raises(ConfigurationError, match=rf"discrete: {kind.__name__}"):
+            kind(records_per_user=3, **PUBLIC)
+    cohort = CohortSum(np.zeros(9))
+    spoken = Outspoken(records_per_user=3, **PUBLIC).release(cohort, stream(), 1)
+    assert (spoken.mean == USER.release(cohort, stream(), 1).mean).all()
 
 
 def test_the_name_of_the_noise_is_one_of_two():

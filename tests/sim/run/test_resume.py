@@ -166,6 +166,18 @@ def test_without_the_digests_the_run_does_not_go_on(capsys):
     refused(capsys, told="inputs.json is damaged")
 
 
+def test_scores_are_not_published_without_the_digests_when_all_rounds_are_spent(capsys):
+    """No round is left, but a resume still scores what it takes for held-out users."""
+    path = Path("run/checkpoint/inputs.json")
+    content = path.read_text()
+    assert cli.main(["run", "resume=run"]) == 0
+    Path("run/privacy_statement.json").unlink()
+    refused(capsys, "data.path=other.jsonl", told="no such file")
+    refused(capsys, told="inputs.json is missing")
+    path.write_text(content)
+    assert cli.main(["run", "resume=run"]) == 0, capsys.readouterr().err
+
+
 def test_a_run_that_was_killed_before_they_were_written_goes_on(capsys):
     """Its ledger has a header and no intent, so nothing was released."""
     path = Path("run/ledger.jsonl")
@@ -204,6 +216,24 @@ def short(values: dict[str, Any]) -> None:
 
 def of_round_1(values: dict[str, Any]) -> None:
     values["round"] = 1
+
+
+def test_a_checkpoint_of_an_earlier_round_is_refused(capsys, run):
+    """Its digest stands in the ledger, but a later round was stored since: rounds roll back."""
+    stopped("earlier", 2, *BEGUN, *ADAPTIVE)
+    old = (Path("earlier") / "checkpoint" / "state.pt").read_bytes()
+    before = Path("earlier/checkpoint")
+    shutil.copytree(before, "kept")
+    assert cli.main(["run", "resume=earlier"]) == 0
+    Path("earlier/privacy_statement.json").unlink()
+    shutil.copy("kept/inputs.json", before / "inputs.json")
+    (before / "state.pt").write_bytes(old)
+    capsys.readouterr()
+    check_refused(capsys, ["run", "resume=earlier"], "is of round 1", "stored round 4", "old copy")
+    check_refused(capsys, ["verify", "earlier"], "is of round 1", "stored round 4", "old copy")
+    (before / "state.pt").unlink()
+    (before / "other.pt").write_bytes(b"")
+    check_refused(capsys, ["run", "resume=earlier"], "state.pt is missing")
 
 
 @pytest.mark.parametrize("change", [swapped, not_a_number, wide, quiet, short, of_round_1])

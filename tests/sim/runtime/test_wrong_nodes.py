@@ -101,3 +101,12 @@ def test_a_time_limit_is_a_number_of_seconds(capsys, seconds):
     assert cli.main(["run", *options]) == 2
     assert "runtime.timeout" in capsys.readouterr().err
     assert not Path("run").exists()
+
+
+def test_a_time_limit_never_takes_a_user_out_of_a_release(capsys):
+    """How long a node takes depends on its users' records: a release may not depend on it."""
+    late = ["runtime.timeout=60", "runtime.drop_failed_nodes=true"]
+    assert cli.main(["run", *small_world.overrides("output=run", *late)]) == 2
+    err = capsys.readouterr().err
+    assert "runtime.timeout=60" in err
+    assert err.count("\n") == 1

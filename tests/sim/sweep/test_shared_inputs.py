@@ -95,6 +95,29 @@ def test_one_base_model_is_in_memory_at_a_time(monkeypatch, tmp_path, drawn):
     assert living(bases) == 0
 
 
+def test_a_model_is_probed_for_isolation_once_for_its_check_and_its_run(monkeypatch):
+    """Once more where anything differs that the probe depends on, and where tensors are others."""
+    probed, shared = [], SharedInputs()
+    monkeypatch.setattr(run_inputs.isolation_probe, "probe", lambda *given: probed.append(given))
+    variants = [
+        [],
+        ["model.lora.r=3"],
+        ["model.lora.targets=[attn.c_attn]"],
+        ["seed=5"],
+        ["model.seq_len=12"],
+        ["engine.checkpointing=true"],
+    ]
+    for _ in range(2):
+        for variant in variants:
+            prepare.prepare(asked(*variant), shared.load)
+    assert len(probed) == len(variants)
+    shared.free()  # what is loaded next may be another model of the same name
+    prepare.prepare(asked(), shared.load)
+    assert len(probed) == len(variants) + 1
+    run_inputs.fit_engine(asked(), probed[0][0])
+    assert len(probed) == len(variants) + 2
+
+
 def test_a_complete_head_is_loaded_once_for_all_seeds(monkeypatch):
     bases, shared = followed(monkeypatch, drawn=False), SharedInputs()
     plain = asked().model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 
@@ -89,7 +90,7 @@ def test_a_killed_run_goes_on_with_rows_of_the_one_recurrence(tmp_path, monkeypa
     first = stopped(tmp_path, monkeypatch, where, number)
     second = federation(tmp_path, resume=True)
     newest = second.mechanism.window.number
-    assert newest == (number if where in ("state", "done") else number - 1)
+    assert newest == (number if where == "done" else number - 1)
     second.run(ROUNDS - number)
     assert second.ledger.rounds_intended == ROUNDS
     numbers = {int(message.metadata.group_id) for message in second.grid.sent}
@@ -97,7 +98,7 @@ def test_a_killed_run_goes_on_with_rows_of_the_one_recurrence(tmp_path, monkeypa
     noise = [*noise_of(first), *noise_of(second)]
     used = [*range(1, len(noise_of(first)) + 1), *range(number + 1, ROUNDS + 1)]
     rows = {n: y / (1.2 * 0.05) for n, y in zip(used, noise, strict=True)}
-    if where == "noise":  # the row of the round was drawn, stored nowhere, and is drawn anew
+    if where in ("noise", "state"):  # the round's release was stored nowhere: its row is drawn anew
         rows.pop(number)
     if number not in rows:
         return  # the row drawn instead is in the window only; test_noise_state checks its law
@@ -146,9 +147,71 @@ def test_a_run_whose_noise_is_lost_does_not_go_on(tmp_path, lost):
     else:
         (tmp_path / "noise").write_bytes(old)
     before = (tmp_path / "ledger.jsonl").read_bytes()
-    with pytest.raises(ConfigurationError, match=r"is missing|before the last release"):
+    with pytest.raises(ConfigurationError, match="is missing" if lost == "gone" else "not the one"):
         federation(tmp_path, resume=True)
     assert (tmp_path / "ledger.jsonl").read_bytes() == before
+
+
+def forged(content):
+    """Other rows of the same round, factor and size; the file is whole in itself."""
+    head, _, stored = content.partition(b"\n")
+    rows = bytes(len(stored))
+    header = {**json.loads(head), "sha256": hashlib.sha256(rows).hexdigest()}
+    return json.dumps(header).encode() + b"\n" + rows
+
+
+@pytest.mark.parametrize("swap", ["rows", "run"])
+def test_rows_that_the_checkpoint_does_not_name_are_refused(tmp_path, swap):
+    """Later noise would not be of the recurrence with what was released: M y = xi is the proof."""
+    for name in ("run", "other"):
+        (tmp_path / name).mkdir()
+        federation(tmp_path / name, replay_seed=None).run(2)
+    place, other = tmp_path / "run", tmp_path / "other" / "noise"
+    kept = (place / "noise").read_bytes()
+    (place / "noise").write_bytes(forged(kept) if swap == "rows" else other.read_bytes())
+    (place / "noise.before").unlink()
+    with pytest.raises(ConfigurationError, match="not the one that the checkpoint names"):
+        federation(place, resume=True)
+    (place / "noise").write_bytes(kept)
+    federation(place, resume=True).run(1)
+
+
+def test_a_run_that_is_killed_twice_before_its_state_is_kept_still_goes_on(tmp_path, monkeypatch):
+    """The rows of the last stored release are never written over."""
+    stopped(tmp_path, monkeypatch, "state", 3)
+    save = Checkpoint.save
+
+    def killed(self, folder):
+        raise KilledError
+
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoint, "save", killed)
+            again = federation(tmp_path, resume=True)
+            assert again.mechanism.window.number == 2
+            with pytest.raises(KilledError):
+                again.run(1)
+    assert Checkpoint.save is save
+    last = federation(tmp_path, resume=True)
+    assert last.mechanism.window.number == 2
+    last.run(1)
+    assert last.ledger.rounds_intended == 6
+
+
+def test_the_public_digest_of_the_rows_says_nothing_about_them(tmp_path):
+    """A plain one would: from a release, each neighbour's sum gives rows that can be compared."""
+    digests = set()
+    for _ in range(2):
+        window = NoiseWindow()
+        window.row(RUN.factor, stream(1), 1, 5)
+        digests.add(window.save(tmp_path, RUN.factor))
+        head, _, rows = (tmp_path / "noise").read_bytes().partition(b"\n")
+        salt = bytes.fromhex(json.loads(head)["salt"])
+        assert len(salt) == 32
+        unsalted = {k: v for k, v in json.loads(head).items() if k != "salt"}
+        for known in (rows, json.dumps(unsalted).encode() + b"\n" + rows):
+            assert hashlib.sha256(known).hexdigest() not in digests
+    assert len(digests) == 2  # of the same rows
 
 
 def test_no_release_of_a_horizon_that_has_ended():
