@@ -198,7 +198,7 @@ def _changed(folder: str, overrides: Sequence[str]) -> DictConfig:
     """The configuration of an earlier run, with further overrides of plain values."""
     path = RunFolder(Path(folder)).config
     if not path.is_file():
-        raise ConfigurationError(f"resume={folder}: there is no {path}; name a run folder.")
+        raise ConfigurationError(f"resume={folder}: there is no {path}; {_again(folder)}.")
     try:
         values = OmegaConf.to_container(OmegaConf.load(path))
         _check_plain(values)
@@ -206,7 +206,9 @@ def _changed(folder: str, overrides: Sequence[str]) -> DictConfig:
         changes: Any = OmegaConf.from_dotlist(list(overrides))
         merged: Any = OmegaConf.merge(configuration, changes)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
-        raise ConfigurationError(f"resume={folder}: {_one_line(error)}") from None
+        raise ConfigurationError(
+            f"resume={folder}: {path.name} is damaged ({_one_line(error)}); {_again(folder)}."
+        ) from None
     for name in changes:
         is_group = OmegaConf.is_dict(OmegaConf.select(configuration, name))
         if is_group and not OmegaConf.is_dict(changes[name]):
@@ -215,6 +217,13 @@ def _changed(folder: str, overrides: Sequence[str]) -> DictConfig:
             )
     config: DictConfig = merged
     return config
+
+
+def _again(folder: str) -> str:
+    """What to do about a folder that has no configuration that can be read."""
+    if not RunFolder(Path(folder)).path.is_dir():
+        return "name a run folder"
+    return f"name a run folder, or give the run's first command again, with output={folder}"
 
 
 def _check_plain(values: Any) -> None:
