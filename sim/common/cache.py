@@ -25,6 +25,7 @@ from userdp.sim.common.errors import ConfigurationError
 
 VARIABLE = "USERDP_CACHE"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_NUMPY_FULL = " requested and "  # its error for a full disk has no number: how many were written
 _Value = TypeVar("_Value")
 
 
@@ -59,8 +60,8 @@ def _told(root: Path) -> Iterator[None]:
     except OSError as error:
         named = error.filename is not None
         inside = named and Path(error.filename).absolute().is_relative_to(root.absolute())
-        # NumPy's error for a full disk has neither number nor name.
-        if not (inside or (not named and error.errno in (*_FULL, None))):
+        full = error.errno in _FULL or _NUMPY_FULL in str(error)
+        if not (inside or (full and not named)):
             raise  # of what is read to be stored
         where = error.filename if inside else root
         raise ConfigurationError(

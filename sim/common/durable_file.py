@@ -7,10 +7,11 @@ The files of a run, a sweep and a report are written by `replace`, and by nothin
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 
 def replace(path: Path, content: bytes, *, mode: int = 0o666) -> None:
@@ -63,6 +64,18 @@ def naming(path: Path) -> Iterator[None]:
         if error.filename is None and error.errno is not None:
             error.filename = str(path)
         raise
+
+
+@contextlib.contextmanager
+def text(path: Path) -> Iterator[IO[str]]:
+    """A text in UTF-8 to write into, which replaces the file when the block ends without an error.
+
+    Raises:
+        OSError: as `replace`.
+    """
+    content = io.StringIO(newline="")  # what is written stays as it is
+    yield content
+    replace(path, content.getvalue().encode(errors="backslashreplace"))
 
 
 def remove(path: Path) -> None:

@@ -42,6 +42,7 @@ def settings(overrides: Sequence[str]) -> tuple[Settings, DictConfig]:
         ConfigurationError: an unknown key or group, or a value that does not fit.
     """
     resumed = value(overrides, "resume")
+    _check_hydra(overrides)
     config = _composed(overrides) if resumed is None else _changed(resumed, overrides)
     with open_dict(config):
         config.pop(_GRIDS, None)
@@ -50,6 +51,20 @@ def settings(overrides: Sequence[str]) -> tuple[Settings, DictConfig]:
     if resumed is None:
         return validation.parse(config), config
     return _parsed_stored(config, [item.partition("=")[2] for item in overrides]), config
+
+
+def _check_hydra(overrides: Sequence[str]) -> None:
+    """Refuse settings of Hydra that one run would not follow.
+
+    Raises:
+        ConfigurationError: there is one, such as ``hydra.run.dir``.
+    """
+    for item in hydra_overrides(overrides):
+        if item.lstrip("+~").startswith("hydra") and not item.startswith(_SEARCH_PATH):
+            raise ConfigurationError(
+                f"{item}: one run does not follow this setting of Hydra; output=FOLDER chooses its "
+                "folder."
+            )
 
 
 def stored(folder: RunFolder, like: Settings | None = None) -> tuple[Settings, DictConfig]:
@@ -106,10 +121,12 @@ def jobs(overrides: Sequence[str]) -> list[list[str]]:
         ConfigurationError: an override cannot be parsed or numbers the job folders, or Hydra has
             no such launcher.
     """
-    for name in ("hydra.sweep.subdir", "hydra/sweeper"):
-        if value(overrides, name) is not None:
+    keys = {override.key_or_group for override in _parsed(overrides)}
+    for name in ("hydra.sweep.subdir", "hydra/sweeper", "hydra.run.dir", "hydra.job.chdir"):
+        if name in keys:
             raise ConfigurationError(
-                f"{name}: a sweep is a grid, and its job folders are numbered; leave it out."
+                f"{name}: a sweep is a grid, its job folders are numbered, and output=FOLDER holds "
+                "them; leave it out."
             )
     choices = _choices_of_experiment(overrides)
     grids = _grids_of_experiment(overrides)

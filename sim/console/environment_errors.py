@@ -92,9 +92,8 @@ def _usual_places() -> dict[str, Path]:
 def _setting(path: Path, places: dict[str, Path]) -> str | None:
     """The setting whose folder holds the path, or would be made inside it; the innermost's."""
     path, temporary = path.absolute(), Path(tempfile.gettempdir()).absolute()
-    if path.is_relative_to(temporary) and path.relative_to(temporary).parts[:1]:
-        if path.relative_to(temporary).parts[0].startswith(tempfile.gettempprefix()):
-            places = {"TMPDIR": temporary, **places}
+    if str(path).startswith(str(temporary / tempfile.gettempprefix())):  # made by `tempfile`
+        places = {**places, "TMPDIR": temporary}
     folders = {name: folder.absolute() for name, folder in places.items()}
     holding = [name for name, folder in folders.items() if path.is_relative_to(folder)]
     if holding:

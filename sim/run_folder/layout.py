@@ -102,7 +102,7 @@ class RunFolder:
         files = (self.config, self.statement, self.metrics)
         if not all(file.is_file() for file in files):
             return False
-        lines = self.metrics.read_text().splitlines()
+        lines = self.metrics.read_text(encoding="utf-8").splitlines()
         return bool(lines) and f'"{SUMMARY}' in lines[-1]
 
     @property

@@ -173,7 +173,7 @@ def _task(todo: Mapping[int, Job], folder: Path, config: DictConfig) -> tuple[in
 def _output_to(path: Path) -> Iterator[None]:
     """Redirect output and warnings of a job to a file, since the terminal shows the sweep."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", buffering=1) as file:
+    with path.open("a", buffering=1, encoding="utf-8") as file:
         handler = logging.StreamHandler(file)
         handler.setFormatter(logging.Formatter("warning: %(message)s"))
         before, _LOG.handlers = _LOG.handlers, [handler]

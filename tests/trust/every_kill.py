@@ -1,20 +1,21 @@
 """One small run, killed at every point at which something is written, and then resumed.
 
-`userdp.trust.kills` draws points at random from long runs; this pass leaves none out. What a user
-does after a kill is tried in this order: ``resume=FOLDER``; where the folder holds no run yet, the
-first command once more.
+`trust.kills` draws points at random from long runs; this pass leaves none out. A kill leaves the
+run folder as it is at that moment, so the pass copies the folder at every point of one whole run,
+and then does with each distinct copy what a user does after a kill: ``resume=FOLDER``, and where
+that says that the folder holds no run yet, the first command once more.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from trust import kills
-
 from helpers import small_world
+from trust import kills
 
 ROUNDS = 3
 STRATEGIES = {
@@ -25,11 +26,23 @@ _NOISE = ["privacy.noise_multiplier=2", "privacy.epsilon=null"]
 
 
 @dataclass(frozen=True)
-class Ended:
-    """What came of the run that was killed at one point."""
+class State:
+    """A run folder as a kill at some points would leave it."""
 
-    point: int
-    files: tuple[str, ...]  # in the run folder after the kill
+    points: tuple[int, ...]
+    place: Path  # holds the copy, ``run``, and the diary up to then
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What the run folder holds."""
+        run = self.place / "run"
+        return tuple(sorted(str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What came of the run that was killed in one state."""
+
     codes: tuple[int, ...]  # of the commands that followed
     faults: tuple[str, ...]
 
@@ -40,35 +53,67 @@ def command(strategy: str, run: Path) -> list[str]:
     return ["run", *small_world.overrides(*options, f"output={run}")]
 
 
-def count(strategy: str, folder: Path) -> int:
-    """How many points a whole run passes, once its caches are filled."""
-    for name in ("warm", "counted"):
-        arguments = command(strategy, folder / name)
-        code, points = kills.forked(arguments, folder / name, folder / f"{name}-diary", None)
-        if code:
-            raise RuntimeError((folder / f"{name}-diary.output").read_text()[-2000:])
-    return points
+@dataclass
+class Copies(kills.Points):
+    """Copies the run folder at every point, and ends the process at none."""
+
+    run: Path = Path()
+    diary: Path = Path()
+    to: Path = Path()
+    copying: bool = False  # makes folders and files too
+
+    def reach(self) -> None:
+        if self.copying:
+            return
+        self.passed, self.copying = self.passed + 1, True
+        place = self.to / str(self.passed)
+        place.mkdir(parents=True)
+        if self.run.exists():
+            shutil.copytree(self.run, place / "run")
+        if self.diary.exists():
+            shutil.copy(self.diary, place / "diary")
+        self.copying = False
 
 
-def killed_at(strategy: str, point: int, folder: Path) -> Ended:
-    """Kill a run at one point, and end it as a user would.
-
-    Args:
-        folder: for this run; made anew.
-    """
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+def states(strategy: str, folder: Path) -> list[State]:
+    """All distinct states of a run, in order; it is not killed, and ends in ``folder / "run"``."""
     run, diary = folder / "run", folder / "diary"
-    first = command(strategy, run)
-    code = kills.forked(first, run, diary, point)[0]
-    left = tuple(sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()))
-    if code != kills.KILLED:
-        return Ended(point, left, (code,), (f"exit code {code} in place of a kill",))
-    complete = _complete(run)
+    points = Copies(None, run=run, diary=diary, to=folder / "states")
+    code = kills.forked(command(strategy, run), run, diary, None, points)[0]
+    if code:
+        raise RuntimeError(diary.with_suffix(".output").read_text()[-2000:])
+    found: dict[str, State] = {}
+    for place in sorted((folder / "states").iterdir(), key=lambda path: int(path.name)):
+        digest = _digest(place / "run")
+        before = found[digest].points if digest in found else ()
+        found[digest] = State((*before, int(place.name)), place)
+    shutil.rmtree(run)
+    diary.unlink()
+    return list(found.values())
+
+
+def _digest(run: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(run.rglob("*")):
+        content = path.read_bytes() if path.is_file() else b""
+        digest.update(f"{path.relative_to(run)} {len(content)} ".encode() + content)
+    return digest.hexdigest() + str(run.exists())
+
+
+def ended(strategy: str, state: State, folder: Path) -> Ended:
+    """What a user comes to from this state, in the folder that `states` used."""
+    run, diary = folder / "run", folder / "diary"
+    for path in (run, diary, diary.with_suffix(".output")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    if (state.place / "run").exists():
+        shutil.copytree(state.place / "run", run)
+    if (state.place / "diary").exists():
+        shutil.copy(state.place / "diary", diary)
+    complete, empty = _complete(run), not kills.drawn(diary)
     codes = [kills.forked(["run", f"resume={run}"], run, diary, None)[0]]
-    if codes[0] == 2 and not complete and not kills.drawn(diary):
-        codes.append(kills.forked(first, run, diary, None)[0])
-    return Ended(point, left, tuple(codes), _faults(run, diary, complete, codes))
+    if codes[0] == 2 and not complete and empty:
+        codes.append(kills.forked(command(strategy, run), run, diary, None)[0])
+    return Ended(tuple(codes), _faults(run, diary, complete, codes))
 
 
 def _complete(run: Path) -> bool:

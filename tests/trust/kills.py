@@ -1,8 +1,8 @@
 """Runs that are killed at a random point and resumed, until they end: what the ledger then says.
 
-The points are the moments before and after each call that changes what is on disk, by whatever
-library it is made: fsync, the opening of a file to write, the creation of a folder, and a
-replacement, removal, link or truncation. A run is a fork of this process, which has loaded all
+The points are the moments after each call that changes what is on disk, by whatever library it is
+made: the opening of a file to write, the creation of a folder, a replacement, removal, link or
+truncation, and fsync; before an fsync is one more, with all written that it makes durable. A run is a fork of this process, which has loaded all
 libraries, and a kill is ``os._exit``: no ``finally`` runs, no buffer is flushed.
 
 Every noise vector is written to a diary at the moment it is drawn, with the round that it is for
@@ -59,9 +59,10 @@ class Points:
         if self.passed == self.last:
             os._exit(KILLED)
 
-    def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
+    def around(self, call: Callable[..., Any], *, before: bool = False) -> Callable[..., Any]:
         def watched(*args: Any, **kwargs: Any) -> Any:
-            self.reach()
+            if before:
+                self.reach()
             result = call(*args, **kwargs)
             self.reach()
             return result
@@ -71,7 +72,8 @@ class Points:
 
 def watch(points: Points, folder: Path, diary: Path) -> None:
     """Make this process count its points and write its diary; it cannot be undone."""
-    for name in ("fsync", "replace", "rename", "unlink", "remove", "truncate", "link", "mkdir"):
+    os.fsync = points.around(os.fsync, before=True)
+    for name in ("replace", "rename", "unlink", "remove", "truncate", "link", "mkdir"):
         setattr(os, name, points.around(getattr(os, name)))
     opened = io.open
 
@@ -100,13 +102,27 @@ def watch(points: Points, folder: Path, diary: Path) -> None:
     rng.standard_normal, rng.Secrets.stream = noted, numbered  # type: ignore[method-assign]
 
 
-def forked(arguments: list[str], folder: Path, diary: Path, last: int | None) -> tuple[int, int]:
-    """Exit code of the command in a fork that ends at point ``last``, and the points it passed."""
+def forked(
+    arguments: list[str],
+    folder: Path,
+    diary: Path,
+    last: int | None,
+    points: Points | None = None,
+) -> tuple[int, int]:
+    """Exit code of the command in a fork that ends at point ``last``, and the points it passed.
+
+    Args:
+        arguments: of the command.
+        folder: of the run.
+        diary: takes a line for each noise vector.
+        last: at which the fork ends; None: at none.
+        points: counts them; None: `Points`.
+    """
     count = diary.with_suffix(".points")
     count.unlink(missing_ok=True)
     child = os.fork()
     if child == 0:
-        points = Points(last)
+        points = points or Points(last)
         quiet = os.open(diary.with_suffix(".output"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
