@@ -14,8 +14,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers import small_world
 from trust import kills
+
+from helpers import small_world
 
 ROUNDS = 3
 STRATEGIES = {

@@ -2,8 +2,9 @@
 
 The points are the moments after each call that changes what is on disk, by whatever library it is
 made: the opening of a file to write, the creation of a folder, a replacement, removal, link or
-truncation, and fsync; before an fsync is one more, with all written that it makes durable. A run is a fork of this process, which has loaded all
-libraries, and a kill is ``os._exit``: no ``finally`` runs, no buffer is flushed.
+truncation, and fsync; before an fsync is one more, with all written that it makes durable. A run is
+a fork of this process, which has loaded all libraries, and a kill is ``os._exit``: no ``finally``
+runs, no buffer is flushed.
 
 Every noise vector is written to a diary at the moment it is drawn, with the round that it is for
 and the number of intents that are on disk then. Afterwards no vector may have been drawn twice, no
