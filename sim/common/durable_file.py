@@ -86,6 +86,15 @@ def remove(path: Path) -> None:
         sync_folder(path.parent)
 
 
+def clear(folder: Path) -> None:
+    """Delete what interrupted calls of `replace` have left in a folder, if there is one.
+
+    The next call for the same file would do so, but the last round of a run has none after it.
+    """
+    for path in folder.glob("*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def _temporary(path: Path) -> Path:
     """Where `replace` writes the content before it takes the file's name."""
     return path.with_name(f"{path.name}.tmp")

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from userdp.sim.common import foreign_code, renamed
 from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.common.foreign_code import CodeNotLoadedError
 from userdp.sim.config import validation
 from userdp.sim.config.settings import Settings
 from userdp.sim.run_folder.layout import RunFolder
@@ -50,7 +51,14 @@ def settings(overrides: Sequence[str]) -> tuple[Settings, DictConfig]:
         raise ConfigurationError("+experiment=selections: start it with userdp compare.")
     if resumed is None:
         return validation.parse(config), config
-    return _parsed_stored(config, [item.partition("=")[2] for item in overrides]), config
+    try:
+        return _parsed_stored(config, [item.partition("=")[2] for item in overrides]), config
+    except CodeNotLoadedError:
+        raise
+    except ConfigurationError as error:
+        if overrides[1:]:  # the values of this command may be what is wrong
+            raise
+        raise ConfigurationError(f"{error} It is in {resumed}; {_again(resumed)}.") from None
 
 
 def _check_hydra(overrides: Sequence[str]) -> None:
@@ -218,6 +226,8 @@ def _changed(folder: str, overrides: Sequence[str]) -> DictConfig:
         raise ConfigurationError(f"resume={folder}: there is no {path}; {_again(folder)}.")
     try:
         values = OmegaConf.to_container(OmegaConf.load(path))
+        if not values:
+            raise ValueError("it is empty")
         _check_plain(values)
         configuration: DictConfig = OmegaConf.create(renamed.completed(values))
         changes: Any = OmegaConf.from_dotlist(list(overrides))

@@ -46,6 +46,8 @@ def open_run(prepared: Prepared, config: Mapping[str, Any]) -> tuple[Ledger, Mec
         if not going_on.has_config(folder):
             going_on.write_config(folder, config)
         durable_file.remove(folder.statement)
+        for place in (folder.path, folder.checkpoint, folder.adapter):
+            durable_file.clear(place)
 
     code = ledger_header.code(prepared.settings, prepared.plan.mechanism)
     ledger = Ledger.resume(folder.ledger, prepared.header, code=code, check=check)

@@ -100,10 +100,11 @@ def ran(kilobytes: int, folder: Path, diary: Path) -> Outcome:
 
 
 def _command(folder: Path) -> list[str]:
-    return every_kill.command("user_wise", folder / "run")
+    return [*every_kill.command("user_wise", folder / "run"), "model.lora.r=16"]
 
 
 def warmed(folder: Path) -> None:
     """Fill the cache by a run elsewhere, so that only the run's own files need the disk."""
     small_world.model()
-    kills.forked(every_kill.command("user_wise", folder / "warm"), folder, folder / "warmed", None)
+    command = [*_command(folder), f"output={folder / 'warm'}"]
+    kills.forked(command, folder / "warm", folder / "warmed", None)

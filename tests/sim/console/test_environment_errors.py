@@ -46,22 +46,18 @@ def test_a_library_that_passes_on_the_text_alone_is_understood(number):
 
 
 def test_the_cause_of_an_error_is_looked_at_and_other_errors_are_none_of_these():
-    try:
-        try:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        except OSError as cause:
-            raise KeyError("x") from cause
-    except KeyError as error:
-        assert "No space left" in str(environment_errors.told(error))
+    error = KeyError("x")
+    error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    assert "No space left" in str(environment_errors.told(error))
     assert environment_errors.told(KeyError("x")) is None
 
 
 def test_the_kind_that_is_raised_says_how_to_go_on_and_other_errors_pass():
-    with pytest.raises(StoppedError, match=r"No space.*output=/runs/1.* resume with: x"):
-        with environment_errors.raised_as(
-            StoppedError, lambda: "resume with: x", output=Path("/runs/1")
-        ):
-            raise OSError(errno.ENOSPC, "No space left on device")
+    stopped = environment_errors.raised_as(
+        StoppedError, lambda: "resume with: x", output=Path("/runs/1")
+    )
+    with pytest.raises(StoppedError, match=r"No space.*output=/runs/1.* resume with: x"), stopped:
+        raise OSError(errno.ENOSPC, "No space left on device")
     for error in (ConfigurationError("a"), KeyError("b"), KeyboardInterrupt()):
         with pytest.raises(type(error)), environment_errors.raised_as(StoppedError):
             raise error
