@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
-from userdp.server.ledger import durable_file, hash_chain
+from userdp.server.ledger import hash_chain
 from userdp.server.ledger.ledger import Account
+from userdp.sim.common import durable_file
 from userdp.sim.common.errors import ConfigurationError
 
 _FILE = "state.pt"

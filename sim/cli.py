@@ -16,6 +16,7 @@ from typing import Any
 
 from userdp.sim.common import third_party
 from userdp.sim.common.errors import ConfigurationError, StoppedError
+from userdp.sim.console import streams
 
 HELP = """userdp: federated fine-tuning of language models under user-level differential privacy
 
@@ -53,8 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code, as ``HELP`` lists them.
     """
+    with streams.steady():
+        return _main(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _main(words: list[str]) -> int:
     third_party.environment()
-    words = list(sys.argv[1:] if arguments is None else arguments)
     verbs: dict[str, Callable[[list[str]], Any]] = {
         "run": _run,
         "plan": _plan,
@@ -77,8 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _allow_modules_of_working_folder() -> None:
     """Let dotted names find modules in the working folder; installed modules come before them."""
-    if (folder := os.getcwd()) not in sys.path:
-        sys.path.append(folder)
+    with contextlib.suppress(OSError):  # of a folder that is gone
+        if (folder := os.getcwd()) not in sys.path:
+            sys.path.append(folder)
 
 
 def _exit_code(verb: Callable[[list[str]], Any], arguments: list[str]) -> int:
@@ -91,6 +97,16 @@ def _exit_code(verb: Callable[[list[str]], Any], arguments: list[str]) -> int:
     except KeyboardInterrupt as interrupt:
         notes = getattr(interrupt, "__notes__", [])
         return _print_error("; ".join(["interrupted", *notes]), 130)
+    except Exception as error:
+        from userdp.sim.console import environment_errors
+
+        line = environment_errors.told(error)
+        if line is None:
+            raise
+        return _print_error(f"error: {line}", 2)
+    sys.stdout.flush()
+    if lost := streams.lost_output():
+        return _print_error(f"stopped: standard output took not all of it: {lost}", 1)
     return 0
 
 

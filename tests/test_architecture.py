@@ -396,3 +396,102 @@ def test_tests_mirror_the_tree():
     folders = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("*.py")}
     rooms = {folder.relative_to(ROOT) for folder in code_folders()}
     assert {f for f in folders if f.parts and f.parts[0] not in apart} <= rooms | {Path()}
+
+
+# What writes a file otherwise than by `durable_file.replace`, and why.
+OTHER_WRITERS = {
+    "sim.common.durable_file",  # the mechanism itself
+    "sim.common.cache",  # a folder that is renamed as a whole
+    "server.ledger.ledger",  # grows by lines
+    "sim.tracking.tracker",  # grows by lines
+    "sim.sweep.sweep",  # the output of a job, a log
+    "sim.console.streams",  # the null device
+    "sim.data.population",  # inside a folder of the cache, from here
+    "sim.data.population_writer",
+    "sim.data.corpus",
+    "sim.run.base_score",
+    "sim.run.record_perplexity",
+    "clients.models.embedded",  # to here
+    "analysis.benchmark",  # of temporary folders, /proc, and a table that grows by rows
+}
+LOCKS = {"sim.sweep.jobs"}  # opens files to lock them
+
+
+def mode_of(call: ast.Call, place: int, unknown: str) -> str:
+    """The mode of a call that opens a file; ``unknown`` where it is no constant."""
+    given = [keyword.value for keyword in call.keywords if keyword.arg == "mode"]
+    mode = (given or call.args[place : place + 1] or [ast.Constant("r")])[0]
+    return mode.value if isinstance(mode, ast.Constant) and isinstance(mode.value, str) else unknown
+
+
+def written(module: ast.Module) -> list[tuple[int, str]]:
+    """Calls that write a file, whatever they write to."""
+    found = []
+    names = {"write_text", "write_bytes", "save_file", "savefig", "save_pretrained", "to_csv"}
+    whole = {"np.save", "np.savez", "torch.save", "json.dump", "yaml.dump", "OmegaConf.save"}
+    for node in ast.walk(module):
+        if not isinstance(node, ast.Call):
+            continue
+        name = dotted(node.func)
+        last = name.rpartition(".")[2]
+        opens = last in ("open", "fdopen") and name != "os.open"
+        place = 1 if name in ("open", "io.open", "os.fdopen") else 0
+        if (
+            last in names
+            or name in whole
+            or (opens and set(mode_of(node, place, "w")) & set("wax+"))
+        ):
+            found.append((node.lineno, name))
+    return found
+
+
+# Into a buffer, which is then written by the mechanism; and the opening of a source of records.
+NO_FILES = {"drawn.savefig", "torch.save", "source.open"}
+
+
+@for_every_module
+def test_files_are_written_by_the_one_mechanism_that_replaces_them_whole(name):
+    if not covers(OTHER_WRITERS | LOCKS, name):
+        assert [call for call in written(tree(NAMES[name])) if call[1] not in NO_FILES] == []
+
+
+def without_encoding(module: ast.Module) -> list[tuple[int, str]]:
+    """Calls that read or write a text in whichever encoding the machine prefers."""
+    found = []
+    for node in ast.walk(module):
+        if not isinstance(node, ast.Call) or any(k.arg == "encoding" for k in node.keywords):
+            continue
+        name = dotted(node.func)
+        last = name.rpartition(".")[2]
+        place = 1 if name in ("open", "io.open", "os.fdopen") else 0
+        opens = (
+            last in ("open", "fdopen")
+            and name != "os.open"
+            and "b" not in mode_of(node, place, "b")
+        )
+        if last in ("read_text", "write_text") or opens:
+            found.append((node.lineno, name))
+    return found
+
+
+@for_every_module
+def test_texts_are_read_and_written_in_a_named_encoding(name):
+    if not covers({"analysis.benchmark"}, name):
+        calls = without_encoding(tree(NAMES[name]))
+        assert [call for call in calls if call[1] not in NO_FILES] == []
+
+
+@pytest.mark.parametrize(
+    ("code", "check"),
+    [
+        ("path.write_text(x, encoding='utf-8')", written),
+        ("open(path, 'w')", written),
+        ("path.open('ab')", written),
+        ("OmegaConf.save(x, path)", written),
+        ("path.read_text()", without_encoding),
+        ("open(path)", without_encoding),
+        ("path.open('w', newline='')", without_encoding),
+    ],
+)
+def test_the_checks_find_other_writers_and_lacking_encodings(code, check):
+    assert check(ast.parse(code))

@@ -16,6 +16,7 @@ from userdp.analysis.audit.audit import Outcome
 from userdp.analysis.audit.options import Options, parse
 from userdp.analysis.audit.subject import Subject
 from userdp.server.ledger import ledger
+from userdp.sim.common import durable_file
 from userdp.sim.common.errors import ConfigurationError, StoppedError
 from userdp.sim.config import hydra_compose
 from userdp.sim.config.settings import Settings
@@ -64,7 +65,8 @@ def _measured(options: Options, words: Sequence[str]) -> tuple[Outcome, dict[str
         outcome = audit.run(subject, options, options.randomness(), tick, engine)
     figures = _described(outcome, options)
     if folder is not None:
-        folder.audit.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
+        text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
+        durable_file.replace(folder.audit, text.encode())
     return outcome, figures
 
 
@@ -112,7 +114,7 @@ def _stated(folder: RunFolder, plan: Plan) -> float:
     """Epsilon of the run's statement; of its plan where there is none, or fewer rounds ended it."""
     if not folder.statement.is_file():
         return plan.epsilon.upper
-    facts = json.loads(folder.statement.read_text())
+    facts = json.loads(folder.statement.read_text(encoding="utf-8"))
     if facts.get("rounds") != plan.rounds or facts.get("epsilon") is None:
         return plan.epsilon.upper
     return float(facts["epsilon"])

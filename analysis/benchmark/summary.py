@@ -124,10 +124,10 @@ def append(path: str, results: Mapping[str, Any]) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     columns = list(rows[0])
     if place.exists() and place.stat().st_size:
-        with place.open(newline="") as lines:
+        with place.open(newline="", encoding="utf-8") as lines:
             if next(csv.reader(lines)) != columns:
                 raise ValueError("the file holds other columns; name a new one.")
-    with place.open("a", newline="") as lines:
+    with place.open("a", newline="", encoding="utf-8") as lines:
         writer = csv.DictWriter(lines, columns)
         if not lines.tell():
             writer.writeheader()

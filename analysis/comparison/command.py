@@ -23,6 +23,7 @@ from userdp.analysis.comparison.jobs import Job, Setup
 from userdp.analysis.comparison.ranking import Cell
 from userdp.clients.batching import unit_records
 from userdp.server.mechanisms.base import RECORD_SLOT
+from userdp.sim.common import durable_file
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config.settings import Settings
 from userdp.sim.inputs import run_inputs
@@ -189,9 +190,8 @@ def _report(setup: Setup, cells: Sequence[Cell], all_jobs: Sequence[Job]) -> Non
         "\n".join(_notes(setup, all_jobs, composed)),
     )
     text = "\n\n".join(part for part in parts if part)
-    setup.folder.mkdir(parents=True, exist_ok=True)
-    (setup.folder / "table.md").write_text(text + "\n")
-    (setup.folder / "table.csv").write_text(ranking.comma_separated(cells))
+    durable_file.replace(setup.folder / "table.md", f"{text}\n".encode())
+    durable_file.replace(setup.folder / "table.csv", ranking.comma_separated(cells).encode())
     results = {
         "comparison": asdict(setup.comparison),
         "overrides": setup.overrides,
@@ -199,7 +199,9 @@ def _report(setup: Setup, cells: Sequence[Cell], all_jobs: Sequence[Job]) -> Non
         "cells": [ranking.plain(cell) for cell in ranking.ranked(cells)],
         "epsilon_of_all_runs": composed,
     }
-    (setup.folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    durable_file.replace(
+        setup.folder / "results.json", (json.dumps(results, indent=2) + "\n").encode()
+    )
     print(text)
 
 

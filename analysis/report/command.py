@@ -24,7 +24,7 @@ from userdp.analysis.report.figures import (
 from userdp.analysis.report.figures.axes import number
 from userdp.analysis.report.figures.figure import Section
 from userdp.analysis.report.page import headline, html, run_table
-from userdp.sim.common import foreign_code
+from userdp.sim.common import durable_file, foreign_code
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.run_folder import reader
 from userdp.sim.run_folder.reader import Run
@@ -74,7 +74,6 @@ def _write(folder: Path, output: Path) -> Path:
         )
     page_sections = sections(runs)
     drawings = {p.name: figure.save(p, output / "figures") for s in page_sections for p in s.plots}
-    output.mkdir(parents=True, exist_ok=True)
     run_table.write(output / "runs.csv", [run_table.values(run) for run in runs])
     text = html.html(
         html.Page(
@@ -88,7 +87,7 @@ def _write(folder: Path, output: Path) -> Path:
         )
     )
     path = output / "report.html"
-    path.write_text(text, encoding="utf-8")
+    durable_file.replace(path, text.encode())
     return path
 
 

@@ -121,7 +121,7 @@ def _free_bytes(device: torch.device) -> float:
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(device)[0]
     meminfo = Path("/proc/meminfo")
-    lines = meminfo.read_text().splitlines() if meminfo.exists() else []
+    lines = meminfo.read_text(encoding="ascii").splitlines() if meminfo.exists() else []
     available = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
     return 1024 * float(available[0]) if available else math.inf
 

@@ -16,9 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Self
 
-from userdp.server.ledger import durable_file, hash_chain
+from userdp.server.ledger import hash_chain
 from userdp.server.ledger.query import Query
-from userdp.sim.common import errors
+from userdp.sim.common import durable_file, errors
 
 Spent = hash_chain.Spent
 
@@ -93,17 +93,29 @@ class Ledger:
         self._path, self._file, self._chain = path, file, chain
 
     @classmethod
-    def create(cls, path: Path, header: Mapping[str, Any], *, code: str = "") -> Self:
-        """Start a ledger.
+    def create(
+        cls,
+        path: Path,
+        header: Mapping[str, Any],
+        *,
+        code: str = "",
+        before: Callable[[], None] = lambda: None,
+    ) -> Self:
+        """Start a ledger: the file is empty and locked until its first line is on disk.
+
+        A file without a whole first line is the rest of such a start: nothing was released under
+        it, and it is written anew.
 
         Args:
             path: of the new file.
             header: the whole mechanism as plain values. Where it has an ``event``, every round must
                 record that event.
             code: hash of the code.
+            before: stores what the run is resumed from, which has to be there before the header
+                is; what it raises passes through.
 
         Raises:
-            LedgerError: a file of that name exists, or its folder does not.
+            LedgerError: a ledger of that name exists or is in use, or its folder does not exist.
             ValueError: a value has no exact form in JSON.
         """
         body = {
@@ -113,10 +125,17 @@ class Ledger:
             "code": code,
             "mechanism": hash_chain.plain(header, "header"),
         }
-        ledger = cls(path, _open(path, "xb"), hash_chain.Chain())
-        ledger._lock()
-        ledger._append(body)
-        durable_file.sync_folder(path.parent)
+        with durable_file.naming(path):
+            ledger = cls(path, _open(path, "a+b"), hash_chain.Chain())
+            try:
+                ledger._lock()
+                ledger._empty()
+                before()
+                ledger._append(body)
+                durable_file.sync_folder(path.parent)
+            except BaseException:
+                ledger.close()
+                raise
         return ledger
 
     @classmethod
@@ -251,6 +270,13 @@ class Ledger:
         except BlockingIOError as error:
             raise LedgerError(f"{self._path} is in use: another process runs this run.") from error
 
+    def _empty(self) -> None:
+        """Remove what an interrupted start has left; refuse a ledger."""
+        self._file.seek(0)
+        if b"\n" in self._file.read():
+            raise LedgerError(f"{self._path} exists: resume that run, or choose a new folder.")
+        self._file.truncate(0)
+
     def _load(self, content: bytes, header: dict[str, Any], expected_head: str | None) -> bytes:
         """Read and compare; returns the rest of a torn line."""
         self._chain, tail = _read(self._path, content)
@@ -279,20 +305,27 @@ class Ledger:
         self._chain.check(entry)
         line = hash_chain.line_of(entry) + b"\n"
         try:
-            if self._file.write(line) != len(line):
-                raise OSError(f"{self._path}: the disk took part of a line.")
-            os.fsync(self._file.fileno())
+            with durable_file.naming(self._path):
+                durable_file.write_all(self._file, line)
+                os.fsync(self._file.fileno())
         except OSError:
             self.close()
             raise
         self._chain.add(entry)
 
 
-def _open(path: Path, mode: Literal["xb", "r+b"]) -> BinaryIO:
+def begun(path: Path) -> bool:
+    """Whether a ledger has its first line, without which nothing can have been released.
+
+    Raises:
+        OSError: the file is there and cannot be read.
+    """
+    return path.exists() and b"\n" in path.read_bytes()
+
+
+def _open(path: Path, mode: Literal["a+b", "r+b"]) -> BinaryIO:
     try:
         return open(path, mode, buffering=0)
-    except FileExistsError as error:
-        raise LedgerError(f"{path} exists: resume that run, or choose a new folder.") from error
     except FileNotFoundError as error:
         raise LedgerError(f"{path} does not exist: check the run folder.") from error
 

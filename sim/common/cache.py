@@ -10,21 +10,64 @@ read, a name says nothing but which results are the same ones.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import hmac
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
+
+from userdp.sim.common import durable_file
+from userdp.sim.common.errors import ConfigurationError
+
+VARIABLE = "USERDP_CACHE"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_NUMPY_FULL = " requested and "  # its error for a full disk has no number: how many were written
+_Value = TypeVar("_Value")
 
 
 def cache_root() -> Path:
-    """``USERDP_CACHE``, else ``XDG_CACHE_HOME/userdp``, else ``~/.cache/userdp``; not created."""
-    if configured := os.environ.get("USERDP_CACHE"):
+    """``USERDP_CACHE``, else ``XDG_CACHE_HOME/userdp``, else ``~/.cache/userdp``; not created.
+
+    Raises:
+        ConfigurationError: no variable is set, and this user has no home folder.
+    """
+    if configured := os.environ.get(VARIABLE):
         return Path(configured)
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "userdp"
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared) / "userdp"
+    try:
+        return Path.home() / ".cache" / "userdp"
+    except RuntimeError:  # neither HOME nor an entry in the table of users
+        raise ConfigurationError(
+            f"{VARIABLE} is not set, and this user has no home folder; set {VARIABLE} to a folder "
+            "that can be written."
+        ) from None
+
+
+@contextlib.contextmanager
+def _told(root: Path) -> Iterator[None]:
+    """Turn what the system says about the cache into one line that names the variable.
+
+    Raises:
+        ConfigurationError: a file of the cache cannot be read or written, or its disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        named = error.filename is not None
+        inside = named and Path(error.filename).absolute().is_relative_to(root.absolute())
+        full = error.errno in _FULL or _NUMPY_FULL in str(error)
+        if not (inside or (full and not named)):
+            raise  # of what is read to be stored
+        where = error.filename if inside else root
+        raise ConfigurationError(
+            f"{VARIABLE}={root}: {where}: {error.strerror or error}; set {VARIABLE} to a folder "
+            "that can be written and has space."
+        ) from error
 
 
 def fingerprint(*parts: object) -> str:
@@ -44,9 +87,11 @@ def place(root: Path, kind: str, *parts: object) -> Path:
         parts: all that the result depends on; equal where their ``repr`` is.
 
     Raises:
-        OSError: the key cannot be read or written.
+        ConfigurationError: the key cannot be read or written.
     """
-    name = hmac.new(_key(root), repr((kind, parts)).encode(), "sha256").hexdigest()
+    with _told(root):
+        key = _key(root)
+    name = hmac.new(key, repr((kind, parts)).encode(), "sha256").hexdigest()
     return root / kind / name[:32]
 
 
@@ -59,9 +104,11 @@ def _key(root: Path) -> bytes:
         path.unlink()  # damaged: what was stored under it is no longer found
     root.mkdir(parents=True, exist_ok=True)
     handle, unfinished = tempfile.mkstemp(prefix=".unfinished-", dir=root)  # mode 0600
-    with os.fdopen(handle, "wb") as file:
-        file.write(os.urandom(_KEY_BYTES))
     try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(os.urandom(_KEY_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
         os.link(unfinished, path)
     except FileExistsError:
         pass
@@ -73,22 +120,47 @@ def _key(root: Path) -> bytes:
 def published(folder: Path, build: Callable[[Path], None]) -> Path:
     """Create ``folder`` by ``build(temporary folder)`` unless it exists; returns ``folder``.
 
-    The temporary folder is renamed when it is complete, so an interrupted build leaves no result,
-    and of two processes that build the same folder one wins and both return it.
+    The temporary folder is renamed when it is complete and on disk, so an interrupted build leaves
+    no result, and of two processes that build the same folder one wins and both return it.
+
+    Args:
+        folder: of the result, in the folder of its kind in the cache's root.
+        build: fills the temporary folder.
 
     Raises:
-        OSError: the folder cannot be created; what ``build`` raises passes through.
+        ConfigurationError: the cache cannot be written; what else ``build`` raises passes through.
     """
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder.parent))
-    try:
-        build(unfinished)
-        _rename(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with _told(folder.parents[1]):
+        if folder.is_dir():
+            return folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder.parent))
+        try:
+            build(unfinished)
+            durable_file.sync_tree(unfinished)
+            _rename(unfinished, folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
     return folder
+
+
+def stored(folder: Path, build: Callable[[Path], None], read: Callable[[Path], _Value]) -> _Value:
+    """What ``read(folder)`` makes of a result of `published`; a damaged one is built anew, once.
+
+    Raises:
+        ConfigurationError: as `published`; what else ``build`` and ``read`` raise passes through.
+    """
+    published(folder, build)
+    with _told(folder.parents[1]):
+        try:
+            return read(folder)
+        except PermissionError:
+            raise
+        except ConfigurationError:
+            raise
+        except (OSError, EOFError, LookupError, TypeError, ValueError):  # cut or lost by a crash
+            shutil.rmtree(folder)
+            return read(published(folder, build))
 
 
 def _rename(unfinished: Path, folder: Path) -> None:

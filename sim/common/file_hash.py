@@ -7,13 +7,14 @@ stored: a second change could fall into the same tick of the clock and would not
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import time
 from pathlib import Path
 
-from userdp.sim.common import cache
+from userdp.sim.common import cache, durable_file
 
 SETTLED_NS = 2_000_000_000  # age in ns from which two changes have different time stamps
 
@@ -47,7 +48,7 @@ def _stamp(status: os.stat_result) -> list[int]:
 def _stored(entry: Path, stamp: list[int]) -> str | None:
     """The hash in a cache entry; None if the entry is missing, damaged or of another state."""
     try:
-        content = json.loads(entry.read_text())
+        content = json.loads(entry.read_bytes())
         digest: str = content["digest"]
         return digest if content["stamp"] == stamp else None
     except (OSError, ValueError, KeyError, TypeError):
@@ -55,7 +56,6 @@ def _stored(entry: Path, stamp: list[int]) -> str | None:
 
 
 def _store(entry: Path, stamp: list[int], digest: str) -> None:
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = entry.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(json.dumps({"stamp": stamp, "digest": digest}))
-    unfinished.replace(entry)
+    """Store a hash; where the cache takes no more, it is computed again the next time."""
+    with contextlib.suppress(OSError):
+        durable_file.replace(entry, json.dumps({"stamp": stamp, "digest": digest}).encode())

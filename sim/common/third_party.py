@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
 import os
 import warnings
+from pathlib import Path
 
 _VARIABLES = {
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads cost more than they win
@@ -20,6 +22,35 @@ def environment() -> None:
     """Set the variables that libraries read when they are imported; existing values stay."""
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)
+    try:
+        getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container's user, whom no table lists
+        os.environ["LOGNAME"] = f"user-{os.getuid()}"  # libraries name folders by it
+    _library_cache()
+
+
+def _library_cache() -> None:
+    """Give the libraries of Hugging Face folders in our cache, where they have none they can write.
+
+    They make some even where they store nothing. A folder that is there stays in use to read from.
+    """
+    ours, usual = os.environ.get("USERDP_CACHE"), os.path.expanduser("~/.cache")
+    home = os.environ.get("HF_HOME") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or usual, "huggingface"
+    )
+    if ours is None or _can_be_made(Path(home, "datasets")):
+        return
+    os.environ.setdefault("HF_DATASETS_CACHE", str(Path(ours, "huggingface", "datasets")))
+    if not Path(home).is_dir():
+        os.environ["HF_HOME"] = str(Path(ours, "huggingface"))
+
+
+def _can_be_made(folder: Path) -> bool:
+    """Whether a folder can be written, or made; not so where ``~`` stands for no folder."""
+    if not folder.is_absolute():
+        return False
+    nearest = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
 
 
 def accountants() -> None:

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from userdp.sim.common import foreign_code, renamed
 from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.common.foreign_code import CodeNotLoadedError
 from userdp.sim.config import validation
 from userdp.sim.config.settings import Settings
 from userdp.sim.run_folder.layout import RunFolder
@@ -42,6 +43,7 @@ def settings(overrides: Sequence[str]) -> tuple[Settings, DictConfig]:
         ConfigurationError: an unknown key or group, or a value that does not fit.
     """
     resumed = value(overrides, "resume")
+    _check_hydra(overrides)
     config = _composed(overrides) if resumed is None else _changed(resumed, overrides)
     with open_dict(config):
         config.pop(_GRIDS, None)
@@ -49,7 +51,28 @@ def settings(overrides: Sequence[str]) -> tuple[Settings, DictConfig]:
         raise ConfigurationError("+experiment=selections: start it with userdp compare.")
     if resumed is None:
         return validation.parse(config), config
-    return _parsed_stored(config, [item.partition("=")[2] for item in overrides]), config
+    try:
+        return _parsed_stored(config, [item.partition("=")[2] for item in overrides]), config
+    except CodeNotLoadedError:
+        raise
+    except ConfigurationError as error:
+        if overrides[1:]:  # the values of this command may be what is wrong
+            raise
+        raise ConfigurationError(f"{error} It is in {resumed}; {_again(resumed)}.") from None
+
+
+def _check_hydra(overrides: Sequence[str]) -> None:
+    """Refuse settings of Hydra that one run would not follow.
+
+    Raises:
+        ConfigurationError: there is one, such as ``hydra.run.dir``.
+    """
+    for item in hydra_overrides(overrides):
+        if item.lstrip("+~").startswith("hydra") and not item.startswith(_SEARCH_PATH):
+            raise ConfigurationError(
+                f"{item}: one run does not follow this setting of Hydra; output=FOLDER chooses its "
+                "folder."
+            )
 
 
 def stored(folder: RunFolder, like: Settings | None = None) -> tuple[Settings, DictConfig]:
@@ -106,10 +129,12 @@ def jobs(overrides: Sequence[str]) -> list[list[str]]:
         ConfigurationError: an override cannot be parsed or numbers the job folders, or Hydra has
             no such launcher.
     """
-    for name in ("hydra.sweep.subdir", "hydra/sweeper"):
-        if value(overrides, name) is not None:
+    keys = {override.key_or_group for override in _parsed(overrides)}
+    for name in ("hydra.sweep.subdir", "hydra/sweeper", "hydra.run.dir", "hydra.job.chdir"):
+        if name in keys:
             raise ConfigurationError(
-                f"{name}: a sweep is a grid, and its job folders are numbered; leave it out."
+                f"{name}: a sweep is a grid, its job folders are numbered, and output=FOLDER holds "
+                "them; leave it out."
             )
     choices = _choices_of_experiment(overrides)
     grids = _grids_of_experiment(overrides)
@@ -198,15 +223,19 @@ def _changed(folder: str, overrides: Sequence[str]) -> DictConfig:
     """The configuration of an earlier run, with further overrides of plain values."""
     path = RunFolder(Path(folder)).config
     if not path.is_file():
-        raise ConfigurationError(f"resume={folder}: there is no {path}; name a run folder.")
+        raise ConfigurationError(f"resume={folder}: there is no {path}; {_again(folder)}.")
     try:
         values = OmegaConf.to_container(OmegaConf.load(path))
+        if not values:
+            raise ValueError("it is empty")
         _check_plain(values)
         configuration: DictConfig = OmegaConf.create(renamed.completed(values))
         changes: Any = OmegaConf.from_dotlist(list(overrides))
         merged: Any = OmegaConf.merge(configuration, changes)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
-        raise ConfigurationError(f"resume={folder}: {_one_line(error)}") from None
+        raise ConfigurationError(
+            f"resume={folder}: {path.name} is damaged ({_one_line(error)}); {_again(folder)}."
+        ) from None
     for name in changes:
         is_group = OmegaConf.is_dict(OmegaConf.select(configuration, name))
         if is_group and not OmegaConf.is_dict(changes[name]):
@@ -215,6 +244,13 @@ def _changed(folder: str, overrides: Sequence[str]) -> DictConfig:
             )
     config: DictConfig = merged
     return config
+
+
+def _again(folder: str) -> str:
+    """What to do about a folder that has no configuration that can be read."""
+    if not RunFolder(Path(folder)).path.is_dir():
+        return "name a run folder"
+    return f"name a run folder, or give the run's first command again, with output={folder}"
 
 
 def _check_plain(values: Any) -> None:

@@ -88,7 +88,7 @@ class Corpus:
             name=folder.name,
             train=Population.load(folder / "train"),
             heldout=Population.load(folder / "heldout"),
-            dropped=json.loads((folder / "dropped.json").read_text()),
+            dropped=json.loads((folder / "dropped.json").read_bytes()),
         )
 
 
@@ -113,7 +113,7 @@ def write(
             for writer, held_out in ((train, False), (heldout, True)):
                 members = [i for i, example in enumerate(batch) if example.held_out == held_out]
                 writer.extend([batch[i].user for i in members], [records[i] for i in members])
-    (folder / "dropped.json").write_text(json.dumps(dict(dropped)))
+    (folder / "dropped.json").write_bytes(json.dumps(dict(dropped)).encode())
 
 
 def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:

@@ -127,7 +127,7 @@ def load(source: Source, settings: CorpusSettings, encode: Encode, cache_folder:
             )
 
     key = settings.cache_key(opened.fingerprint, encode)
-    return Corpus.load(cache.published(cache.place(cache_folder, "corpora", key), build))
+    return cache.stored(cache.place(cache_folder, "corpora", key), build, Corpus.load)
 
 
 def generate(
@@ -143,15 +143,16 @@ def generate(
     key = cache.fingerprint(
         population.name, population.version, corpus.FORMAT, seed, users, share, encode.name
     )
-    examples = (
-        Example(user, text, holdout.user_held_out(seed, user, share))
-        for user, texts in population.users(seed, users)
-        for text in texts
-    )
-    place = cache.place(cache_folder, "corpora", key)
-    return Corpus.load(
-        cache.published(place, lambda folder: corpus.write(folder, examples, encode, {}))
-    )
+
+    def build(folder: Path) -> None:
+        examples = (
+            Example(user, text, holdout.user_held_out(seed, user, share))
+            for user, texts in population.users(seed, users)
+            for text in texts
+        )
+        corpus.write(folder, examples, encode, {})
+
+    return cache.stored(cache.place(cache_folder, "corpora", key), build, Corpus.load)
 
 
 def _batch_encoder(

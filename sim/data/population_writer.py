@@ -7,12 +7,14 @@ number of records.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
+from userdp.sim.common import durable_file
 from userdp.sim.data import population
 
 _CHUNK = 1 << 20  # records that are grouped by user at a time
@@ -51,9 +53,7 @@ class PopulationWriter:
             column.close()
         owners = np.load(self._folder / "owners.npy", mmap_mode="r")
         offsets = population.offsets(_counts(owners, len(self._slots)))
-        grouped = np.lib.format.open_memmap(
-            self._folder / "user_records.npy", "w+", np.int64, owners.shape
-        )
+        grouped = _mapped(self._folder / "user_records.npy", owners.shape)
         _group(owners, offsets, grouped)
         grouped.flush()
         (self._folder / "owners.npy").unlink()
@@ -86,6 +86,21 @@ class _Column:
         np.lib.format.write_array_header_1_0(
             self._file, {"descr": self._dtype, "fortran_order": False, "shape": (self.length,)}
         )
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A new int64 array on disk, whose space is taken at once.
+
+    A full disk would otherwise show when a page is written, by a signal that ends the process.
+
+    Raises:
+        OSError: the disk has no space for it.
+    """
+    array = np.lib.format.open_memmap(path, "w+", np.int64, shape)
+    if hasattr(os, "posix_fallocate"):  # not on every system
+        with durable_file.naming(path), path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def _counts(owners: np.ndarray, users: int) -> np.ndarray:

@@ -65,12 +65,12 @@ def _stored(prepared: Prepared) -> heldout.Evaluation:
         evaluation = finish.score(prepared, initial)
         _write(folder, evaluation if keep_records else replace(evaluation, records=None))
 
-    return _read(cache.published(place, build))
+    return cache.stored(place, build, _read)
 
 
 def _write(folder: Path, evaluation: heldout.Evaluation) -> None:
     figures = {name: value for name, value in vars(evaluation).items() if name != "records"}
-    (folder / "score.json").write_text(json.dumps(figures))
+    (folder / "score.json").write_bytes(json.dumps(figures).encode())
     if evaluation.records is not None:
         arrays = {
             name: array for name, array in vars(evaluation.records).items() if array is not None
@@ -79,7 +79,7 @@ def _write(folder: Path, evaluation: heldout.Evaluation) -> None:
 
 
 def _read(folder: Path) -> heldout.Evaluation:
-    figures, records = json.loads((folder / "score.json").read_text()), None
+    figures, records = json.loads((folder / "score.json").read_bytes()), None
     if (folder / "records.npz").exists():
         with np.load(folder / "records.npz") as arrays:
             records = heldout.RecordScores(**arrays)

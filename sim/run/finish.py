@@ -14,9 +14,9 @@ import torch
 from userdp.clients.evaluation import heldout
 from userdp.clients.evaluation.heldout import Evaluation
 from userdp.clients.models import export
-from userdp.server.ledger import durable_file
 from userdp.server.ledger.ledger import Ledger
 from userdp.server.statement import claim, model_card, statement
+from userdp.sim.common import durable_file
 from userdp.sim.console import run_summary
 from userdp.sim.data.canaries import Canaries
 from userdp.sim.run import input_digests
@@ -58,7 +58,10 @@ def finish(
     after: Evaluation,
     released: Mapping[str, float],
 ) -> Result:
-    """Write statement, adapter, model card and summary, and print the outcome.
+    """Write model card, adapter, statement and summary, and print the outcome.
+
+    The summary is the last line of the metrics, and makes the run a complete one
+    (`RunFolder.complete`). Killed before it, the run is resumed, and all of this is written again.
 
     Args:
         before: score of the base model.
@@ -68,16 +71,6 @@ def finish(
     folder = prepared.folder
     simulated = _simulated(prepared, {0: before, ledger.rounds_intended: after})
     facts = _publish(prepared, ledger, before, after)
-    tracker.summary(
-        {
-            **before.metrics("_before"),
-            **after.metrics(),
-            **({} if after.majority is None else {"heldout_majority": after.majority}),
-            **({k: facts[k] for k in ("epsilon", "delta")} if facts["private"] else {}),
-            **released,
-        },
-        simulation_only=simulated.figures,
-    )
     for path, name, kind in (
         (folder.adapter, "adapter", "model"),
         (folder.model_card, "model_card", "card"),
@@ -88,6 +81,16 @@ def finish(
         tracker.artifact(path, name, kind)
     if ledger.rounds_intended >= prepared.plan.rounds:  # else the run can be resumed
         input_digests.delete(folder)
+    tracker.summary(
+        {
+            **before.metrics("_before"),
+            **after.metrics(),
+            **({} if after.majority is None else {"heldout_majority": after.majority}),
+            **({k: facts[k] for k in ("epsilon", "delta")} if facts["private"] else {}),
+            **released,
+        },
+        simulation_only=simulated.figures,
+    )
     run_summary.print_end(folder, {**_score_rows(before, after), **simulated.shown}, facts)
     return Result(folder=folder.path, before=before, after=after, statement=facts)
 
@@ -129,11 +132,15 @@ def _score_rows(before: Evaluation, after: Evaluation) -> dict[str, str]:
 def _publish(
     prepared: Prepared, ledger: Ledger, before: Evaluation, after: Evaluation
 ) -> Mapping[str, Any]:
-    """Write adapter and model card, and last the statement, which holds their digests."""
+    """Write model card and adapter, and last the statement, which holds their digests.
+
+    The card comes before the adapter, so that no adapter ever stands beside the card of an earlier
+    one, whose epsilon was smaller.
+    """
     inputs, folder = prepared.inputs, prepared.folder
-    export.save(inputs.model, prepared.optimizer.averaged, folder.adapter, base=inputs.base)
     card = _card(prepared, _statement(prepared, ledger, {}), before, after)
     durable_file.replace(folder.model_card, card.encode())
+    export.save(inputs.model, prepared.optimizer.averaged, folder.adapter, base=inputs.base)
     facts = _statement(prepared, ledger, published_files.digests(folder))
     durable_file.replace(folder.statement, (json.dumps(facts, indent=2) + "\n").encode())
     return facts

@@ -15,7 +15,7 @@ import json
 import os
 from collections.abc import Mapping
 
-from userdp.server.ledger import durable_file
+from userdp.sim.common import durable_file
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.inputs.run_inputs import RunInputs
 from userdp.sim.run_folder.layout import RunFolder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,10 +111,15 @@ def _check_folder(settings: Settings) -> None:
     """Refuse a new run in a folder with a run, and a resumed run without a round left."""
     folder = RunFolder(settings.folder)
     if settings.resume is None:
-        if folder.ledger.exists():
+        if ledger.begun(folder.ledger):
             raise ConfigurationError(
                 f"output={folder.path}: it holds a run already; resume that run with "
                 f"resume={folder.path}, or choose a new folder."
+            )
+        if folder.released:
+            raise ConfigurationError(
+                f"output={folder.path}: it holds files of a run without its ledger; choose a new "
+                "folder."
             )
         _check_writable(folder.path)
         return
@@ -127,9 +133,10 @@ def _check_folder(settings: Settings) -> None:
             f"resume={folder.path}: {released} releases are recorded, but checkpoint/ is gone; "
             "restore it, or start a new run."
         )
-    if account.rounds >= settings.rounds and folder.statement.exists():
+    if account.rounds >= settings.rounds and folder.complete:
         raise ConfigurationError(
-            f"resume={folder.path}: all of its {account.rounds} rounds are spent; start a new run."
+            f"resume={folder.path}: the run is complete: all of its {account.rounds} rounds are "
+            "spent; start a new run."
         )
 
 
@@ -137,6 +144,10 @@ def _check_writable(folder: Path) -> None:
     nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not nearest.is_dir():
         raise ConfigurationError(f"output={folder}: {nearest} is a file; choose a folder.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ConfigurationError(
+            f"output={folder}: {nearest} cannot be written; choose a folder that can."
+        )
 
 
 def _declared_users(settings: Settings, inputs: RunInputs) -> int:

@@ -51,8 +51,12 @@ def with_perplexity(
         )
         np.save(folder / "perplexity.npy", figures)
 
-    folder = cache.published(cache.place(cache_folder, "perplexity", *parts), build)
-    return replace(population, perplexity=np.load(folder / "perplexity.npy", mmap_mode="r"))
+    def read(folder: Path) -> np.ndarray:
+        figures: np.ndarray = np.load(folder / "perplexity.npy", mmap_mode="r")
+        return figures
+
+    place = cache.place(cache_folder, "perplexity", *parts)
+    return replace(population, perplexity=cache.stored(place, build, read))
 
 
 def _progress() -> Callable[[Sequence[int]], Iterable[int]]:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 from userdp.server.checkpoint import Checkpoint
 from userdp.server.ledger import hash_chain
 from userdp.server.ledger.ledger import Account, Ledger
 from userdp.server.mechanisms.base import Mechanism
+from userdp.sim.common import durable_file
 from userdp.sim.common.errors import ConfigurationError
-from userdp.sim.run import input_digests, ledger_header
+from userdp.sim.run import going_on, input_digests, ledger_header
 from userdp.sim.run.prepare import Prepared
 from userdp.sim.run_folder import unnoised_values
 
 _LOG = logging.getLogger("userdp")
 
 
-def open_run(prepared: Prepared) -> tuple[Ledger, Mechanism]:
+def open_run(prepared: Prepared, config: Mapping[str, Any]) -> tuple[Ledger, Mechanism]:
     """The run's ledger, open for writing, and the mechanism after the last stored release.
 
     It restores the optimiser and the mechanism's secrets. Nothing of the checkpoint is used, and
-    nothing is written, before all of these were compared with the ledger, which is locked.
+    nothing is written, before all of these were compared with the ledger, which is locked. A
+    statement goes before the ledger does: it would be of fewer entries than the ledger has.
+
+    Args:
+        config: the resolved configuration; stored where the run has lost its own.
 
     Raises:
         ConfigurationError: the ledger is of another mechanism; the checkpoint is damaged, of
@@ -36,6 +43,11 @@ def open_run(prepared: Prepared) -> tuple[Ledger, Mechanism]:
         _check_inputs(prepared, account)
         mechanisms.append(_restored(prepared, checkpoint))
         _load_secrets(prepared, account, checkpoint)
+        if not going_on.has_config(folder):
+            going_on.write_config(folder, config)
+        durable_file.remove(folder.statement)
+        for place in (folder.path, folder.checkpoint, folder.adapter):
+            durable_file.clear(place)
 
     code = ledger_header.code(prepared.settings, prepared.plan.mechanism)
     ledger = Ledger.resume(folder.ledger, prepared.header, code=code, check=check)

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 from flwr.app import ArrayRecord, Context, MetricRecord, RecordDict
-from omegaconf import OmegaConf
 
 from userdp.clients.app import client_app
 from userdp.clients.evaluation.heldout import Evaluation
@@ -30,12 +29,13 @@ from userdp.server.strategy import (
 from userdp.sim.common import rng
 from userdp.sim.common.errors import ConfigurationError, StoppedError
 from userdp.sim.config.settings import Settings
-from userdp.sim.console import run_summary
+from userdp.sim.console import environment_errors, run_summary
 from userdp.sim.console.progress import Progress
 from userdp.sim.inputs import run_inputs
 from userdp.sim.run import (
     base_score,
     finish,
+    going_on,
     input_digests,
     ledger_header,
     node_setup,
@@ -46,6 +46,7 @@ from userdp.sim.run import (
 )
 from userdp.sim.run.finish import Result
 from userdp.sim.run.prepare import Prepared
+from userdp.sim.run_folder import reader
 from userdp.sim.runtime.registry import RUNTIMES, Nodes
 from userdp.sim.tracking.tracker import Tracker
 
@@ -71,10 +72,15 @@ def run(
         ConfigurationError: before a round is spent.
         StoppedError: a node failed twice or answered wrongly; the run can be resumed.
     """
-    prepared = prepare.prepare(settings, load)
-    minutes = time_estimate.minutes(settings, prepared.plan, prepared.inputs, prepared.engine)
-    opened, mechanism = _open_run(prepared, config)
-    with opened as ledger:
+    with environment_errors.raised_as(ConfigurationError, output=settings.folder):
+        settings = going_on.settled(settings)
+        prepared = prepare.prepare(settings, load)
+        minutes = time_estimate.minutes(settings, prepared.plan, prepared.inputs, prepared.engine)
+        opened, mechanism = _open_run(prepared, config)
+    stopped = environment_errors.raised_as(
+        StoppedError, lambda: _resume_command(settings), output=settings.folder
+    )
+    with stopped, opened as ledger:
         if settings.track.simulation_only:  # before the first such value is printed or written
             ledger.note(hash_chain.SIMULATION_ONLY)
         _print_start(prepared, minutes)
@@ -112,7 +118,8 @@ def _train(
     """Train for the rounds that are left; scores of the base model and of the last adapter."""
     plan, ledger, settings = prepared.plan, strategy.ledger, prepared.settings
     nodes, before = _nodes(prepared, config), base_score.score(prepared)
-    tracker.log(0, before.metrics())
+    if not reader.metrics(prepared.folder):  # a resumed run has logged round 0 before
+        tracker.log(0, before.metrics())
     rounds_left = max(0, plan.rounds - ledger.rounds_intended)
     scores: dict[int, Evaluation] = {}  # by rounds spent
     with Progress(plan.rounds) as progress:
@@ -189,17 +196,26 @@ def _strategy(
 
 
 def _open_run(prepared: Prepared, config: Mapping[str, Any]) -> tuple[Ledger, Mechanism]:
-    """Create the run's folder and ledger, or open those of the resumed run."""
+    """Create the run's folder and ledger, or open those of the resumed run.
+
+    In this order: an empty ledger, locked; the configuration; the digests of the inputs; and last
+    the ledger's first line, which makes the folder a run. Killed before it, the run has not begun,
+    and the same command begins it; killed after it, there is all that a resume needs.
+    """
     settings, folder = prepared.settings, prepared.folder
     try:
         if settings.resume is not None:
-            return resume.open_run(prepared)
+            return resume.open_run(prepared, config)
         folder.path.mkdir(parents=True, exist_ok=True)
         code = ledger_header.code(settings, prepared.plan.mechanism)
-        ledger = Ledger.create(folder.ledger, prepared.header, code=code)
-        OmegaConf.save(OmegaConf.create(dict(config)), folder.config)
-        input_digests.write(folder, prepared.inputs)
-    except (LedgerError, OSError) as error:
+
+        def before() -> None:
+            """Store what a resume needs, while the ledger is locked and still empty."""
+            going_on.write_config(folder, config)
+            input_digests.write(folder, prepared.inputs)
+
+        ledger = Ledger.create(folder.ledger, prepared.header, code=code, before=before)
+    except LedgerError as error:
         name = "output" if settings.resume is None else "resume"
         raise ConfigurationError(f"{name}={folder.path}: {error}") from None
     return ledger, prepared.plan.mechanism

@@ -29,6 +29,7 @@ def of(settings: Settings) -> Tracker:
         return tracker.Fanout(lines, board)
     wandb = wandb_tracker.WandbTracker(
         folder.path,
+        run_id=folder.wandb_id,
         project=settings.track.project,
         group=settings.track.group or settings.sweep,
         job_type=settings.strategy.name,

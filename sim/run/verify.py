@@ -260,7 +260,7 @@ def _stored(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        stored: dict[str, Any] = json.loads(path.read_text())
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         schema.validate(stored)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigurationError(f"verify: {path} is no privacy statement: {error}") from None

@@ -113,7 +113,7 @@ def events(account: Account) -> list[tuple[RoundEvent, int]]:
 def _data(run: Path) -> str:
     """The data set of a run, from its configuration; empty if that is missing."""
     path = layout.RunFolder(run).config
-    config = (yaml.safe_load(path.read_text()) if path.is_file() else None) or {}
+    config = (yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None) or {}
     data = config.get("data") or {}
     return str(data.get("path") or data.get("format") or "")
 

@@ -64,6 +64,11 @@ class RunFolder:
         return self.path / "tensorboard"
 
     @property
+    def wandb_id(self) -> Path:
+        """The id of the Weights & Biases run, which a resumed run goes on with."""
+        return self.path / "wandb" / "run-id.txt"
+
+    @property
     def groups(self) -> Path:
         """Held-out scores by groups of users; simulation_only."""
         return self.path / "groups.csv"
@@ -97,8 +102,14 @@ class RunFolder:
         files = (self.config, self.statement, self.metrics)
         if not all(file.is_file() for file in files):
             return False
-        lines = self.metrics.read_text().splitlines()
+        lines = self.metrics.read_text(encoding="utf-8").splitlines()
         return bool(lines) and f'"{SUMMARY}' in lines[-1]
+
+    @property
+    def released(self) -> bool:
+        """Whether the folder has a file that only a run with a ledger writes."""
+        marks = (self.statement, self.metrics, self.adapter)
+        return any(mark.exists() for mark in marks) or any(self.checkpoint.glob("*.pt"))
 
     @property
     def begun(self) -> bool:

@@ -173,7 +173,7 @@ def _run(place: Path, name: str) -> Run:
         config = flatten(_yaml(folder.config))
         lines = _lines(folder.metrics)
         statement = _json(folder.statement)
-        failure = folder.failure.read_text() if folder.failure.is_file() else ""
+        failure = folder.failure.read_text(encoding="utf-8") if folder.failure.is_file() else ""
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         return Run(name=name, folder=place, state="failed", why=f"a file cannot be read: {reason}")
@@ -214,11 +214,15 @@ def _state(folder: RunFolder, config: Row, rows: list[Row], summary: Row) -> tup
 
 
 def _yaml(path: Path) -> Row:
-    return _mapping(path, yaml.load(path.read_text(), _LOADER)) if path.is_file() else {}
+    return (
+        _mapping(path, yaml.load(path.read_text(encoding="utf-8"), _LOADER))
+        if path.is_file()
+        else {}
+    )
 
 
 def _json(path: Path) -> Row:
-    return _mapping(path, _parsed(path, path.read_text())) if path.is_file() else {}
+    return _mapping(path, _parsed(path, path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 def _parsed(path: Path, text: str) -> Any:
@@ -238,7 +242,7 @@ def _lines(path: Path) -> list[Row]:
     """Rows of a file of JSON lines, without a last line whose writing was interrupted."""
     if not path.is_file():
         return []
-    *lines, _torn = path.read_text().split("\n")
+    *lines, _torn = path.read_text(encoding="utf-8").split("\n")
     rows = [_mapping(path, _parsed(path, line)) for line in lines if line]
     if any(type(row.get("round")) is not int for row in rows):
         raise ValueError(f"{path.name} has a line without a round")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -16,10 +17,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from userdp.server.ledger import ledger
+from userdp.sim.common import durable_file
 from userdp.sim.common.errors import ConfigurationError, StoppedError, located
+from userdp.sim.common.foreign_code import CodeNotLoadedError
 from userdp.sim.config import hydra_compose, validation
 from userdp.sim.config.settings import Settings
 from userdp.sim.run_folder.layout import PLACE_KEYS, RunFolder, SweepFolder
+
+_LOG = logging.getLogger("userdp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +84,8 @@ def check(jobs: Sequence[Job], sweep: SweepFolder) -> None:
                 f"output={sweep.path}: it holds runs already; choose a new folder."
             )
         return
-    stored = job_choices(sweep)
+    # Of a sweep with a damaged index, settings are compared, which determine the choices.
+    stored = job_choices(sweep) if has_index(sweep) else _named(jobs)
     for job in jobs:
         choices = stored.get(str(job.number))
         if choices != list(job.choices):
@@ -100,10 +106,32 @@ def check(jobs: Sequence[Job], sweep: SweepFolder) -> None:
         )
 
 
+def has_index(sweep: SweepFolder) -> bool:
+    """Whether the folder has an index that can be read."""
+    try:
+        return sweep.index.exists() and bool(job_choices(sweep))
+    except ConfigurationError:
+        return False
+
+
+def _named(jobs: Sequence[Job]) -> dict[str, list[str]]:
+    return {str(job.number): list(job.choices) for job in jobs}
+
+
 def job_choices(sweep: SweepFolder) -> Mapping[str, list[str]]:
-    """The choices of each job by its folder's name, from the index of the sweep."""
-    jobs: Mapping[str, list[str]] = json.loads(sweep.index.read_text())["jobs"]
-    return jobs
+    """The choices of each job by its folder's name, from the index of the sweep.
+
+    Raises:
+        ConfigurationError: the index is damaged.
+    """
+    try:
+        jobs: Mapping[str, list[str]] = json.loads(sweep.index.read_bytes())["jobs"]
+        return dict(jobs)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(
+            f"output={sweep.path}: {sweep.index.name} is damaged ({type(error).__name__}); restore "
+            "it, or choose a new folder."
+        ) from None
 
 
 def write_index(jobs: Sequence[Job], sweep: SweepFolder, overrides: Sequence[str]) -> None:
@@ -112,30 +140,32 @@ def write_index(jobs: Sequence[Job], sweep: SweepFolder, overrides: Sequence[str
     Raises:
         ConfigurationError: another process has written it in the meantime.
     """
-    if sweep.index.exists():
+    if has_index(sweep):
         raise ConfigurationError(
             f"output={sweep.path}: another process began this sweep; try again."
         )
     content = {
         "overrides": list(overrides),
-        "jobs": {str(job.number): list(job.choices) for job in jobs},
+        "jobs": _named(jobs),
     }
-    temporary = sweep.index.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(sweep.index)
+    durable_file.replace(sweep.index, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def differing(folder: RunFolder, settings: Settings) -> str | None:
     """The first group or value in which a stored run has other settings; None if there is none.
 
-    The settings are compared and not the files: older versions wrote the same ones differently.
+    The settings are compared and not the files: older versions wrote the same ones differently. A
+    run whose configuration is gone or damaged is compared when it is resumed, with its ledger.
 
     Raises:
-        ConfigurationError: the stored configuration is not valid.
+        CodeNotLoadedError: the stored configuration names code that is not loaded.
     """
-    if not folder.config.is_file():
+    try:
+        stored, _ = hydra_compose.stored(folder, settings)
+    except CodeNotLoadedError:
+        raise
+    except ConfigurationError:
         return None
-    stored, _ = hydra_compose.stored(folder, settings)
     names = [field.name for field in fields(Settings) if field.name not in PLACE_KEYS]
     changed = [name for name in names if getattr(stored, name) != getattr(settings, name)]
     return changed[0] if changed else None
@@ -155,8 +185,6 @@ def clear_or_resume(job: Job) -> Settings:
         return job.settings
     with _locked(folder.ledger, "r+b"):
         if _has_spent(folder):
-            if not folder.complete:  # it was interrupted after writing its statement
-                folder.statement.unlink(missing_ok=True)
             return replace(job.settings, resume=str(folder.path))
         for file in (folder.failure, folder.metrics, folder.config, folder.ledger):
             file.unlink(missing_ok=True)  # the ledger last: it marks the others as a run's
@@ -189,7 +217,7 @@ def _locked(path: Path, mode: Literal["ab", "r+b"]) -> Iterator[None]:
 
 def _has_spent(folder: RunFolder) -> bool:
     """Whether a round may have been intended; True for a damaged ledger."""
-    if b"\n" not in folder.ledger.read_bytes():  # the header is incomplete
+    if not ledger.begun(folder.ledger):
         return False
     try:
         return ledger.verify(folder.ledger).rounds > 0
@@ -204,14 +232,17 @@ def record_failure(folder: RunFolder, error: Exception, *, simulation_only: bool
     Message and traceback of such an error, which may quote a record, are written only with
     ``simulation_only``.
     """
-    folder.path.mkdir(parents=True, exist_ok=True)
     expected, trace = isinstance(error, ConfigurationError | StoppedError), ""
     text = str(error) if expected else located(error)
     if simulation_only and not expected:
         text = f"{type(error).__name__}: {error}"
         trace = "".join(traceback.format_exception(error))
     reason = " ".join(text.split())
-    folder.failure.write_text(f"{reason}\n{trace}")
+    text = f"{reason}\n{trace}".encode(errors="backslashreplace")
+    try:
+        durable_file.replace(folder.failure, text)
+    except OSError as failed:
+        _LOG.warning("%s; and its folder does not take this: %s", reason, failed)
     return reason
 
 
@@ -219,4 +250,5 @@ def failure_reason(folder: RunFolder) -> str | None:
     """Why the last attempt at the job failed; None if it did not fail."""
     if not folder.failure.is_file():
         return None
-    return (folder.failure.read_text().splitlines() or [""])[0]
+    text = folder.failure.read_text(encoding="utf-8", errors="replace")
+    return (text.splitlines() or [""])[0]

@@ -156,7 +156,7 @@ def _last_written(path: Path) -> Row:
 def _lines(path: Path) -> list[str]:
     """The lines of a file; empty if there is no file."""
     try:
-        return path.read_text().splitlines()
+        return path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:  # the job has not begun, or begins anew
         return []
 

@@ -102,6 +102,7 @@ def run(
         prepare.check(new, _inputs(folder).load)
         if not begun_before:  # a refused sweep leaves no folder
             stack.enter_context(jobs.exclusive(sweep))
+        if not jobs.has_index(sweep):
             jobs.write_index(all_jobs, sweep, rest)
         if not launcher.runs_in_process(overrides):
             _free(folder)  # leaves the memory to the processes that run the jobs
@@ -172,7 +173,7 @@ def _task(todo: Mapping[int, Job], folder: Path, config: DictConfig) -> tuple[in
 def _output_to(path: Path) -> Iterator[None]:
     """Redirect output and warnings of a job to a file, since the terminal shows the sweep."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", buffering=1) as file:
+    with path.open("a", buffering=1, encoding="utf-8") as file:
         handler = logging.StreamHandler(file)
         handler.setFormatter(logging.Formatter("warning: %(message)s"))
         before, _LOG.handlers = _LOG.handlers, [handler]

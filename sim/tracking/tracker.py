@@ -10,8 +10,9 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
+from userdp.sim.common import durable_file
 from userdp.sim.tracking import metric_kinds
 
 Values = Mapping[str, metric_kinds.Value]
@@ -72,18 +73,19 @@ class NullTracker:
 class JsonlTracker:
     """Writes a JSON object a line, ``{"round": 3, "epsilon": 1.2, ...}``, before ``log`` returns.
 
-    ``summary`` is a line with the number of the last round and the prefix ``summary/`` before its
-    keys. Configuration and artifacts are files of the run folder and are not written again.
+    A resumed run goes on in the same file, so rounds never go back in it. ``summary`` is a line
+    with the number of the last round and the prefix ``summary/`` before its keys. Configuration and
+    artifacts are files of the run folder and are not written again.
     """
 
     def __init__(self, path: Path, *, simulation_only: bool = False) -> None:
         self._path, self._keep = path, simulation_only
-        self._file: IO[str] | None = None
+        self._file: BinaryIO | None = None
         self._round = 0
 
     def start(self, config: Mapping[str, Any]) -> None:
-        _cut_torn_line(self._path)
-        self._file = self._path.open("a", buffering=1, encoding="utf-8")
+        self._round = _last_round(_cut_torn_line(self._path))
+        self._file = self._path.open("ab", buffering=0)  # a failed write leaves nothing to flush
 
     def log(self, number: int, values: Values, simulation_only: Values = NONE) -> None:
         row = metric_kinds.typed(values, simulation_only, keep=self._keep)
@@ -104,14 +106,29 @@ class JsonlTracker:
     def _write(self, row: Mapping[str, Any]) -> None:
         if self._file is None:
             raise ValueError(f"{self._path} is not open: call start first.")
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        with durable_file.naming(self._path):
+            durable_file.write_all(self._file, json.dumps(row, allow_nan=False).encode() + b"\n")
 
 
-def _cut_torn_line(path: Path) -> None:
-    """Remove an unfinished last line, left by a crash, so that every line is valid JSON."""
-    if path.exists():
-        content = path.read_bytes()
-        os.truncate(path, content.rfind(b"\n") + 1)
+def _cut_torn_line(path: Path) -> bytes:
+    """Remove an unfinished last line, left by a crash; returns the others, each valid JSON."""
+    if not path.exists():
+        return b""
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        os.truncate(path, len(whole))
+    return whole
+
+
+def _last_round(lines: bytes) -> int:
+    """Number of the last round that was logged; 0 where there is none that can be read."""
+    for line in reversed(lines.splitlines()):
+        try:
+            return int(json.loads(line)["round"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return 0
 
 
 class Fanout:
@@ -129,7 +146,7 @@ class Fanout:
             tracker.log(number, values, simulation_only)
 
     def summary(self, values: Values, simulation_only: Values = NONE) -> None:
-        for tracker in self._trackers:
+        for tracker in reversed(self._trackers):  # the first one's marks the run as complete
             tracker.summary(values, simulation_only)
 
     def artifact(self, path: Path, name: str, kind: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from userdp.sim.common import durable_file
 from userdp.sim.tracking import metric_kinds, tracker
 
 BY_EPSILON = "by_epsilon/"  # prefix of the held-out scores with epsilon as their axis
@@ -35,6 +36,8 @@ class WandbTracker:
 
     Args:
         folder: where the library writes its files.
+        run_id: file that holds the library's id of the run, written at its start: a run that is
+            resumed goes on under it, and is one run in the service too. None: a new id.
         project, group, job_type, name, tags: as `wandb.init` takes them.
         simulation_only: whether metrics of that kind are written.
     """
@@ -43,6 +46,7 @@ class WandbTracker:
         self,
         folder: Path,
         *,
+        run_id: Path | None = None,
         project: str = "userdp",
         group: str | None = None,
         job_type: str | None = None,
@@ -50,7 +54,7 @@ class WandbTracker:
         tags: Sequence[str] = (),
         simulation_only: bool = False,
     ) -> None:
-        self._keep = simulation_only
+        self._keep, self._run_id = simulation_only, run_id
         self._options: dict[str, Any] = {
             **{"project": project, "group": group, "job_type": job_type, "name": name},
             **{"dir": folder, "tags": list(tags)},
@@ -61,7 +65,8 @@ class WandbTracker:
         self._epsilon: metric_kinds.Value = None
 
     def start(self, config: Mapping[str, Any]) -> None:
-        self._run = opened(config, **self._options)
+        again = {} if self._run_id is None else {"id": _id(self._run_id), "resume": "allow"}
+        self._run = opened(config, **self._options, **again)
         self._delete_logs()
         self._run.define_metric("round", hidden=True)
         self._run.define_metric("*", step_metric="round")
@@ -152,6 +157,13 @@ def _quiet_settings() -> Any:
         x_disable_stats=True,
         x_save_requirements=False,
     )
+
+
+def _id(path: Path) -> str:
+    """The id in the file, which is made where there is none: 8 random hexadecimal digits."""
+    if not path.is_file():
+        durable_file.replace(path, os.urandom(4).hex().encode())
+    return path.read_text(encoding="utf-8").strip()
 
 
 def _is_score(key: str) -> bool:

@@ -1,8 +1,10 @@
 """Runs that are killed at a random point and resumed, until they end: what the ledger then says.
 
-The points are the moments before and after each call that makes something durable: fsync, the
-replacement of a file, its removal. A run is a fork of this process, which has loaded all libraries,
-and a kill is ``os._exit``: no ``finally`` runs, no buffer is flushed.
+The points are the moments after each call that changes what is on disk, by whatever library it is
+made: the opening of a file to write, the creation of a folder, a replacement, removal, link or
+truncation, and fsync; before an fsync is one more, with all written that it makes durable. A run is
+a fork of this process, which has loaded all libraries, and a kill is ``os._exit``: no ``finally``
+runs, no buffer is flushed.
 
 Every noise vector is written to a diary at the moment it is drawn, with the round that it is for
 and the number of intents that are on disk then. Afterwards no vector may have been drawn twice, no
@@ -13,12 +15,15 @@ a new vector, of a round whose intent is on disk.
 
 from __future__ import annotations
 
+import builtins
 import hashlib
+import io
 import itertools
 import json
 import os
 import random
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,9 +60,10 @@ class Points:
         if self.passed == self.last:
             os._exit(KILLED)
 
-    def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
+    def around(self, call: Callable[..., Any], *, before: bool = False) -> Callable[..., Any]:
         def watched(*args: Any, **kwargs: Any) -> Any:
-            self.reach()
+            if before:
+                self.reach()
             result = call(*args, **kwargs)
             self.reach()
             return result
@@ -67,9 +73,16 @@ class Points:
 
 def watch(points: Points, folder: Path, diary: Path) -> None:
     """Make this process count its points and write its diary; it cannot be undone."""
-    os.fsync = points.around(os.fsync)
-    for name in ("replace", "rename", "unlink"):
-        setattr(Path, name, points.around(getattr(Path, name)))
+    os.fsync = points.around(os.fsync, before=True)
+    for name in ("replace", "rename", "unlink", "remove", "truncate", "link", "mkdir"):
+        setattr(os, name, points.around(getattr(os, name)))
+    opened = io.open
+
+    def watched(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        writes = set(mode) & set("wxa+") and not str(file).startswith(("/dev", "/proc"))
+        return (points.around(opened) if writes else opened)(file, mode, *args, **kwargs)
+
+    io.open = builtins.open = watched  # type: ignore[assignment]
     draw, stream, rounds = rng.standard_normal, rng.Secrets.stream, [0]
 
     def numbered(self: rng.Secrets, purpose: str, number: int) -> rng.SecretStream:
@@ -83,20 +96,34 @@ def watch(points: Points, folder: Path, diary: Path) -> None:
             on_disk = path.read_bytes().count(b'"kind":"intent"') if path.exists() else 0
             digest = hashlib.sha256(vector.tobytes()).hexdigest()
             entry = {"noise": digest, "round": rounds[-1], "intents": on_disk}
-            with diary.open("a") as file:
+            with opened(diary, "a") as file:
                 file.write(json.dumps(entry) + "\n")
         return vector
 
     rng.standard_normal, rng.Secrets.stream = noted, numbered  # type: ignore[method-assign]
 
 
-def forked(arguments: list[str], folder: Path, diary: Path, last: int | None) -> tuple[int, int]:
-    """Exit code of the command in a fork that ends at point ``last``, and the points it passed."""
+def forked(
+    arguments: list[str],
+    folder: Path,
+    diary: Path,
+    last: int | None,
+    points: Points | None = None,
+) -> tuple[int, int]:
+    """Exit code of the command in a fork that ends at point ``last``, and the points it passed.
+
+    Args:
+        arguments: of the command.
+        folder: of the run.
+        diary: takes a line for each noise vector.
+        last: at which the fork ends; None: at none.
+        points: counts them; None: `Points`.
+    """
     count = diary.with_suffix(".points")
     count.unlink(missing_ok=True)
     child = os.fork()
     if child == 0:
-        points = Points(last)
+        points = points or Points(last)
         quiet = os.open(diary.with_suffix(".output"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
@@ -105,6 +132,8 @@ def forked(arguments: list[str], folder: Path, diary: Path, last: int | None) ->
         code = 70
         try:
             code = cli.main(arguments)
+        except BaseException:  # ``os._exit`` below would lose what it was
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -149,33 +178,33 @@ def killed(seed: int, number: int, folder: Path) -> Killed:
         if (run / "config.yaml").exists():
             arguments = ["run", f"resume={run}"]
         else:  # killed before there was a run to resume: nothing was drawn
-            if _drawn(diary):
-                return Killed(kills, len(_drawn(diary)), ("drawn before there is a run",))
+            if drawn(diary):
+                return Killed(kills, len(drawn(diary)), ("drawn before there is a run",))
             _away(run)
-    return Killed(kills, len(_drawn(diary)), _faults(run, diary, code))
+    return Killed(kills, len(drawn(diary)), faults(run, diary, code))
 
 
-def _faults(run: Path, diary: Path, code: int) -> tuple[str, ...]:
+def faults(run: Path, diary: Path, code: int, rounds: int = ROUNDS) -> tuple[str, ...]:
     """All that is wrong with a run that was killed and resumed."""
-    drawn, faults = _drawn(diary), []
+    vectors, found = drawn(diary), []
     account = ledger.verify(run / "ledger.jsonl")
     finished = (run / "privacy_statement.json").exists()
     if code != 0 and not (code == 2 and finished):  # killed after its last word: nothing is left
-        faults.append(f"exit code {code}: {diary.with_suffix('.output').read_text()[-400:]}")
-    if account.rounds != ROUNDS:
-        faults.append(f"{account.rounds} intents for {ROUNDS} rounds")
-    if len({entry["noise"] for entry in drawn}) != len(drawn):
-        faults.append("a noise vector was drawn twice")
-    if any(entry["intents"] < entry["round"] for entry in drawn):
-        faults.append("noise was drawn ahead of its intent")
-    if finished and json.loads((run / "privacy_statement.json").read_text())["rounds"] != ROUNDS:
-        faults.append("the statement counts other rounds than the ledger")
+        found.append(f"exit code {code}: {diary.with_suffix('.output').read_text()[-400:]}")
+    if account.rounds != rounds:
+        found.append(f"{account.rounds} intents for {rounds} rounds")
+    if len({entry["noise"] for entry in vectors}) != len(vectors):
+        found.append("a noise vector was drawn twice")
+    if any(entry["intents"] < entry["round"] for entry in vectors):
+        found.append("noise was drawn ahead of its intent")
+    if finished and json.loads((run / "privacy_statement.json").read_text())["rounds"] != rounds:
+        found.append("the statement counts other rounds than the ledger")
     if finished and forked(["verify", str(run)], run, diary, None)[0] != 0:
-        faults.append("verify refuses the run")
-    return tuple(faults)
+        found.append("verify refuses the run")
+    return tuple(found)
 
 
-def _drawn(diary: Path) -> list[dict[str, Any]]:
+def drawn(diary: Path) -> list[dict[str, Any]]:
     lines = diary.read_text().splitlines() if diary.exists() else []
     return [json.loads(line) for line in lines]
 

@@ -143,7 +143,9 @@ def _descendants(root: int) -> set[int]:
     parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+            parents[int(path.parent.name)] = int(
+                path.read_text(encoding="utf-8").rpartition(")")[2].split()[1]
+            )
     family = {root}
     while more := {child for child, parent in parents.items() if parent in family} - family:
         family |= more

@@ -84,6 +84,6 @@ def logits_fit(batch: int, length: int, vocabulary: int) -> bool:
     info = Path("/proc/meminfo")
     free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     if info.exists():
-        fields = dict(line.split(":") for line in info.read_text().splitlines())
+        fields = dict(line.split(":") for line in info.read_text(encoding="utf-8").splitlines())
         free = 1024 * int(fields["MemAvailable"].split()[0])
     return 4 * _FLOAT_BYTES * batch * length * vocabulary < free

@@ -43,7 +43,7 @@ def _stored(run: Run) -> Mapping[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        values: Mapping[str, Any] = json.loads(path.read_text())
+        values: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         values["epsilon"], values["broken"], [_bounds(values)]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigurationError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from userdp.analysis.aggregates.seed_groups import Spread
 from userdp.analysis.report.figures.style import GRID, INK, MUTED, Look
+from userdp.sim.common import durable_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -207,13 +209,16 @@ def save(plot: Plot, folder: Path) -> str:
     """Write NAME.svg, NAME.png and NAME.csv into the folder; returns the text of the SVG."""
     import matplotlib as mpl
 
-    folder.mkdir(parents=True, exist_ok=True)
     drawn, path = figure(plot), folder / f"{plot.name}.svg"
+    svg, png = io.BytesIO(), io.BytesIO()
+    about = {"Date": None, "Title": plot.title}
     with mpl.rc_context(_RC):
-        drawn.savefig(path, metadata={"Date": None, "Title": plot.title}, transparent=True)
-        drawn.savefig(path.with_suffix(".png"), dpi=_DOTS_PER_INCH, facecolor="white")
-    with path.with_suffix(".csv").open("w", newline="") as file:
+        drawn.savefig(svg, format="svg", metadata=about, transparent=True)
+        drawn.savefig(png, format="png", dpi=_DOTS_PER_INCH, facecolor="white")
+    durable_file.replace(path, svg.getvalue())
+    durable_file.replace(path.with_suffix(".png"), png.getvalue())
+    with durable_file.text(path.with_suffix(".csv")) as file:
         writer = csv.writer(file, lineterminator="\n")
         header = [f"simulation_only/{c}" if plot.simulation_only else c for c in plot.columns]
         writer.writerows([header, *plot.rows])
-    return path.read_text()
+    return svg.getvalue().decode()

@@ -48,8 +48,8 @@ def html(page: Page) -> str:
     rows = [run_table.values(run) for run in page.runs]
     return environment.get_template("page.html.j2").render(
         page=page,
-        style=(_FOLDER / "page.css").read_text(),
-        script=(_FOLDER / "page.js").read_text(),
+        style=(_FOLDER / "page.css").read_text(encoding="utf-8"),
+        script=(_FOLDER / "page.js").read_text(encoding="utf-8"),
         drawn={plot.name: _inline(plot, page) for s in page.sections for plot in s.plots},
         columns=run_table.used(rows),
         rows=rows,

@@ -10,6 +10,7 @@ from typing import Any
 
 from userdp.analysis.report.figures import concentration_test, noise_and_signal
 from userdp.analysis.report.figures.axes import number
+from userdp.sim.common import durable_file
 from userdp.sim.run_folder.reader import Run
 
 
@@ -87,7 +88,7 @@ def used(rows: Sequence[Values]) -> list[Column]:
 
 def write(path: Path, rows: Sequence[Values]) -> None:
     """Write all columns of all runs as CSV."""
-    with path.open("w", newline="") as file:
+    with durable_file.text(path) as file:
         writer = csv.DictWriter(file, [column.key for column in COLUMNS], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -29,9 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from userdp.server.ledger import durable_file
 from userdp.server.mechanisms.matrix_factorization.factor import Factor
-from userdp.sim.common import rng
+from userdp.sim.common import durable_file, rng
 from userdp.sim.common.errors import ConfigurationError
 
 _FILE, _BEFORE, _FORMAT = "noise", "noise.before", 1

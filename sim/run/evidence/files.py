@@ -29,7 +29,9 @@ def check_published(run: RunFolder, stated: Mapping[str, Any], found: Findings) 
         _check_digests(run, digests, found)
     if not run.model_card.is_file():
         found.lacking.append(f"{run.model_card.relative_to(run.path)} is not there")
-    elif problem := model_card.contradiction(run.model_card.read_text(errors="replace"), stated):
+    elif problem := model_card.contradiction(
+        run.model_card.read_text(encoding="utf-8", errors="replace"), stated
+    ):
         raise ConfigurationError(f"verify: {run.model_card}: {problem}.")
 
 

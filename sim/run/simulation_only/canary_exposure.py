@@ -20,6 +20,7 @@ import torch
 
 from userdp.clients.evaluation import heldout
 from userdp.clients.models.language_model import LanguageModel
+from userdp.sim.common import durable_file
 from userdp.sim.data.canaries import Canaries
 
 
@@ -82,7 +83,7 @@ def write(path: Path, by_round: Mapping[int, np.ndarray], references: int) -> No
         by_round: ranks (canaries,) int64 by round.
         references: R.
     """
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with durable_file.text(path) as file:
         writer = csv.writer(file)
         writer.writerow(["round", "canary", "rank", "exposure_bits"])
         for number, ranks in by_round.items():

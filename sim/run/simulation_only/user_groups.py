@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from userdp.clients.evaluation.heldout import Evaluation, RecordScores
+from userdp.sim.common import durable_file
 from userdp.sim.data import masking
 from userdp.sim.data.population import Population
 
@@ -45,7 +46,7 @@ def write(path: Path, heldout: Population, by_round: Mapping[int, Evaluation]) -
         for number, scores in by_round.items()
         for row in rows(heldout, scores)
     ]
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with durable_file.text(path) as file:
         writer = csv.DictWriter(file, list(lines[0]))
         writer.writeheader()
         writer.writerows(lines)

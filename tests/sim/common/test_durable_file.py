@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from userdp.server.ledger import durable_file
+from userdp.sim.common import durable_file
 
 
 def test_a_file_is_replaced_in_a_folder_that_need_not_exist(tmp_path):
