@@ -84,6 +84,9 @@ class ServerOptimizer:
     def step(self, noised_mean: np.ndarray, noise_std: float) -> None:
         """One step along a released mean: its negative is the gradient.
 
+        A step beyond the range of float32 leaves an adapter of NaN, whether torch computes one or
+        refuses to.
+
         Args:
             noised_mean: (D,) of updates that were multiplied by ``scale``; it is divided by
                 ``scale`` first.
@@ -91,12 +94,20 @@ class ServerOptimizer:
                 public number; only optimisers for noisy gradients use it.
         """
         scale = self.scale
-        update = noised_mean if scale is None else noised_mean / scale
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            update = noised_mean if scale is None else noised_mean / scale
+            gradient = -update.astype(np.float32)
         for group in self._optimizer.param_groups:
             if "noise_std" in group:  # the optimiser takes the noise into account
                 group["noise_std"] = noise_std
-        self._parameter.grad = torch.from_numpy(-update.astype(np.float32))
-        self._optimizer.step()
+        self._parameter.grad = torch.from_numpy(gradient)
+        try:
+            self._optimizer.step()
+        except (OverflowError, RuntimeError) as error:
+            if "overflow" not in str(error) and not isinstance(error, OverflowError):
+                raise
+            with torch.no_grad():
+                self._parameter.fill_(torch.nan)
         self._schedule.step()
         self._weight = self._average * self._weight + 1
         self._averaged.lerp_(self._parameter.detach(), 1 / self._weight)

@@ -20,6 +20,7 @@ from userdp.server.statement import claim, model_card, statement
 from userdp.sim.console import run_summary
 from userdp.sim.data.canaries import Canaries
 from userdp.sim.run import input_digests
+from userdp.sim.run.health import saved_adapter
 from userdp.sim.run.prepare import Prepared
 from userdp.sim.run.simulation_only import canary_exposure, measure
 from userdp.sim.run.simulation_only.measure import Measured
@@ -129,9 +130,20 @@ def _score_rows(before: Evaluation, after: Evaluation) -> dict[str, str]:
 def _publish(
     prepared: Prepared, ledger: Ledger, before: Evaluation, after: Evaluation
 ) -> Mapping[str, Any]:
-    """Write adapter and model card, and last the statement, which holds their digests."""
-    inputs, folder = prepared.inputs, prepared.folder
-    export.save(inputs.model, prepared.optimizer.averaged, folder.adapter, base=inputs.base)
+    """Write adapter and model card, and last the statement, which holds their digests.
+
+    Raises:
+        StoppedError: the saved adapter does not score as the trained model; no statement yet.
+    """
+    inputs, folder, adapter = prepared.inputs, prepared.folder, prepared.optimizer.averaged
+    export.save(inputs.model, adapter, folder.adapter, base=inputs.base)
+    saved_adapter.check(
+        inputs,
+        adapter,
+        folder.adapter,
+        seq_len=prepared.settings.model.seq_len,
+        engine=prepared.engine,
+    )
     card = _card(prepared, _statement(prepared, ledger, {}), before, after)
     durable_file.replace(folder.model_card, card.encode())
     facts = _statement(prepared, ledger, published_files.digests(folder))
