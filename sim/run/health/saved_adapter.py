@@ -28,8 +28,8 @@ _LOG = logging.getLogger("userdp")
 
 RECORDS = 4  # held-out records that are scored twice
 # Largest distance of the two vectors of losses, relative to the larger of the loss and one nat a
-# token, by precision: what other shapes of batches round, and ten times more.
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+# token, by precision. Measured, for a Llama of 260,000 parameters: 6e-9 and 0.02.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 _ROOM = 1.2  # memory of a second base model, in sizes of its weights
 
 
