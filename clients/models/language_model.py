@@ -221,8 +221,6 @@ def load(
     """
     auto_class: Any = transformers.AutoModelForCausalLM
     options: dict[str, int] = {}
-    # Without an answer here transformers would ask the terminal whether to run a model's own code.
-    shared: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     if classes is not None:
         auto_class = transformers.AutoModelForSequenceClassification
         options = {"num_labels": classes}
@@ -231,15 +229,20 @@ def load(
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             base: Any
+            # Without trust_remote_code=False transformers would ask the terminal whether to run
+            # a model's own code.
             base, loading = auto_class.from_pretrained(
                 path,
+                revision=revision,
                 dtype=dtype,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are refused below, by name
-                **shared,
+                trust_remote_code=False,
                 **options,
             )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **shared)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            path, revision=revision, trust_remote_code=False
+        )
     except ConfigurationError:
         raise
     except (OSError, ValueError) as error:

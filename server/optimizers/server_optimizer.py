@@ -79,7 +79,8 @@ class ServerOptimizer:
     def scale(self) -> np.ndarray | None:
         """(D,) float32 by which units multiply their next update before the clip, if any."""
         optimizer = self._optimizer
-        return optimizer.scale() if isinstance(optimizer, Rescaling) else None
+        with np.errstate(all="ignore"):  # of a state that is lost
+            return optimizer.scale() if isinstance(optimizer, Rescaling) else None
 
     def step(self, noised_mean: np.ndarray, noise_std: float) -> None:
         """One step along a released mean: its negative is the gradient.
