@@ -49,13 +49,16 @@ class Checkpoint:
         return hashlib.sha256(content).hexdigest()
 
     @classmethod
-    def load(cls, folder: Path, layout: str, account: Account | None = None) -> Checkpoint | None:
+    def load(
+        cls, folder: Path, layout: str, account: Account | None = None, *, finite: bool = True
+    ) -> Checkpoint | None:
         """The stored checkpoint, or None if the run stopped before its first release.
 
         Args:
             folder: of the checkpoint.
             layout: digest of the adapter's names and shapes.
             account: of the run's ledger, which the checkpoint is compared with; None: not compared.
+            finite: refuse numbers that are not finite, from which no run can go on.
 
         Raises:
             ConfigurationError: it is damaged, of an adapter with other names or shapes, or not the
@@ -77,7 +80,8 @@ class Checkpoint:
             )
         if account is not None:
             _compare(path, checkpoint, hashlib.sha256(content).hexdigest(), account)
-            check_state(path, checkpoint.optimizer)
+            if finite:
+                check_state(path, checkpoint.optimizer)
         return checkpoint
 
 
@@ -133,16 +137,22 @@ def check_state(path: Path, state: Mapping[str, Any]) -> None:
     Raises:
         ConfigurationError: one is not.
     """
+    if not is_finite(state):
+        raise ConfigurationError(
+            f"resume: {path} holds numbers that are not finite: the adapter is lost; start a "
+            "new run with a smaller learning rate, or restore an earlier checkpoint."
+        )
+
+
+def is_finite(state: Mapping[str, Any]) -> bool:
+    """Whether every number in the state of a `ServerOptimizer` is finite."""
     for value in _leaves(state):
         if isinstance(value, torch.Tensor):
-            finite = not value.is_floating_point() or bool(torch.isfinite(value).all())
-        else:
-            finite = not isinstance(value, float) or value == value
-        if not finite:
-            raise ConfigurationError(
-                f"resume: {path} holds numbers that are not finite: the adapter is lost; start a "
-                "new run with a smaller learning rate, or restore an earlier checkpoint."
-            )
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                return False
+        elif isinstance(value, float) and value != value:
+            return False
+    return True
 
 
 def _leaves(value: Any) -> Iterator[Any]:

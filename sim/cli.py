@@ -39,8 +39,8 @@ Overrides name a value of the configuration:
   userdp plan privacy.users=10000 cohort=200 rounds=1000 privacy.epsilon=2
 Groups: data, model, selection, strategy, optimizer, schedule, privacy, engine, runtime, track
 
-Exit code: 0, 1 for a run that stopped and can be resumed, failed in a sweep, or an
-audit that contradicts a claim, 2 for a wrong configuration, 130 for Ctrl-C
+Exit code: 0, 1 for a run that stopped (the line says whether it can be resumed), failed in
+a sweep, or an audit that contradicts a claim, 2 for a wrong configuration, 130 for Ctrl-C
 """
 _SWEEP = ("-m", "--multirun")
 

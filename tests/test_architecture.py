@@ -29,6 +29,7 @@ ROOMS = [
     "sim.data.synthetic",
     "clients.tokenization",
     "clients.batching",
+    "clients.checkpoints",
     "clients.models",
     "clients.training",
     "clients.evaluation",
@@ -52,6 +53,7 @@ ROOMS = [
     "sim.inputs",
     "sim.run.simulation_only",
     "sim.run.evidence",
+    "sim.run.health",
     "sim.run",
     "sim.sweep",
     "analysis.aggregates",
@@ -86,6 +88,7 @@ LIBRARIES = {
     # A benchmark and an example run plain peft beside us.
     "peft": {
         *("clients.models.peft_adapter", "clients.models.participation"),
+        "clients.evaluation.plain_peft",
         *("analysis.benchmark.peers", "analysis.examples"),
     },
     "transformers": {

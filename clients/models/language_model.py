@@ -21,6 +21,7 @@ from userdp.clients.batching import device_batches, fixed_shapes
 from userdp.clients.batching.device_batches import Batch
 from userdp.clients.batching.fixed_shapes import FixedShapes
 from userdp.clients.batching.packing import Stack
+from userdp.clients.checkpoints import adapter_folder, weights
 from userdp.clients.models import acceleration, peft_adapter, stacked_lora
 from userdp.clients.models.classifier import Classification
 from userdp.clients.models.next_token import NextToken
@@ -35,6 +36,7 @@ class LanguageModel:
     Args:
         base: a model of transformers; its layers are replaced in place.
         classes: number of classes of a classification; None predicts next tokens.
+        drawn: names of tensors that the checkpoint lacks; their layers are trained whole.
 
     Attributes:
         layout: names (as peft saves them) and shapes of the adapter's D trained parameters.
@@ -50,13 +52,19 @@ class LanguageModel:
         ConfigurationError: the adapter does not fit the model, or the model not the task.
     """
 
-    def __init__(self, base: Any, settings: LoraSettings, classes: int | None = None) -> None:
+    def __init__(
+        self,
+        base: Any,
+        settings: LoraSettings,
+        classes: int | None = None,
+        drawn: Sequence[str] = (),
+    ) -> None:
         acceleration.fuse_activations(base.requires_grad_(False).eval())
         self.config = base.config
         self.classes = classes
         task = "CAUSAL_LM" if classes is None else "SEQ_CLS"
         with refused("this model cannot be adapted"):
-            adapter = peft_adapter.insert(base, settings, task)
+            adapter = peft_adapter.insert(base, settings, task, drawn)
         self.peft_config, self.frozen = adapter.config, adapter.frozen
         self.layout = Layout.of({name: tuple(t.shape) for name, t in adapter.trained.items()})
         self.initial = torch.cat([tensor.flatten() for tensor in adapter.trained.values()]).cpu()
@@ -195,41 +203,56 @@ def load(
     device: torch.device,
     classes: int | None = None,
     seed: int = 0,
-) -> tuple[Any, Any, bool]:
+) -> tuple[Any, Any, tuple[str, ...]]:
     """Load a base model and its tokenizer from a folder or from the Hugging Face hub.
 
     Args:
         path: folder, or name on the hub.
         revision: branch, tag or commit on the hub; None takes the default branch.
         classes: number of classes of a classification head; None loads a causal language model.
-        seed: draws the weights that the checkpoint lacks, mostly those of the head.
+        seed: draws the weights of a classification that the checkpoint lacks, as its head's.
 
     Returns:
-        The base model on ``device``, its tokenizer, and whether any of its weights were drawn.
+        The base model on ``device``, its tokenizer, and the names of the weights that were drawn.
 
     Raises:
-        ConfigurationError: there is no such model, or it is of another kind.
+        ConfigurationError: there is no such model, it is of another kind or an adapter, or its
+            weights are not all there, of the right shapes and finite.
     """
     auto_class: Any = transformers.AutoModelForCausalLM
     options: dict[str, int] = {}
-    # Without an answer here transformers would ask the terminal whether to run a model's own code.
-    shared: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     if classes is not None:
         auto_class = transformers.AutoModelForSequenceClassification
         options = {"num_labels": classes}
     try:
+        adapter_folder.refuse(path, revision)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             base: Any
+            # Without trust_remote_code=False transformers would ask the terminal whether to run
+            # a model's own code.
             base, loading = auto_class.from_pretrained(
-                path, dtype=dtype, output_loading_info=True, **shared, **options
+                path,
+                revision=revision,
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                trust_remote_code=False,
+                **options,
             )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **shared)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            path, revision=revision, trust_remote_code=False
+        )
+    except ConfigurationError:
+        raise
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         kind = "causal language model" if classes is None else "model that classifies texts"
         raise ConfigurationError(f"model.path={path}: no {kind}: {reason}") from None
-    return base.to(device), tokenizer, bool(loading["missing_keys"] or loading["mismatched_keys"])
+    adapter_folder.refuse_inserted(path, base)
+    names = weights.drawn(base, loading, path, classes=classes)
+    weights.refuse_damaged(base, path)
+    return base.to(device), tokenizer, names
 
 
 @contextlib.contextmanager

@@ -25,12 +25,12 @@ from peft.utils.transformers_weight_conversion import convert_peft_config_for_tr
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from userdp.clients.checkpoints import weights
 from userdp.sim.common.errors import ConfigurationError
 
 _LOG = logging.getLogger("userdp")
 
 ALL_LINEAR = "all-linear"
-HEADS = ("score", "classifier")  # peft trains these whole with a classification
 # Of the invented texts: two numbers that no model has as a size of its own, as a rule.
 _ROWS, _POSITIONS = 5, 7
 
@@ -68,7 +68,9 @@ def targets(base: Any, config: peft.LoraConfig) -> str | list[str]:
         )
     if wanted != ALL_LINEAR:
         _refuse_without_rows(wanted, reasons)
-    if not reasons and not _fused(base, config) and not _resembles_head(base, config):
+    if not (reasons or config.modules_to_save or _fused(base, config)) and not _resembles_head(
+        base, config
+    ):
         return wanted if isinstance(wanted, str) else list(wanted or ())
     for why in sorted(set(reasons.values())):
         left = [name for name in reasons if reasons[name] == why]
@@ -93,22 +95,20 @@ def _matched(base: Any, config: peft.LoraConfig) -> list[str]:
         path: layer for path, layer in base.named_modules() if isinstance(layer, nn.Linear | Conv1D)
     }
     if config.task_type == "SEQ_CLS":  # peft compares the ends: pre_classifier is trained whole
-        linear = {path: layer for path, layer in linear.items() if not _in_head(path)}
+        linear = {path: layer for path, layer in linear.items() if not weights.in_head(path)}
+    whole = set(config.modules_to_save or ())
+    linear = {path: layer for path, layer in linear.items() if path not in whole}
     if config.target_modules == ALL_LINEAR:
         head = base.get_output_embeddings()
         return [path for path, layer in linear.items() if layer is not head]
     return [path for path in linear if tuners_utils.check_target_module_exists(config, path)]
 
 
-def _in_head(path: str) -> bool:
-    return any(part.endswith(HEADS) for part in path.split("."))
-
-
 def _resembles_head(base: Any, config: peft.LoraConfig) -> bool:
     """Whether peft would train a layer whole, by the end of its name, and also adapt it."""
     paths = [path for path, layer in base.named_modules() if isinstance(layer, nn.Linear)]
     return config.task_type == "SEQ_CLS" and any(
-        _in_head(path) and not set(HEADS) & set(path.split(".")) for path in paths
+        weights.in_head(path) and not set(weights.HEADS) & set(path.split(".")) for path in paths
     )
 
 

@@ -16,6 +16,7 @@ from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
+from userdp.clients.checkpoints import weights
 from userdp.clients.models import participation, stacked_linear, stacked_lora
 from userdp.sim.common.errors import ConfigurationError
 
@@ -58,12 +59,15 @@ class Adapter:
     places: Sequence[stacked_lora.Place]  # one for each trained tensor, in the same order
 
 
-def insert(base: nn.Module, settings: LoraSettings, task: str) -> Adapter:
+def insert(
+    base: nn.Module, settings: LoraSettings, task: str, drawn: Sequence[str] = ()
+) -> Adapter:
     """Replace the layers of ``base`` that peft would adapt by stacked layers, in place.
 
     Args:
         task: peft's name of the task, CAUSAL_LM or SEQ_CLS; with SEQ_CLS all weights of the
             classification head are trained as well.
+        drawn: names of tensors that the checkpoint lacks; their layers are trained whole too.
 
     Raises:
         ConfigurationError: the model has no such targets, or a target or a part of the head is not
@@ -75,6 +79,7 @@ def insert(base: nn.Module, settings: LoraSettings, task: str) -> Adapter:
         target_modules=_targets(settings.targets),
         lora_dropout=0.0,
         task_type=task,
+        modules_to_save=weights.trained_whole(drawn) or None,
     )
     config.target_modules = participation.targets(base, config)
     adapted = _adapt(base, config, settings)

@@ -100,7 +100,7 @@ def fitted(
     Raises:
         ConfigurationError: a given size is negative.
     """
-    free = _free_bytes(model.device)
+    free = free_bytes(model.device)
     limit = float(MAX_LANES[model.device.type])
     lanes = max_lanes or max(1, int(min(limit, free / 4 / _lane_bytes(model))))
     if max_tokens is None and model.device.type == "cuda":
@@ -115,7 +115,7 @@ def _lane_bytes(model: LanguageModel) -> int:
     return 4 * model.layout.size * _LANE_COPIES
 
 
-def _free_bytes(device: torch.device) -> float:
+def free_bytes(device: torch.device) -> float:
     """Free memory of the device; on a CPU with file caches included, infinite if unknown."""
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -79,10 +79,14 @@ class ServerOptimizer:
     def scale(self) -> np.ndarray | None:
         """(D,) float32 by which units multiply their next update before the clip, if any."""
         optimizer = self._optimizer
-        return optimizer.scale() if isinstance(optimizer, Rescaling) else None
+        with np.errstate(all="ignore"):  # of a state that is lost
+            return optimizer.scale() if isinstance(optimizer, Rescaling) else None
 
     def step(self, noised_mean: np.ndarray, noise_std: float) -> None:
         """One step along a released mean: its negative is the gradient.
+
+        A step beyond the range of float32 leaves an adapter of NaN, whether torch computes one or
+        refuses to.
 
         Args:
             noised_mean: (D,) of updates that were multiplied by ``scale``; it is divided by
@@ -91,12 +95,20 @@ class ServerOptimizer:
                 public number; only optimisers for noisy gradients use it.
         """
         scale = self.scale
-        update = noised_mean if scale is None else noised_mean / scale
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            update = noised_mean if scale is None else noised_mean / scale
+            gradient = -update.astype(np.float32)
         for group in self._optimizer.param_groups:
             if "noise_std" in group:  # the optimiser takes the noise into account
                 group["noise_std"] = noise_std
-        self._parameter.grad = torch.from_numpy(-update.astype(np.float32))
-        self._optimizer.step()
+        self._parameter.grad = torch.from_numpy(gradient)
+        try:
+            self._optimizer.step()
+        except (OverflowError, RuntimeError) as error:
+            if "overflow" not in str(error) and not isinstance(error, OverflowError):
+                raise
+            with torch.no_grad():
+                self._parameter.fill_(torch.nan)
         self._schedule.step()
         self._weight = self._average * self._weight + 1
         self._averaged.lerp_(self._parameter.detach(), 1 / self._weight)

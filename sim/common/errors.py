@@ -14,7 +14,7 @@ class ConfigurationError(ValueError):
 
 
 class StoppedError(RuntimeError):
-    """A run that stopped before its end and can be resumed; the message says why and how."""
+    """A run that stopped before its end; the message says why, and how it can be resumed if so."""
 
 
 def located(error: BaseException) -> str:

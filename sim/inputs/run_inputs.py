@@ -33,7 +33,7 @@ class Base:
     module: Any
     tokenizer: Any
     path: str  # folder or hub name that it was loaded from
-    drawn: bool  # whether weights that the checkpoint lacks were drawn from the seed
+    drawn: tuple[str, ...]  # weights that the checkpoint lacks, drawn from the seed
     # Values of adapters around these very tensors, which never change; gone when they are.
     probed: dict[Hashable, Any] = field(default_factory=dict)
 
@@ -47,7 +47,7 @@ class RunInputs:
     base: str  # folder or hub name of the base model
     base_name: str  # its public name, for the model card
     revision: str | None  # commit of a base model of the hub
-    drawn: bool  # whether weights that the checkpoint lacks were drawn from the seed
+    drawn: tuple[str, ...]  # weights that the checkpoint lacks, drawn from the seed
     tokenizer: str = ""  # fingerprint of the whole tokenizer
     canaries: Canaries | None = None  # the invented users among the training users
     cache: dict[Hashable, Any] = field(default_factory=dict)  # values of corpus and base alone
@@ -140,7 +140,7 @@ def load(
     corpus = corpus_loader(data, base.tokenizer, model.seq_len)
     names = {"embedded": EMBEDDED, "local": Path(base.path).resolve().name, "hub": base.path}
     return RunInputs(
-        model=LanguageModel(base.module, _lora(model, seed), classes),
+        model=LanguageModel(base.module, _lora(model, seed), classes, base.drawn),
         corpus=canaries.planted(corpus, planted, data.canary_records),
         base=base.path,
         base_name=names[model.kind],

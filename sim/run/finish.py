@@ -20,6 +20,7 @@ from userdp.sim.common import durable_file
 from userdp.sim.console import run_summary
 from userdp.sim.data.canaries import Canaries
 from userdp.sim.run import input_digests
+from userdp.sim.run.health import saved_adapter
 from userdp.sim.run.prepare import Prepared
 from userdp.sim.run.simulation_only import canary_exposure, measure
 from userdp.sim.run.simulation_only.measure import Measured
@@ -136,11 +137,21 @@ def _publish(
 
     The card comes before the adapter, so that no adapter ever stands beside the card of an earlier
     one, whose epsilon was smaller.
+
+    Raises:
+        StoppedError: the saved adapter does not score as the trained model; no statement yet.
     """
-    inputs, folder = prepared.inputs, prepared.folder
+    inputs, folder, adapter = prepared.inputs, prepared.folder, prepared.optimizer.averaged
     card = _card(prepared, _statement(prepared, ledger, {}), before, after)
     durable_file.replace(folder.model_card, card.encode())
-    export.save(inputs.model, prepared.optimizer.averaged, folder.adapter, base=inputs.base)
+    export.save(inputs.model, adapter, folder.adapter, base=inputs.base)
+    saved_adapter.check(
+        inputs,
+        adapter,
+        folder.adapter,
+        seq_len=prepared.settings.model.seq_len,
+        engine=prepared.engine,
+    )
     facts = _statement(prepared, ledger, published_files.digests(folder))
     durable_file.replace(folder.statement, (json.dumps(facts, indent=2) + "\n").encode())
     return facts

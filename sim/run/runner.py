@@ -45,6 +45,8 @@ from userdp.sim.run import (
     trackers,
 )
 from userdp.sim.run.finish import Result
+from userdp.sim.run.health import divergence
+from userdp.sim.run.health.divergence import PublicUser
 from userdp.sim.run.prepare import Prepared
 from userdp.sim.run_folder import reader
 from userdp.sim.runtime.registry import RUNTIMES, Nodes
@@ -70,11 +72,18 @@ def run(
 
     Raises:
         ConfigurationError: before a round is spent.
-        StoppedError: a node failed twice or answered wrongly; the run can be resumed.
+        StoppedError: a node failed twice or answered wrongly, and the run can be resumed; or the
+            training diverged, or the saved adapter does not score as the trained model.
     """
     with environment_errors.raised_as(ConfigurationError, output=settings.folder):
         settings = going_on.settled(settings)
         prepared = prepare.prepare(settings, load)
+        divergence.check_start(
+            _public_user(prepared),
+            prepared.plan.mechanism,
+            prepared.optimizer.adapter,
+            prepared.inputs.base,
+        )
         minutes = time_estimate.minutes(settings, prepared.plan, prepared.inputs, prepared.engine)
         opened, mechanism = _open_run(prepared, config)
     stopped = environment_errors.raised_as(
@@ -122,16 +131,20 @@ def _train(
         tracker.log(0, before.metrics())
     rounds_left = max(0, plan.rounds - ledger.rounds_intended)
     scores: dict[int, Evaluation] = {}  # by rounds spent
+    watch = _watch(prepared)
     with Progress(plan.rounds) as progress:
         progress.update(ledger.rounds_intended, score=before.headline)
 
         def evaluate(server_round: int, _: ArrayRecord) -> MetricRecord | None:
             """Score and show a round; Flower counts rounds from 1 in every process."""
+            spent, score = ledger.rounds_intended, None
+            if spent:
+                watch.check_round(strategy.mechanism, spent)
             if server_round == 0:
                 return None
-            spent, score = ledger.rounds_intended, None
             if spent % settings.eval_every == 0 or server_round == rounds_left:
                 scores[spent] = finish.score(prepared, prepared.optimizer.averaged)
+                watch.check_score(scores[spent].loss, spent)
                 score = scores[spent].headline
                 tracker.log(strategy.number, scores[spent].metrics())
             epsilon = strategy.budget.epsilon_after(spent) if plan.mechanism.private else None
@@ -149,8 +162,24 @@ def _train(
                 _LOG.warning("%s", stop)
     if strategy.mechanism.halted:
         _LOG.warning("%s", _halted(ledger.rounds_intended, plan.rounds))
-    after = scores.get(ledger.rounds_intended)  # of the adapter that the optimiser holds
-    return before, after or finish.score(prepared, prepared.optimizer.averaged)
+    spent = ledger.rounds_intended  # a score of it is one of the adapter that the optimiser holds
+    after = scores.get(spent) or finish.score(prepared, prepared.optimizer.averaged)
+    watch.check_score(after.loss, spent)
+    return before, after
+
+
+def _public_user(prepared: Prepared) -> PublicUser:
+    work = node_setup.local_work(prepared.settings)
+    return PublicUser.of(prepared.inputs, work, prepared.engine)
+
+
+def _watch(prepared: Prepared) -> divergence.Watch:
+    return divergence.Watch(
+        user=_public_user(prepared),
+        optimizer=prepared.optimizer,
+        asked=prepared.settings.optimizer,
+        rounds=prepared.plan.rounds,
+    )
 
 
 def _nodes(prepared: Prepared, config: Mapping[str, Any]) -> Nodes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from userdp.sim.config.settings import Settings
+from userdp.sim.run.health import failed_units
 from userdp.sim.run_folder.layout import RunFolder
 from userdp.sim.tracking import tensorboard_tracker, tracker, wandb_tracker
 from userdp.sim.tracking.tracker import Tracker
@@ -21,7 +22,8 @@ def check(settings: Settings) -> None:
 def of(settings: Settings) -> Tracker:
     """The trackers of a run, not started yet."""
     keep, folder = settings.track.simulation_only, RunFolder(settings.folder)
-    lines = tracker.JsonlTracker(folder.metrics, simulation_only=keep)
+    failed = failed_units.FailedUnits(simulation_only=keep)
+    lines = tracker.Fanout(failed, tracker.JsonlTracker(folder.metrics, simulation_only=keep))
     if settings.track.sink == "jsonl":
         return lines
     if settings.track.sink == "tensorboard":

@@ -99,8 +99,8 @@ class Work:
         """A causal model with random weights and no dropout, on the device."""
         with torch.random.fork_rng():
             torch.manual_seed(self.spec.seed)
-            build: Any = transformers.AutoModelForCausalLM.from_config  # untyped
-            model = build(_config(self.spec))
+            auto_class: Any = transformers.AutoModelForCausalLM  # untyped
+            model = auto_class.from_config(_config(self.spec), trust_remote_code=False)
         return model.to(getattr(torch, self.spec.dtype)).to(self.spec.device).eval()
 
     def plain(self) -> torch.nn.Module:

@@ -63,12 +63,13 @@ def check_checkpoint(run: RunFolder, account: Account, found: Findings) -> None:
         if account.of_kind("done"):
             found.lacking.append(f"{run.checkpoint.name}/ is not there")
         return
-    from userdp.server.checkpoint import Checkpoint  # imports torch
+    from userdp.server.checkpoint import Checkpoint, is_finite  # imports torch
 
     try:
         layout = account.header["adapter_layout"]
-        checkpoint = Checkpoint.load(run.checkpoint, layout, account)
+        checkpoint = Checkpoint.load(run.checkpoint, layout, account, finite=False)
     except ConfigurationError as error:
         raise ConfigurationError(f"verify: {str(error).removeprefix('resume: ')}") from None
     if checkpoint is not None:
-        found.compared.append(f"the checkpoint of round {checkpoint.round}")
+        lost = "" if is_finite(checkpoint.optimizer) else ", which is not finite: the run diverged"
+        found.compared.append(f"the checkpoint of round {checkpoint.round}{lost}")

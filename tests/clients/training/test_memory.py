@@ -104,11 +104,11 @@ def test_the_tensors_of_a_block_are_freed_before_the_next_ones(monkeypatch):
 def test_sizes_follow_the_free_memory_unless_they_are_given(monkeypatch):
     model, _ = setting()
     lane = 4 * model.layout.size * 4  # bytes
-    monkeypatch.setattr(memory, "_free_bytes", lambda device: 4 * 10.5 * lane)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 4 * 10.5 * lane)
     assert memory.fitted(model, 32, None, None).max_lanes == 10
     assert memory.fitted(model, 32, None, 3).max_lanes == 3
     assert memory.fitted(model, 32, 77, None).max_tokens == 77
-    monkeypatch.setattr(memory, "_free_bytes", lambda device: math.inf)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: math.inf)
     assert vars(memory.fitted(model, 32, None, None)) == vars(EngineSettings())
 
 
