@@ -11,8 +11,8 @@ where a word ends before a single space, and the ids are those of the whole text
 - No added token is near.
 
 The rest is that the tokenizer splits a text into words by what is near, as all usual ones do. If
-there is no such place within half a piece, as in a text without spaces, the text is cut all the
-same: at that one place its ids may be others.
+there is no such place within half a piece, as in a text without spaces, the text is cut where the
+tokenizer gives the same ids for what is around: at that one place its ids may be others.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class LongTexts:
         return text
 
     def _cut(self, text: str, latest: int) -> tuple[int, int]:
-        """(end of a piece, characters to skip after it): where a word ends, or else ``latest``."""
+        """(end of a piece, characters to skip after it): where a word ends, else near ``latest``."""
         place, first = latest, latest - _PIECE // 2
         for _ in range(_TRIED):
             place = text.rfind(" ", first, place)
@@ -125,7 +125,8 @@ class LongTexts:
                 for skip in (0, 1):
                     if self._same(text, place, skip):
                         return place, skip
-        return latest, 0
+        anywhere = range(latest, latest - _TRIED, -1)
+        return next((place for place in anywhere if self._same(text, place, 0)), latest), 0
 
     def _ends_word(self, text: str, place: int) -> bool:
         before, after = text[place - 1], text[place + 1 : place + 2]

@@ -29,7 +29,7 @@ def _check_head(file: Path, columns: Mapping[str, str]) -> None:
     for row in itertools.islice(_parsed(file, wanted), _HEAD):
         empty = False
         available |= dict.fromkeys(row.columns or ())
-        if wanted <= available.keys():
+        if wanted <= available.keys() or row.fault is not None:  # a fault is told by itself
             return
     if not empty and not available:
         raise ConfigurationError(f"data.format='jsonl': {file} holds nothing of that format")
