@@ -115,7 +115,7 @@ class LongTexts:
         return text
 
     def _cut(self, text: str, latest: int) -> tuple[int, int]:
-        """(end of a piece, characters to skip after it): where a word ends, else near ``latest``."""
+        """(end of a piece, characters to skip after it): where a word ends, or near ``latest``."""
         place, first = latest, latest - _PIECE // 2
         for _ in range(_TRIED):
             place = text.rfind(" ", first, place)

@@ -101,11 +101,8 @@ class _Raw(io.RawIOBase):
 
 _FORMATS: dict[bytes, Callable[[IO[bytes]], Any]] = {
     b"\x1f\x8b": lambda content: gzip.GzipFile(fileobj=content),
-    **{
-        b"BZh%d1AY&SY" % level: lambda content: bz2.BZ2File(content)  # noqa: PLW0108
-        for level in range(1, 10)
-    },
-    b"\xfd7zXZ\x00": lambda content: lzma.LZMAFile(content),  # noqa: PLW0108
+    **{b"BZh%d1AY&SY" % level: lambda content: bz2.BZ2File(content) for level in range(1, 10)},
+    b"\xfd7zXZ\x00": lambda content: lzma.LZMAFile(content),  # noqa: SIM115 - closed by `opened`
     b"\x28\xb5\x2f\xfd": _zstandard,
     b"PK\x03\x04": _zip,
 }

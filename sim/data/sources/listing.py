@@ -60,7 +60,8 @@ def found(path: str, endings: tuple[str, ...]) -> Listing:
 
 def _sorted_out(files: Iterable[Path], folder: str | None, endings: tuple[str, ...]) -> Listing:
     """Which of the files to read; ``endings`` may be empty, for all."""
-    read, left_out = [], []
+    read: list[Path] = []
+    left_out: list[Path] = []
     for file in files:
         parts = file.relative_to(folder).parts if folder is not None else (file.name,)
         name = file.name.lower()
@@ -68,7 +69,7 @@ def _sorted_out(files: Iterable[Path], folder: str | None, endings: tuple[str, .
             not any(part.startswith(_HIDDEN) for part in parts)
             and not name.endswith(_UNFINISHED)
             and (not endings or name.endswith(endings))
-            and (file.is_file() or file.is_symlink() and not file.exists())
+            and (file.is_file() or (file.is_symlink() and not file.exists()))
         )
         (read if wanted else left_out).append(file)
     return Listing(files=read, left_out=left_out)

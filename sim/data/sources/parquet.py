@@ -31,9 +31,8 @@ def _rows(file: Path, columns: Mapping[str, str]) -> Iterator[Row]:
                 f"({type(error).__name__})"
             ) from None
         require_columns(columns, names, str(file))
-        number = 0
-        for values in _values(table, file, sorted(set(columns.values()))):
-            number += 1
+        rows = _values(table, file, sorted(set(columns.values())))
+        for number, values in enumerate(rows, 1):
             yield Row(f"{file}, row {number}", values)
 
 
@@ -68,10 +67,11 @@ def _values(table: pq.ParquetFile, file: Path, names: Sequence[str]) -> Iterator
 def _batch_rows(table: pq.ParquetFile, group: int, names: Sequence[str]) -> int:
     """Rows of one batch, so that memory is bounded where rows are of similar size."""
     facts = table.metadata.row_group(group)
+    rows: int = facts.num_rows
     chunks = [facts.column(number) for number in range(facts.num_columns)]
     wanted = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] in names]
-    total = sum(chunk.total_uncompressed_size for chunk in wanted)
-    return max(1, min(_BATCH_ROWS, _BATCH_BYTES * facts.num_rows // max(total, 1)))
+    total: int = sum(chunk.total_uncompressed_size for chunk in wanted)
+    return max(1, min(_BATCH_ROWS, _BATCH_BYTES * rows // max(total, 1)))
 
 
 SOURCE = FileSource(suffix="parquet", read=_rows)

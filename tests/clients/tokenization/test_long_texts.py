@@ -19,10 +19,11 @@ from userdp.sim.data import masking
 from userdp.sim.data.corpus import Labelled
 from userdp.sim.data.population_writer import PopulationWriter
 
-WORDS = (
-    "the cat sat on a mat, while Old dogs ran over green hills; nobody knew why it rained so "
-    'much. She said: "well" - then left! naïve 漢字 ☃ 😀 123 \n \t [END] <x>'
-).split(" ")
+WORDS = [
+    *"the cat sat on a mat, while Old dogs ran over green hills; nobody knew why it".split(),
+    *'rained so much. She said: "well" - then left! naïve 漢字 ☃ 😀 123 [END] <x>'.split(),
+    *("\n", "\t"),
+]
 SIZE = 400  # characters of a piece here
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}[END]{% endfor %}"
 

@@ -191,7 +191,7 @@ def test_a_key_that_occurs_twice_inside_a_message_breaks_the_row(tmp_path):
 
 
 def test_types_of_columns_that_nobody_asked_for_do_no_harm(tmp_path):
-    lines = ['{"who": "a", "said": "x", "z": %s}' % z for z in ("1", '"t"', "[1]", "{}", "null")]
+    lines = [json.dumps({"who": "a", "said": "x", "z": z}) for z in (1, "t", [1], {}, None)]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     assert texts(load(tmp_path / "a.jsonl", tmp_path).train) == by_user([("a", "x")] * 5)
     strange = {
