@@ -134,8 +134,10 @@ def _overrides(arguments: list[str], *flags: str) -> list[str]:
     """The arguments without the flags of the verb.
 
     Raises:
-        ConfigurationError: there is another flag.
+        ConfigurationError: there is another flag, or an argument is empty.
     """
+    if not all(item.strip() for item in arguments):
+        raise ConfigurationError("an argument is empty; is a variable of the shell unset?")
     for item in arguments:
         if item.startswith("-") and item not in flags:
             options = f"; choose one of {', '.join(flags)}" if flags else ""

@@ -6,9 +6,13 @@ The token ids are exactly those of the tokenizer's own ``apply_chat_template``.
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from userdp.clients.tokenization.long_texts import LONG, LongTexts
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.data import masking
 from userdp.sim.data.corpus import Message
@@ -17,7 +21,7 @@ from userdp.sim.data.corpus import Message
 _GENERATION_TAG = re.compile(r"\{%-?\s*generation\b")
 
 
-def encode(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+def encode(tokenizer: Any, messages: Sequence[Message]) -> Sequence[int]:
     """Signed token ids of a conversation, as in `userdp.sim.data.masking`.
 
     A token is learned if its first character belongs to an assistant's turn, the closing token of
@@ -40,11 +44,27 @@ def encode(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
         for turn, message in enumerate(messages)
         if message["role"] == "assistant"
     ]
+    if len(text) > LONG:
+        return _encode_long(tokenizer, text, spans)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     learned = [
         any(start <= first < end for start, end in spans) for first, _ in encoded["offset_mapping"]
     ]
     return masking.signed(encoded["input_ids"], learned)
+
+
+def _encode_long(tokenizer: Any, text: str, spans: Sequence[tuple[int, int]]) -> array[int]:
+    """Signed token ids of a rendered conversation, a piece at a time; ``spans`` are learned."""
+    starts, ends = np.array(spans, np.int64).T
+    result = array("i")
+    for piece, encoded in LongTexts(tokenizer).encoded(text, return_offsets_mapping=True):
+        first = piece.start + np.array(encoded["offset_mapping"], np.int64).reshape(-1, 2)[:, 0]
+        first[:1] -= piece.skipped  # a space that stands before the piece is in its first token
+        span = np.searchsorted(starts, first, side="right") - 1  # turns do not overlap
+        learned = (span >= 0) & (first < ends[span])
+        ids = np.asarray(encoded["input_ids"], np.int32)
+        result.frombytes(memoryview(np.where(learned, ids, ~ids)).cast("B"))
+    return result
 
 
 def _check_tokenizer(tokenizer: Any) -> None:

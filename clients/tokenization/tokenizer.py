@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from array import array
+from collections.abc import MutableSequence, Sequence
 from typing import Any
 
+import numpy as np
+
 from userdp.clients.tokenization import chat_template
+from userdp.clients.tokenization.long_texts import LONG, LongTexts
 from userdp.sim.common import cache
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.data import masking
@@ -31,11 +36,11 @@ class TokenizerEncode:
             type(tokenizer).__name__, tokenizer.eos_token_id, content, tokenizer.chat_template
         )
 
-    def __call__(self, texts: list[str]) -> list[list[int]]:
+    def __call__(self, texts: list[str]) -> list[Sequence[int]]:
         """Token ids of each whole text, closed by the end-of-text token; all are learned."""
         return [self._closed(ids) for ids in self._ids(texts)]
 
-    def prompted(self, pairs: list[tuple[str, str]]) -> list[list[int]]:
+    def prompted(self, pairs: list[tuple[str, str]]) -> list[Sequence[int]]:
         """Token ids of each (prompt, text); only those of the text are learned.
 
         Prompt and text are tokenized separately, as at generation: no token spans the boundary.
@@ -44,11 +49,11 @@ class TokenizerEncode:
         prompts = self._ids([prompt for prompt, _ in pairs])
         texts = self._ids([text for _, text in pairs], add_special_tokens=False)
         return [
-            masking.given(self._without_end(prompt)) + self._closed(text)
+            _joined(self._without_end(prompt), self._closed(text))
             for prompt, text in zip(prompts, texts, strict=True)
         ]
 
-    def labelled(self, records: Sequence[Labelled], max_tokens: int) -> list[list[int]]:
+    def labelled(self, records: Sequence[Labelled], max_tokens: int) -> list[Sequence[int]]:
         """Token ids of each text or pair of texts, then its class; only the class is learned.
 
         The ids of a text are those of the tokenizer's own call, without a closing end-of-text
@@ -69,15 +74,19 @@ class TokenizerEncode:
                 f"model.seq_len={max_tokens}: {special_tokens} special tokens and the class leave "
                 "no room for a text; take more."
             )
-        pairs = [record.pair for record in records] if paired else None
-        texts = [record.text for record in records]
-        encoded = self._ids(texts, text_pair=pairs, truncation=True, max_length=max_text_tokens)
+        pairs = [self._head(record.pair or "", max_tokens) for record in records]
+        encoded = self._encoded(
+            [self._head(record.text, max_tokens) for record in records],
+            text_pair=pairs if paired else None,
+            truncation=True,
+            max_length=max_text_tokens,
+        )
         return [
             [*masking.given(ids), record.label]
             for ids, record in zip(encoded, records, strict=True)
         ]
 
-    def conversation(self, messages: Sequence[Message]) -> list[int]:
+    def conversation(self, messages: Sequence[Message]) -> Sequence[int]:
         """Token ids of a conversation; see `userdp.clients.tokenization.chat_template.encode`.
 
         Raises:
@@ -86,7 +95,45 @@ class TokenizerEncode:
         """
         return chat_template.encode(self._tokenizer, messages)
 
-    def _ids(self, texts: list[str], **options: Any) -> list[list[int]]:
+    @functools.cached_property
+    def _long_texts(self) -> LongTexts:
+        return LongTexts(self._tokenizer, split_special_tokens=True)
+
+    @functools.cached_property
+    def _around(self) -> tuple[list[int], list[int]]:
+        """The special tokens that the tokenizer puts before and after a text."""
+        [whole], [bare] = self._encoded(["a"]), self._encoded(["a"], add_special_tokens=False)
+        before = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+        return whole[:before], whole[before + len(bare) :]
+
+    def _head(self, text: str, tokens: int) -> str:
+        """The text, or of a long one what is left when it is truncated to so many tokens."""
+        side = self._tokenizer.truncation_side
+        return text if len(text) <= LONG else self._long_texts.head(text, tokens, side=side)
+
+    def _ids(
+        self, texts: list[str], *, add_special_tokens: bool = True
+    ) -> list[MutableSequence[int]]:
+        """Token ids of each text as the tokenizer returns them; arrays for long texts."""
+        short = iter(
+            self._encoded(
+                [text for text in texts if len(text) <= LONG], add_special_tokens=add_special_tokens
+            )
+        )
+        return [
+            next(short) if len(text) <= LONG else self._long_ids(text, add_special_tokens)
+            for text in texts
+        ]
+
+    def _long_ids(self, text: str, add_special_tokens: bool) -> array[int]:
+        ids = self._long_texts.ids(text)
+        if add_special_tokens:
+            before, after = self._around
+            ids[:0] = array("i", before)
+            ids.extend(after)
+        return ids
+
+    def _encoded(self, texts: list[str], **options: Any) -> list[list[int]]:
         """Token ids of each text as the tokenizer itself returns them."""
         if not texts:
             return []
@@ -96,12 +143,27 @@ class TokenizerEncode:
         ids: list[list[int]] = encoded["input_ids"]
         return ids
 
-    def _closed(self, ids: list[int]) -> list[int]:
+    def _closed(self, ids: MutableSequence[int]) -> MutableSequence[int]:
         """With one end-of-text token at the end, if the tokenizer has such a token."""
         end = self._tokenizer.eos_token_id
-        return ids if end is None or ids[-1:] == [end] else [*ids, end]
+        if end is not None and not (len(ids) and ids[-1] == end):
+            ids.append(end)
+        return ids
 
-    def _without_end(self, ids: list[int]) -> list[int]:
+    def _without_end(self, ids: MutableSequence[int]) -> MutableSequence[int]:
         """Without the end-of-text token that some tokenizers put behind every text."""
-        has_end = len(ids) > 1 and ids[-1] == self._tokenizer.eos_token_id
-        return ids[:-1] if has_end else ids
+        if len(ids) > 1 and ids[-1] == self._tokenizer.eos_token_id:
+            ids.pop()
+        return ids
+
+
+def _joined(prompt: MutableSequence[int], text: MutableSequence[int]) -> Sequence[int]:
+    """The prompt's tokens, not learned, then the text's."""
+    if not (isinstance(prompt, array) or isinstance(text, array)):
+        return [*masking.given(prompt), *text]
+    joined = array("i", prompt)
+    given = np.frombuffer(joined, np.int32)
+    np.invert(given, out=given)
+    del given  # an array that is viewed cannot grow
+    joined.extend(array("i", text))
+    return joined

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from userdp.sim.common.errors import ConfigurationError
-from userdp.sim.config.field_types import Closed, Number, Text, Whole
+from userdp.sim.config.field_types import Closed, Number, Place, Text, Whole
 from userdp.sim.data.sources.base import GeneratedPopulation
 from userdp.sim.data.sources.registry import SOURCES
 
@@ -23,19 +23,19 @@ class Data(Closed):
 
     format: str  # name of an entry of `SOURCES`
     users: Whole = 2400  # of a generated population
-    path: str | None = None
-    name: str | None = None  # configuration of a data set of the hub
-    hub_split: str = "train"
+    path: Place | None = None
+    name: Place | None = None  # configuration of a data set of the hub
+    hub_split: Place = "train"
     options: dict[str, Any] = field(default_factory=dict, hash=False)  # `Source.option_names`
-    user: str | None = "user_id"  # column; None: every record belongs to another user
-    text: str | None = "text"
-    prompt: str | None = None
-    chat: str | None = None
-    text_pair: str | None = None
-    label: str | None = None
+    user: Place | None = "user_id"  # column; None: every record belongs to another user
+    text: Place | None = "text"
+    prompt: Place | None = None
+    chat: Place | None = None
+    text_pair: Place | None = None
+    label: Place | None = None
     classes: Whole | tuple[Whole | Text, ...] | None = None
     split: Literal["user", "record", "column"] = "user"
-    split_column: str | None = None
+    split_column: Place | None = None
     holdout: Number = 0.1
     seed: Whole = 0
     strict: bool = False

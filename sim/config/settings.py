@@ -18,7 +18,7 @@ from userdp.server.mechanisms import noise_grid
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config import optimizer
 from userdp.sim.config.data import Data
-from userdp.sim.config.field_types import Closed, Count, Number, Quantity, Whole
+from userdp.sim.config.field_types import Closed, Count, Number, Place, Quantity, Whole
 from userdp.sim.config.strategy import Strategy, gather_options
 from userdp.sim.data import selection
 from userdp.sim.runtime.registry import RUNTIMES
@@ -43,8 +43,8 @@ class Model(Closed):
     """
 
     kind: Literal["embedded", "local", "hub"]
-    path: str | None = None
-    revision: str | None = None
+    path: Place | None = None
+    revision: Place | None = None
     seq_len: Whole
     dtype: Literal["auto", "float32", "bfloat16"]
     lora: Lora
@@ -210,9 +210,9 @@ class Settings(Closed):
     eval_every: Whole
     seed: Whole
     device: str
-    resume: str | None
-    sweep: str | None
-    output: str
+    resume: Place | None
+    sweep: Place | None
+    output: Place
 
     def __post_init__(self) -> None:
         if self.rounds < 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -13,8 +12,8 @@ from typing import Any, NamedTuple, Protocol
 from userdp.sim.data.population import Population
 from userdp.sim.data.population_writer import PopulationWriter
 
-FORMAT = 2  # version of the files and of how texts become tokens; part of every cache key
-_BATCH = 1000  # records in one call of the tokenizer
+FORMAT = 3  # version of the files and of how texts become tokens; part of every cache key
+_BATCH, _BATCH_SIZE = 1000, 1 << 20  # records and characters in one call of the tokenizer
 Message = Mapping[str, str]  # of a conversation: its ``role`` and its ``content``
 
 
@@ -34,22 +33,22 @@ class Encode(Protocol):
         """Fingerprint of everything the token ids depend on; part of the cache key."""
         ...
 
-    def __call__(self, texts: list[str]) -> list[list[int]]:
+    def __call__(self, texts: list[str]) -> list[Sequence[int]]:
         """Token ids of each text, whole, closed by the end-of-text token if there is one."""
         ...
 
-    def prompted(self, pairs: list[tuple[str, str]]) -> list[list[int]]:
+    def prompted(self, pairs: list[tuple[str, str]]) -> list[Sequence[int]]:
         """Token ids of each (prompt, text): the prompt's, not learned, then the text's, closed."""
         ...
 
-    def labelled(self, records: Sequence[Labelled], max_tokens: int) -> list[list[int]]:
+    def labelled(self, records: Sequence[Labelled], max_tokens: int) -> list[Sequence[int]]:
         """Token ids of each record's text or pair, not learned, then its class, learned.
 
         The text is cut so that a record has at most ``max_tokens`` entries, its class included.
         """
         ...
 
-    def conversation(self, messages: Sequence[Message]) -> list[int]:
+    def conversation(self, messages: Sequence[Message]) -> Sequence[int]:
         """Token ids of the messages in the model's chat format; the assistant's are learned.
 
         Raises:
@@ -95,7 +94,7 @@ class Corpus:
 def write(
     folder: Path,
     examples: Iterable[Example],
-    encode: Callable[[list[Any]], list[list[int]]],
+    encode: Callable[[list[Any]], list[Sequence[int]]],
     dropped: Mapping[str, int],
 ) -> None:
     """Tokenise the examples in batches and write both populations into ``folder``.
@@ -117,6 +116,21 @@ def write(
 
 
 def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
-    remaining = iter(examples)
-    while batch := list(itertools.islice(remaining, _BATCH)):
+    """The examples in order, in lists that are short where the records are long."""
+    batch: list[Example] = []
+    size = 0
+    for example in examples:
+        batch.append(example)
+        size += _size(example.content)
+        if len(batch) == _BATCH or size >= _BATCH_SIZE:
+            yield batch
+            batch, size = [], 0
+    if batch:
         yield batch
+
+
+def _size(content: Any) -> int:
+    """Characters of a text, a pair of texts or a labelled text; tokens of a conversation."""
+    if isinstance(content, tuple):
+        return sum(len(part) for part in content if isinstance(part, str))
+    return len(content)

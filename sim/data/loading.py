@@ -177,6 +177,8 @@ def _examples(
     for row in rows:
         user = None
         try:
+            if settings.strict and row.fault is not None:
+                raise BadRecord(row.fault)
             user = records.user(row, settings.columns.user)
             content = records.content(row, settings.columns, encode)
         except BadRecord as bad:

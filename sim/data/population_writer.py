@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -36,14 +37,20 @@ class PopulationWriter:
         """Append one record for each entry of ``users``; a user may occur many times.
 
         Args:
-            records: token ids of each record, signed as in `userdp.sim.data.masking`.
+            records: token ids of each record, signed as in `userdp.sim.data.masking`; a long
+                one as an array of 32 bits, ``array("i")``.
         """
         slots = self._slots
         owners = [slots.setdefault(user, len(slots)) for user in users]
         lengths = np.fromiter(map(len, records), np.int64, len(records))
         ends = self._tokens.length + np.cumsum(lengths)
-        tokens = itertools.chain.from_iterable(records)
-        self._tokens.extend(np.fromiter(tokens, np.int32, int(lengths.sum())))
+        for long, some in itertools.groupby(records, lambda record: isinstance(record, array)):
+            if long:  # no copy: these records may be of any length
+                for record in some:
+                    self._tokens.extend(np.frombuffer(record, np.int32))
+            else:
+                tokens = itertools.chain.from_iterable(some)
+                self._tokens.extend(np.fromiter(tokens, np.int32))
         self._offsets.extend(ends)
         self._owners.extend(np.array(owners, np.int64))
 
@@ -72,7 +79,7 @@ class _Column:
 
     def extend(self, values: np.ndarray) -> None:
         """Append ``values`` (n,), cast to the array's dtype."""
-        self._file.write(values.astype(self._dtype, copy=False).tobytes())
+        self._file.write(np.ascontiguousarray(values, self._dtype).data)
         self.length += len(values)
 
     def close(self) -> None:

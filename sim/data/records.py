@@ -106,7 +106,7 @@ def user(row: Row, column: str | None) -> str | None:
         BadRecord: the row is broken or has no user.
     """
     if row.columns is None:
-        raise BadRecord("broken line")
+        raise BadRecord(row.fault or "broken line")
     if column is None:
         return None
     value = row.columns.get(column)

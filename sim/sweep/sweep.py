@@ -190,6 +190,8 @@ def _failure(job: Job) -> str:
 
 def _folder(overrides: Sequence[str]) -> Path:
     given = hydra_compose.value(overrides, "output")
+    if given is not None and not given.strip("'\" "):
+        raise ConfigurationError("output=: names no folder; is a variable of the shell unset?")
     given = given or hydra_compose.value(overrides, "hydra.sweep.dir")
     if given is None:
         return Path(datetime.now().strftime("multirun/%Y-%m-%d/%H-%M-%S-%f"))

@@ -12,7 +12,7 @@ import pytest
 from helpers import small_world
 from userdp.sim.data import loading
 from userdp.sim.data.corpus import Corpus
-from userdp.sim.data.sources import jsonl, streams
+from userdp.sim.data.sources import jsonl, text_lines
 
 pytestmark = pytest.mark.slow  # whole runs
 
@@ -78,7 +78,7 @@ def test_a_cached_corpus_is_found_without_reading_a_row(tmp_path, monkeypatch):
     path = tmp_path / "mail.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in small_world.rows()))
     first = loaded(path)
-    monkeypatch.setattr(streams, "lines", None)  # calling it fails
+    monkeypatch.setattr(text_lines, "lines", None)  # calling it fails
     again = loaded(path)
     assert again.name == first.name
     path.write_text(path.read_text() + '{"user_id": "new", "text": "x"}\n')

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import abc
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,10 +32,15 @@ _COLUMN_NAME = re.compile(r"[\w .:/-]{1,40}")
 
 
 class Row(NamedTuple):
-    """One row: its place (file and line), and its values by column, or None if it is broken."""
+    """One row: its place (file and line), and its values by column, or None if it is broken.
+
+    ``fault`` says what is wrong with it. A row with a fault that has columns can be read, and is
+    refused under ``data.strict`` alone.
+    """
 
     place: str
     columns: Mapping[str, Any] | None
+    fault: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +127,7 @@ class GeneratedPopulation:
 
 
 def require_columns(wanted: Mapping[str, str], available: Iterable[str], path: str) -> None:
-    """Refuse data without the wanted columns.
+    """Refuse data without the wanted columns, or with two of one name.
 
     Args:
         wanted: as `SourceRequest.columns`.
@@ -130,13 +136,29 @@ def require_columns(wanted: Mapping[str, str], available: Iterable[str], path: s
         path: of the data, for the message.
 
     Raises:
-        ConfigurationError: a wanted column is not available.
+        ConfigurationError: a wanted column is not available, or a name is there twice.
     """
     names = list(available)
-    if all(_COLUMN_NAME.fullmatch(name) for name in names):
-        mend = "there are: " + ", ".join(names)
-    else:
-        mend = "no column names; is data.format right?"
     for setting, column in wanted.items():
         if column not in names:
+            mend = _mend(column, names)
             raise ConfigurationError(f"{setting}={column!r}: no such column in {path}; {mend}")
+    twice = [name for name, count in Counter(names).items() if count > 1 and name.strip()]
+    if twice:
+        shown = f"{twice[0]!r}" if _COLUMN_NAME.fullmatch(twice[0]) else "the same"
+        raise ConfigurationError(
+            f"data.path: {path}: two columns are named {shown}; rename one, since it is not said "
+            "which is meant."
+        )
+
+
+def _mend(column: str, names: Sequence[str]) -> str:
+    """What to change if the column is not among the names; quotes nothing but names of columns."""
+    for name in names:
+        if name.strip() == column:
+            return f"there is {name!r}, with blanks: write the names without blanks around them"
+    if len(names) == 1 and (found := [mark for mark in ";\t|" if mark in names[0]]):
+        return f"its header is one field that holds {found[0]!r}: separate the fields by commas"
+    if all(_COLUMN_NAME.fullmatch(name) for name in names):
+        return "there are: " + ", ".join(names)
+    return "no column names; is data.format right?"

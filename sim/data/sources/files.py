@@ -8,14 +8,19 @@ options of its own (``data.options``), or one that does not read files, derives 
 
 from __future__ import annotations
 
-import glob
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from userdp.sim.common import cache, file_hash
 from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.data.sources import compression, listing
 from userdp.sim.data.sources.base import Opened, Row, Source, SourceRequest
+from userdp.sim.data.sources.listing import Listing
+
+_LOG = logging.getLogger("userdp")
+_SHOWN = 3  # names of files that were left out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,39 +30,52 @@ class FileSource(Source):
     Args:
         suffix: of the files that are read from a folder, without the dot.
         read: (file, `SourceRequest.columns`) -> the rows of the file.
+        is_text: whether the files may be compressed, ``.jsonl.gz``, and are read all the same.
     """
 
     suffix: str
     read: Callable[[Path, Mapping[str, str]], Iterator[Row]]
+    is_text: bool = False
 
     def check(self, request: SourceRequest) -> None:
         """Refuse a path without files of this format; raises as `Source.check` does."""
-        _files(request.path, self.suffix)
+        self._listing(request.path)
 
     def open(self, request: SourceRequest, cache_folder: Path) -> Opened:
-        """Hash the files, once while they stay unchanged; raises as `Source.open` does."""
-        files = _files(request.path, self.suffix)
+        """Hash the files, once while they stay unchanged; raises as `Source.open` does.
+
+        Files of a folder or pattern that are not read are told in a warning.
+        """
+        found = self._listing(request.path)
+        for file in found.files:
+            compression.readable(file)
+        _tell(found, request.path, self.suffix)
 
         def rows() -> Iterator[Row]:
-            for file in files:
+            for file in found.files:
                 yield from self.read(file, request.columns)
 
-        return Opened(cache.fingerprint([file_hash.of(file, cache_folder) for file in files]), rows)
+        hashes = [file_hash.of(file, cache_folder) for file in found.files]
+        return Opened(cache.fingerprint(hashes), rows)
+
+    def _listing(self, path: str | None) -> Listing:
+        if not (path or "").strip():
+            raise ConfigurationError(
+                "data.path is missing: give a file, a folder or a glob pattern."
+            )
+        endings = [f".{self.suffix}"]
+        if self.is_text:
+            endings += [f".{self.suffix}{ending}" for ending in compression.SUFFIXES]
+        return listing.found(str(path), tuple(endings))
 
 
-def _files(path: str | None, suffix: str) -> list[Path]:
-    if path is None:
-        raise ConfigurationError("data.path is missing: give a file, a folder or a glob pattern.")
-    location = Path(path)
-    if location.is_dir():
-        files = sorted(location.rglob(f"*.{suffix}"))
-        mend = f"a folder needs files named *.{suffix}"
-    else:
-        files = (
-            [location] if location.is_file() else sorted(map(Path, glob.glob(path, recursive=True)))
-        )
-        mend = "give a file, a folder or a glob pattern"
-    files = [file for file in files if file.is_file()]
-    if not files:
-        raise ConfigurationError(f"data.path={path}: no such file; {mend}.")
-    return files
+def _tell(found: Listing, path: str | None, suffix: str) -> None:
+    if not (count := len(found.left_out)):
+        return
+    names = ", ".join(file.name for file in found.left_out[:_SHOWN])
+    _LOG.warning(
+        "data.path=%s: read %d files and left out %d, which are hidden, unfinished or not named "
+        "*.%s: %s%s",
+        *(path, len(found.files), count, suffix),
+        *(names, ", ..." if count > _SHOWN else ""),
+    )

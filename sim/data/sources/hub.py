@@ -25,9 +25,9 @@ class HubSource(Source):
 
 
 def _path(request: SourceRequest) -> str:
-    if request.path is None:
+    if not (request.path or "").strip():
         raise ConfigurationError("data.path is missing: name a data set of the hub.")
-    return request.path
+    return str(request.path)
 
 
 SOURCE = HubSource()
