@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from userdp.sim.common import plain_text
+
 _GRADIENTS = "real gradients a round (simulation_only)"
 _SCORE = "held-out perplexity, mean [min, max]"
 
@@ -60,7 +62,7 @@ def markdown(cells: Sequence[Cell]) -> str:
         ]
         for cell in ranked(cells)
     ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join(f"| {' | '.join(map(plain_text.markdown, row))} |" for row in rows)
 
 
 def comma_separated(cells: Sequence[Cell]) -> str:
@@ -74,7 +76,7 @@ def comma_separated(cells: Sequence[Cell]) -> str:
     writer.writerow(["strategy", "selection", "epsilon", *gradients, "mean", *names])
     for cell in ranked(cells):
         start = [cell.strategy, cell.selection, cell.epsilon, *([cell.gradients] if real else [])]
-        writer.writerow([*start, cell.mean, *cell.perplexities])
+        writer.writerow(plain_text.row([*start, cell.mean, *cell.perplexities]))
     return text.getvalue()
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from userdp.analysis.aggregates.seed_groups import Spread
 from userdp.analysis.report.figures.style import GRID, INK, MUTED, Look
+from userdp.sim.common import plain_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -215,5 +216,5 @@ def save(plot: Plot, folder: Path) -> str:
     with path.with_suffix(".csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         header = [f"simulation_only/{c}" if plot.simulation_only else c for c in plot.columns]
-        writer.writerows([header, *plot.rows])
+        writer.writerows(map(plain_text.row, [header, *plot.rows]))
     return path.read_text()
