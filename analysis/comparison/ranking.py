@@ -56,13 +56,13 @@ def markdown(cells: Sequence[Cell]) -> str:
     rows.append(["---", "---", *["---:"] * (len(rows[0]) - 2)])
     rows += [
         [
-            *(cell.strategy, cell.selection, f"{cell.epsilon:g}"),
+            *map(plain_text.markdown, (cell.strategy, cell.selection, f"{cell.epsilon:g}")),
             *([f"{cell.gradients:.1f}"] if real else []),
             f"{cell.mean:.2f} [{min(cell.perplexities):.2f}, {max(cell.perplexities):.2f}]",
         ]
         for cell in ranked(cells)
     ]
-    return "\n".join(f"| {' | '.join(map(plain_text.markdown, row))} |" for row in rows)
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def comma_separated(cells: Sequence[Cell]) -> str:

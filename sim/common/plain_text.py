@@ -1,6 +1,6 @@
 r"""Text of others on a terminal, in a message or in a cell: it cannot pass for anything else.
 
->>> shown("a\x1b[31mb"), shown("x" * 300)[-20:]
+>>> shown("a\x1b[31mb"), shown("x" * 300)[-17:]
 ('a\\x1b[31mb', 'xx... (300 signs)')
 >>> cell("=1+1"), cell("-2.5"), cell(-2.5), cell("plain")
 ("'=1+1", '-2.5', -2.5, 'plain')
@@ -8,6 +8,7 @@ r"""Text of others on a terminal, in a message or in a cell: it cannot pass for 
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from typing import Any
@@ -55,6 +56,18 @@ def cell(value: Any) -> Any:
     if not isinstance(value, str) or _NUMBER.fullmatch(value) or not _FORMULA.match(value):
         return value
     return f"'{value}"
+
+
+def identifier(text: str) -> str:
+    """The text as a name of a file and an id in a page: letters, digits, - and _ alone.
+
+    Two texts that differ get two names: where signs were lost, a hash of the text stands at the end.
+
+    >>> identifier("user_wise"), identifier("a/b")
+    ('user_wise', 'a_b-c14cdd')
+    """
+    clean = re.sub(r"[^\w-]+", "_", text)
+    return clean if clean == text else f"{clean}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def markdown(text: str) -> str:

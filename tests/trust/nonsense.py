@@ -268,7 +268,7 @@ def _told(one: Broken, text: str) -> Result:
     line = " ".join(text.split())
     if not any(name in text for name in one.names):
         return Result(one, "unnamed", line)
-    if not line or len(text.splitlines()) > 1 or not printable(text) == text:
+    if not line or printable(line) != line:
         return Result(one, "not one line", text)
     return Result(one, "refused", line)
 

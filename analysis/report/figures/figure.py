@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ _RC: dict[Any, Any] = {
     "axes.labelsize": 11.5,
     "legend.fontsize": 10,
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a name with $ is text, and no formula that may be wrong
     "svg.hashsalt": "userdp",
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -58,6 +60,10 @@ class Plot:
     rows: Sequence[Sequence[Any]]  # its numbers, stored as CSV beside it
     draw: Callable[[Axes], None]
     simulation_only: bool = False
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w-]+", self.name):  # it becomes ids, links and paths
+            raise ValueError(f"{self.name!r}: expected letters, digits, - and _ alone.")
 
 
 @dataclass(frozen=True, kw_only=True)
