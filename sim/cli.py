@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from userdp.sim.common import third_party
+from userdp.sim.common import plain_text, third_party
 from userdp.sim.common.errors import ConfigurationError, StoppedError
 from userdp.sim.console import streams
 
@@ -112,7 +112,7 @@ def _exit_code(verb: Callable[[list[str]], Any], arguments: list[str]) -> int:
 
 def _print_error(text: str, code: int) -> int:
     """Print one line on standard error; returns the exit code."""
-    print(f"userdp: {' '.join(text.split())}", file=sys.stderr)
+    print(f"userdp: {plain_text.printable(' '.join(text.split()))}", file=sys.stderr)
     return code
 
 

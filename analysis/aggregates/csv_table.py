@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from userdp.sim.common import plain_text
+
 
 def print_csv(rows: Sequence[Mapping[str, Any]], missing: str) -> int:
     """Print a table as CSV, or one line on standard error where it has no rows.
@@ -23,5 +25,5 @@ def print_csv(rows: Sequence[Mapping[str, Any]], missing: str) -> int:
         return 2
     writer = csv.DictWriter(sys.stdout, list(rows[0]))
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(map(plain_text.row, rows))
     return 0

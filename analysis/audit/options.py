@@ -4,48 +4,44 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from userdp.sim.common import rng
+from userdp.sim.common.bounds import Between
 from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.config import command_options
+from userdp.sim.config.field_types import MOST_ROUNDS, Choice, Closed, Real, Seed, Whole
 
 PREFIX = "audit."
 CANARIES = ("vectors", "texts")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Closed):
     """How much is measured, and how sure a verdict must be.
 
     Raises:
         ConfigurationError: a value is out of range.
     """
 
-    trials: int = 40000  # repetitions of one event, with the canary and without
-    draws: int = 2000  # cohorts drawn for the sampling law
-    count: int = 1000  # canary users of the one-run audit
-    rounds: int = 100  # of the one-run audit, at most
-    dimension: int = 16  # of the vectors in repeated rounds
-    canaries: str = "vectors"  # "texts" adds canary users with invented texts
-    users: int = 24  # with invented texts
-    false_alarms: float = 1e-3  # probability that a correct mechanism is called broken by any check
-    seed: int | None = None  # None: the operating system's entropy; a number repeats an audit
+    trials: Annotated[Whole, Between(400, 10**8)] = (
+        40000  # repetitions of one event, with the canary and without
+    )
+    draws: Annotated[Whole, Between(50, 10**7)] = 2000  # cohorts drawn for the sampling law
+    count: Annotated[Whole, Between(8, 10**6)] = 1000  # canary users of the one-run audit
+    rounds: Annotated[Whole, Between(1, MOST_ROUNDS)] = 100  # of the one-run audit, at most
+    dimension: Annotated[Whole, Between(4, 10**6)] = 16  # of the vectors in repeated rounds
+    canaries: Choice = "vectors"  # "texts" adds canary users with invented texts
+    users: Annotated[Whole, Between(2, 10**6)] = 24  # with invented texts
+    # Probability that a correct mechanism is called broken by any check.
+    false_alarms: Annotated[Real, Between(1e-9, 0.1)] = 1e-3
+    seed: Seed | None = None  # None: the operating system's entropy; a number repeats an audit
 
     def __post_init__(self) -> None:
-        least = {"trials": 400, "draws": 50, "count": 8, "rounds": 1, "dimension": 4, "users": 2}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise ConfigurationError(
-                    f"{PREFIX}{name}={getattr(self, name)}: must be at least {value}."
-                )
         if self.canaries not in CANARIES:
             raise ConfigurationError(
                 f"{PREFIX}canaries={self.canaries}: choose one of {', '.join(CANARIES)}."
-            )
-        if not 1e-9 <= self.false_alarms <= 0.1:
-            raise ConfigurationError(
-                f"{PREFIX}false_alarms={self.false_alarms:g}: must lie between 1e-9 and 0.1."
             )
 
     def randomness(self) -> Randomness:
@@ -81,19 +77,6 @@ def parse(words: Sequence[str]) -> tuple[Options, list[str]]:
     Raises:
         ConfigurationError: there is no such option, or a value does not fit.
     """
-    known = {item.name: item for item in fields(Options)}
-    values: dict[str, Any] = {}
-    for word in (word for word in words if word.startswith(PREFIX)):
-        name, _, text = word.removeprefix(PREFIX).partition("=")
-        if name not in known:
-            raise ConfigurationError(f"{word}: no such option; choose one of {', '.join(known)}.")
-        values[name] = _value(word, str(known[name].type), text)
-    return Options(**values), [word for word in words if not word.startswith(PREFIX)]
-
-
-def _value(word: str, kind: str, text: str) -> Any:
-    convert = {"str": str, "float": float}.get(kind, int)
-    try:
-        return convert(text)
-    except ValueError:
-        raise ConfigurationError(f"{word}: should be a number.") from None
+    given = [word.removeprefix(PREFIX) for word in words if word.startswith(PREFIX)]
+    options = command_options.parsed(Options, given, PREFIX)
+    return options, [word for word in words if not word.startswith(PREFIX)]

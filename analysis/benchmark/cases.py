@@ -7,55 +7,73 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from userdp.analysis.benchmark.peers.work import Spec
 from userdp.analysis.benchmark.worker import SIDES
 from userdp.sim.common import rng
+from userdp.sim.common.bounds import Between
 from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.config import command_options
+from userdp.sim.config.field_types import (
+    Choice,
+    Closed,
+    Column,
+    Flag,
+    Name,
+    PathText,
+    Positive,
+    Whole,
+)
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")  # words and marks: close to the tokens of a real tokenizer
 _NOT_RECORDED = ("peers", "save", "patience")  # paths of this machine, and no part of the work
 
 
 @dataclass
-class Options:
+class Options(Closed):
     """The options; every field is an override, as in ``userdp bench users=256 length=32``."""
 
-    users: int = 256
-    records: int = 4  # of each user, at most
-    length: int = 64  # tokens of each record, at most
-    lengths: str | None = None  # JSON lines of real records, whose counts and lengths are used
-    user: str = "user_id"  # column of that file with the user
-    text: str = "text"  # column of that file with the text
-    family: str = "gpt2"  # or llama
-    layers: int = 4
-    width: int = 128
-    heads: int = 4
-    mlp: int | None = None  # null: 4 * width
-    vocabulary: int = 4096
-    rank: int = 8
-    dtype: str = "float32"  # of the base model; or bfloat16
-    device: str = "cpu"
-    max_tokens: int | None = None  # engine.max_tokens of our rounds; null: auto
-    max_lanes: int | None = None  # engine.max_lanes of our rounds; null: auto
-    compile: bool = False  # engine.compile of our rounds
-    checkpointing: bool = False  # engine.checkpointing of our rounds
-    batch: int | None = None  # records of a plain or opacus batch; null: the fastest
-    repeats: int = 5
-    sides: list[str] = field(default_factory=lambda: ["round", "plain"])
-    threads: int | None = None  # null: one for each core
-    peers: str | None = None  # a Python that has pfl, ray and opacus; null: this one
-    check: bool = True  # compare the clipped sums before timing
-    profile: bool = False  # one more, untimed turn under a profiler
-    cohorts: list[int] = field(default_factory=list)  # one round side for each; needs --long
-    peak_tflops: float | None = None  # null: from a table of cards
-    patience: float = 3600.0  # seconds to wait for one answer
-    save: str | None = None  # CSV file that gets a row for each side
+    users: Annotated[Whole, Between(1, 1000000000)] = 256
+    records: Annotated[Whole, Between(1, 1000000)] = 4  # of each user, at most
+    length: Annotated[Whole, Between(2, 1000000)] = 64  # tokens of each record, at most
+    lengths: PathText | None = None  # JSON lines of real records, whose counts and lengths are used
+    user: Column = "user_id"  # column of that file with the user
+    text: Column = "text"  # column of that file with the text
+    family: Choice = "gpt2"  # or llama
+    layers: Annotated[Whole, Between(1, 1000)] = 4
+    width: Annotated[Whole, Between(1, 1000000)] = 128
+    heads: Annotated[Whole, Between(1, 100000)] = 4
+    mlp: Annotated[Whole, Between(1, 10000000)] | None = None  # null: 4 * width
+    vocabulary: Annotated[Whole, Between(2, 100000000)] = 4096
+    rank: Annotated[Whole, Between(1, 65536)] = 8
+    dtype: Choice = "float32"  # of the base model; or bfloat16
+    device: Name = "cpu"
+    max_tokens: Annotated[Whole, Between(1, 1000000000)] | None = (
+        None  # engine.max_tokens of our rounds; null: auto
+    )
+    max_lanes: Annotated[Whole, Between(1, 1000000)] | None = (
+        None  # engine.max_lanes of our rounds; null: auto
+    )
+    compile: Flag = False  # engine.compile of our rounds
+    checkpointing: Flag = False  # engine.checkpointing of our rounds
+    batch: Annotated[Whole, Between(1, 1000000)] | None = (
+        None  # records of a plain or opacus batch; null: the fastest
+    )
+    repeats: Annotated[Whole, Between(1, 1000000)] = 5
+    sides: list[Choice] = field(default_factory=lambda: ["round", "plain"])
+    threads: Annotated[Whole, Between(1, 10000)] | None = None  # null: one for each core
+    peers: PathText | None = None  # a Python that has pfl, ray and opacus; null: this one
+    check: Flag = True  # compare the clipped sums before timing
+    profile: Flag = False  # one more, untimed turn under a profiler
+    cohorts: list[Annotated[Whole, Between(1, 10**9)]] = field(
+        default_factory=list
+    )  # one round side for each; needs --long
+    peak_tflops: Positive | None = None  # null: from a table of cards
+    patience: Positive = 3600.0  # seconds to wait for one answer
+    save: PathText | None = None  # CSV file that gets a row for each side
 
 
 _USER_LEVEL = ["round", "plain", "loop", "pfl", "flower_ray"]
@@ -89,17 +107,10 @@ def parse(overrides: Sequence[str]) -> Options:
     for name in named:
         if name not in CASES:
             raise ConfigurationError(f"bench case={name}: choose one of {', '.join(CASES)}.")
-    try:
-        merged = OmegaConf.merge(
-            OmegaConf.structured(Options),
-            *(CASES[name] for name in named),
-            OmegaConf.from_dotlist(_lists(rest)),
-        )
-        options = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise ConfigurationError(f"bench: {str(error).splitlines()[0]}") from None
-    if not isinstance(options, Options):
-        raise ConfigurationError(f"bench {' '.join(overrides)}: expected name=value.")
+    case: dict[str, Any] = {}
+    for name in named:
+        case |= CASES[name]
+    options = command_options.parsed(Options, _lists(rest), "bench ", case)
     if "mail" in named and options.lengths is None:
         raise ConfigurationError(
             "bench case=mail: give lengths=FILE.jsonl, one record a line with the columns "
@@ -203,11 +214,6 @@ def _check(options: Options) -> None:
             raise ConfigurationError(
                 f"bench {name}={getattr(options, name)}: choose one of {', '.join(known)}."
             )
-    least = {"users": 1, "records": 1, "length": 2, "layers": 1, "rank": 1, "repeats": 1}
-    for name, bound in {**least, "vocabulary": 2, "threads": 1, "batch": 1}.items():
-        value = getattr(options, name)
-        if value is not None and value < bound:
-            raise ConfigurationError(f"bench {name}={value}: must be at least {bound}.")
     if options.width % options.heads:
         raise ConfigurationError(
             f"bench width={options.width} heads={options.heads}: heads must divide width."

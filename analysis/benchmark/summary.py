@@ -17,6 +17,7 @@ import rich.table
 from userdp.analysis.benchmark import flops
 from userdp.analysis.benchmark.peers.work import Work
 from userdp.analysis.benchmark.processes import Spread, ratio
+from userdp.sim.common import plain_text
 
 _WIDTH = 120  # characters of a table that is not printed to a terminal
 Answers = Mapping[str, Sequence[Mapping[str, Any]]]  # side -> its answer in each turn
@@ -131,7 +132,7 @@ def append(path: str, results: Mapping[str, Any]) -> None:
         writer = csv.DictWriter(lines, columns)
         if not lines.tell():
             writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(map(plain_text.row, rows))
 
 
 def _row(name: str, side: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,18 +6,19 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, cast
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from userdp.analysis.comparison import ranking
 from userdp.analysis.comparison.ranking import Cell
 from userdp.server.mechanisms import registry
 from userdp.server.mechanisms.base import RECORD_SLOT
+from userdp.sim.common.bounds import Between
 from userdp.sim.common.errors import ConfigurationError
-from userdp.sim.config import hydra_compose, validation
-from userdp.sim.config.settings import Settings
+from userdp.sim.config import hydra_compose, interpolation, refusal, validation
+from userdp.sim.config.field_types import Closed, Code, Flag, Real, Seed
+from userdp.sim.config.settings import EPSILONS, Settings
 from userdp.sim.run.prepare import LoadInputs
 from userdp.sim.sweep import shared_inputs
 
@@ -28,15 +29,19 @@ _SET_BY_COMPARE = (
 
 
 @dataclass
-class Comparison:
+class Comparison(Closed):
     """What is compared: the block ``compare`` of conf/experiment/selections.yaml."""
 
-    strategies: list[str]
-    selections: list[str]
-    epsilons: list[float]  # all selections at the first; the best of each strategy at the others
-    seeds: list[int]
-    resample: list[bool]  # for mechanisms that clip record slots: whether empty slots are refilled
-    clip_norm: dict[str, float | None] = field(default_factory=dict)  # by strategy
+    strategies: list[Code]
+    selections: list[Code]
+    epsilons: list[
+        Annotated[Real, Between(*EPSILONS)]
+    ]  # all selections at the first; the best of each strategy at the others
+    seeds: list[Seed]
+    resample: list[Flag]  # for mechanisms that clip record slots: whether empty slots are refilled
+    clip_norm: dict[Code, Annotated[Real, Between(1e-9, 1e9)] | None] = field(
+        default_factory=dict
+    )  # by strategy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,13 +145,10 @@ def _composed(overrides: Sequence[str]) -> tuple[DictConfig, DictConfig | None]:
 
 
 def _comparison(block: DictConfig | None) -> Comparison:
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(Comparison), block)
-        comparison = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise ConfigurationError(f"compare: {str(error).splitlines()[0]}") from None
-    if not isinstance(comparison, Comparison):
+    if not OmegaConf.is_dict(block):
         raise ConfigurationError(f"compare={block}: expected the keys of {Comparison.__name__}.")
+    values = interpolation.plain(cast(DictConfig, block))
+    comparison = refusal.checked(Comparison, values, "compare.")
     for name, values in vars(comparison).items():
         if isinstance(values, list) and (not values or len(set(values)) < len(values)):
             raise ConfigurationError(f"compare.{name}={values}: expected different values.")

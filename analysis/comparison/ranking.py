@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from userdp.sim.common import plain_text
+
 _GRADIENTS = "real gradients a round (simulation_only)"
 _SCORE = "held-out perplexity, mean [min, max]"
 
@@ -54,7 +56,7 @@ def markdown(cells: Sequence[Cell]) -> str:
     rows.append(["---", "---", *["---:"] * (len(rows[0]) - 2)])
     rows += [
         [
-            *(cell.strategy, cell.selection, f"{cell.epsilon:g}"),
+            *map(plain_text.markdown, (cell.strategy, cell.selection, f"{cell.epsilon:g}")),
             *([f"{cell.gradients:.1f}"] if real else []),
             f"{cell.mean:.2f} [{min(cell.perplexities):.2f}, {max(cell.perplexities):.2f}]",
         ]
@@ -74,7 +76,7 @@ def comma_separated(cells: Sequence[Cell]) -> str:
     writer.writerow(["strategy", "selection", "epsilon", *gradients, "mean", *names])
     for cell in ranked(cells):
         start = [cell.strategy, cell.selection, cell.epsilon, *([cell.gradients] if real else [])]
-        writer.writerow([*start, cell.mean, *cell.perplexities])
+        writer.writerow(plain_text.row([*start, cell.mean, *cell.perplexities]))
     return text.getvalue()
 
 

@@ -7,16 +7,20 @@ environment's WANDB_MODE says otherwise, as they are.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from userdp.analysis.aggregates import canary_exposure, group_disparity, seed_groups, series
 from userdp.analysis.aggregates.seed_groups import Cell, Task
+from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config.settings import Track
 from userdp.sim.run_folder import config_diff, reader
 from userdp.sim.run_folder.reader import Run
 from userdp.sim.tracking import metric_kinds, wandb_tracker
+
+_LOG = logging.getLogger("userdp")
 
 
 def log(folder: Path, track: Track) -> None:
@@ -32,14 +36,11 @@ def log(folder: Path, track: Track) -> None:
     if track.sink != "wandb" or not runs:
         return
     tasks = seed_groups.tasks(runs)
-    board = wandb_tracker.opened(
-        {"runs": len(runs), "simulation_only": track.simulation_only},
-        project=track.project,
-        group=track.group or str(folder),
-        job_type="sweep",
-        name=f"sweep {folder.name}",
-        dir=folder,
-    )
+    try:
+        board = _opened(folder, track, len(runs))
+    except ConfigurationError as error:  # the runs themselves are done and stored
+        _LOG.warning("The sweep's own wandb run is left out: %s", error)
+        return
     logged = {"sweep": _table(_rows(runs)), **_plots(tasks)}
     if track.simulation_only:
         tables = {"groups": group_disparity.table(runs), "canaries": canary_exposure.table(runs)}
@@ -47,6 +48,17 @@ def log(folder: Path, track: Track) -> None:
     board.log(logged)
     board.summary.update({"runs": len(runs), **_best(tasks)})
     board.finish()
+
+
+def _opened(folder: Path, track: Track, runs: int) -> Any:
+    return wandb_tracker.opened(
+        {"runs": runs, "simulation_only": track.simulation_only},
+        project=track.project,
+        group=track.group or str(folder),
+        job_type="sweep",
+        name=f"sweep {folder.name}",
+        dir=folder,
+    )
 
 
 def _rows(runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from userdp.server.accounting import RoundEvent
 from userdp.server.mechanisms import sampling
 from userdp.server.mechanisms.base import USER, ZERO_OUT, Mechanism
 from userdp.sim.common import rng
+from userdp.sim.common.bounds import Between
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.protocol.contract import Assignment
 
@@ -41,7 +42,9 @@ class UserWise(Mechanism):
     unit: ClassVar[str] = USER
     compared: ClassVar[bool] = True
 
-    cohort_max: int | None = None  # largest number of users in a round; None: no cap
+    cohort_max: Annotated[int, Between(1, 10**12)] | None = (
+        None  # largest number of users in a round; None: no cap
+    )
 
     def __post_init__(self) -> None:
         if self.cohort_max is not None and self.cohort_max < 1:

@@ -15,6 +15,16 @@ from userdp.sim.common.errors import ConfigurationError
 SCHEDULES = ("constant", "linear", "cosine")
 
 
+def check(schedule: str) -> None:
+    """Refuse a name that is no schedule's.
+
+    Raises:
+        ConfigurationError: names those there are.
+    """
+    if schedule not in SCHEDULES:
+        raise ConfigurationError(f"schedule.name={schedule}: choose one of {', '.join(SCHEDULES)}.")
+
+
 def learning_rate_factor(schedule: str, warmup: int, rounds: int) -> Callable[[int], float]:
     """The function from a step t = 0, 1, ... to the factor on its learning rate.
 
@@ -26,8 +36,7 @@ def learning_rate_factor(schedule: str, warmup: int, rounds: int) -> Callable[[i
     Raises:
         ConfigurationError: the schedule is unknown, or the warm-up is longer than the run.
     """
-    if schedule not in SCHEDULES:
-        raise ConfigurationError(f"schedule.name={schedule}: choose one of {', '.join(SCHEDULES)}.")
+    check(schedule)
     if not 0 <= warmup <= rounds:
         raise ConfigurationError(f"schedule.warmup={warmup}: must be within 0..{rounds} rounds.")
 

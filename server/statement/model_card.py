@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from userdp.server.statement import prose
+from userdp.sim.common import plain_text
 
 _GENERATION = "text-generation"
 _LOAD = """```python
@@ -71,14 +72,14 @@ def _loading(base_model: str, base_revision: str | None, classes: Sequence[str])
     code = _LOAD.format(
         kind="AutoModelForSequenceClassification", base=f"{arguments}, num_labels={len(classes)}"
     )
-    return f"{code}\n\nThe classes, by the numbers of their logits: {named}."
+    return f"{code}\n\nThe classes, by the numbers of their logits: {plain_text.markdown(named)}."
 
 
 def _front_matter(statement: Mapping[str, Any], base_model: str, task: str) -> str:
     level = f"{statement['unit']}-level-dp"
     privacy = ["differential-privacy", level] if statement["private"] else ["not-private"]
     tags = [*privacy, "lora", "federated-learning"]
-    quoted = json.dumps(base_model)  # a JSON string is a YAML string
+    quoted = json.dumps(base_model, ensure_ascii=False)  # a JSON string is a YAML string
     lines = ["---", f"base_model: {quoted}", "library_name: peft", f"pipeline_tag: {task}"]
     return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
 
@@ -100,7 +101,7 @@ def _table(rows: Mapping[str, Any]) -> str:
 
 
 def _cell(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return plain_text.markdown(value) if isinstance(value, str) else json.dumps(value)
 
 
 def contradiction(card: str, statement: Mapping[str, Any]) -> str | None:

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from userdp.sim.common.bounds import Between
 from userdp.sim.common.errors import ConfigurationError
-from userdp.sim.config.field_types import Closed, Number, Place, Text, Whole
+from userdp.sim.config.field_types import (
+    Closed,
+    Code,
+    Column,
+    Flag,
+    Name,
+    PathText,
+    Seed,
+    Share,
+    Whole,
+)
 from userdp.sim.data.sources.base import GeneratedPopulation
 from userdp.sim.data.sources.registry import SOURCES
 
-_MINIMUM = {"users": 1, "canaries": 0, "canary_records": 1, "canary_references": 1}
+MOST_CLASSES = 100_000  # outputs of a classification head
+_INVENTED = Between(1, 10_000_000)  # users who are written out before a run
+_ClassName = Annotated[Whole, Between(-(2**63), 2**63 - 1)] | Column
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,32 +34,33 @@ class Data(Closed):
         ConfigurationError: a value is out of range or does not fit the format.
     """
 
-    format: str  # name of an entry of `SOURCES`
-    users: Whole = 2400  # of a generated population
-    path: Place | None = None
-    name: Place | None = None  # configuration of a data set of the hub
-    hub_split: Place = "train"
+    format: Code  # name of an entry of `SOURCES`
+    users: Annotated[Whole, _INVENTED] = 2400  # of a generated population
+    path: PathText | None = None
+    name: Name | None = None  # configuration of a data set of the hub
+    hub_split: Name = "train"
     options: dict[str, Any] = field(default_factory=dict, hash=False)  # `Source.option_names`
-    user: Place | None = "user_id"  # column; None: every record belongs to another user
-    text: Place | None = "text"
-    prompt: Place | None = None
-    chat: Place | None = None
-    text_pair: Place | None = None
-    label: Place | None = None
-    classes: Whole | tuple[Whole | Text, ...] | None = None
+    user: Column | None = "user_id"  # None: every record belongs to another user
+    text: Column | None = "text"
+    prompt: Column | None = None
+    chat: Column | None = None
+    text_pair: Column | None = None
+    label: Column | None = None
+    classes: Annotated[Whole, Between(0, MOST_CLASSES)] | tuple[_ClassName, ...] | None = None
     split: Literal["user", "record", "column"] = "user"
-    split_column: Place | None = None
-    holdout: Number = 0.1
-    seed: Whole = 0
-    strict: bool = False
-    canaries: Whole = 0  # invented users, added to measure memorisation
-    canary_records: Whole = 1  # identical records of each canary
-    canary_references: Whole = 1024  # secrets that no user has, which canaries are ranked among
+    split_column: Column | None = None
+    holdout: Share = 0.1
+    seed: Seed = 0
+    strict: Flag = False
+    canaries: Annotated[Whole, Between(0, 1_000_000)] = (
+        0  # invented users, added to measure memorisation
+    )
+    canary_records: Annotated[Whole, Between(1, 10_000)] = 1  # identical records of each canary
+    canary_references: Annotated[Whole, Between(1, 1_000_000)] = (
+        1024  # secrets that no user has, which canaries are ranked among
+    )
 
     def __post_init__(self) -> None:
-        for name, minimum in _MINIMUM.items():
-            if (value := getattr(self, name)) < minimum:
-                raise ConfigurationError(f"data.{name}={value}: must be at least {minimum}.")
         if self.canaries and self.label is not None:
             raise ConfigurationError(
                 f"data.canaries={self.canaries}: a classification learns no text to remember; "

@@ -1,35 +1,39 @@
-"""Types of the fields of settings: strict numbers and text, and classes without extra keys."""
+"""Types of the fields of settings: strict numbers within bounds, texts of a kind, closed classes.
+
+Every number has a lower and an upper bound, and is finite; every text is a path, a name, a column,
+code or a choice (`userdp.sim.common.bounds`). ``tests/sim/config/test_bounds.py`` walks all fields.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 import pydantic
-import pydantic_core
 
-Whole = Annotated[int, pydantic.Strict()]  # neither 2.0 nor true
-Text = Annotated[str, pydantic.Strict()]
-Number = Annotated[float, pydantic.Strict()]
-Count = Annotated[int, pydantic.Strict(), pydantic.Field(ge=1)]
-Quantity = Annotated[float, pydantic.Strict(), pydantic.Field(ge=0, allow_inf_nan=False)]
+from userdp.sim.common.bounds import LARGEST, Between, Kind
 
+MOST_ROUNDS = 1_000_000  # more take minutes to account for, and no cohort of users years to train
+MOST_USERS = 10**12  # more than people, and accounted for exactly in float64
+_STRICT = pydantic.Strict()
 
-def _not_blank(value: str) -> str:
-    """The text of a place; an empty one would name the working folder, as ``Path("")`` does.
+Whole = Annotated[int, _STRICT]  # neither 2.0 nor true; give it bounds
+Real = Annotated[float, _STRICT]  # not true; give it bounds
+Flag = Annotated[bool, _STRICT]
 
-    Raises:
-        PydanticCustomError: it is blank.
-    """
-    if not value.strip():
-        raise pydantic_core.PydanticCustomError(
-            "blank", "a name or a path, not empty (is a variable of the shell unset?)"
-        )
-    if "\0" in value:
-        raise pydantic_core.PydanticCustomError("nul", "a name or a path without the character NUL")
-    return value
+Count = Annotated[int, _STRICT, Between(1, 10**9)]
+Rounds = Annotated[int, _STRICT, Between(1, MOST_ROUNDS)]
+Users = Annotated[int, _STRICT, Between(1, MOST_USERS)]
+Seed = Annotated[int, _STRICT, Between(-(2**63), 2**63 - 1)]
+Quantity = Annotated[float, _STRICT, Between(0, LARGEST)]
+Positive = Annotated[float, _STRICT, Between(0, LARGEST, above=True)]
+Share = Annotated[float, _STRICT, Between(0, 1, above=True, below=True)]
+Decay = Annotated[float, _STRICT, Between(0, 1, below=True)]
 
-
-Place = Annotated[str, pydantic.Strict(), pydantic.AfterValidator(_not_blank)]  # a path, a name
+PathText = Annotated[str, _STRICT, Kind("path")]
+Name = Annotated[str, _STRICT, Kind("name")]
+Column = Annotated[str, _STRICT, Kind("column")]
+Code = Annotated[str, _STRICT, Kind("code")]  # name in a table, or a dotted name
+Choice = Annotated[str, _STRICT, Kind("choice")]  # checked against its table
 
 
 class Closed:

@@ -5,6 +5,7 @@ Only this module and `userdp.sim.sweep.launcher`, which starts jobs, depend on H
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import hydra
 import yaml
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -19,15 +21,20 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from userdp.sim.common import foreign_code, renamed
+from userdp.sim.common.bounds import Kind
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.common.foreign_code import CodeNotLoadedError
-from userdp.sim.config import validation
+from userdp.sim.common.plain_text import printable, shown
+from userdp.sim.config import interpolation, validation
 from userdp.sim.config.settings import Settings
 from userdp.sim.run_folder.layout import RunFolder
 
 CONFIG_MODULE, HYDRA_VERSION = "userdp.conf", "1.3"
 _GRIDS = "grids"  # key of an experiment: its grids by name, if its jobs are no single product
 _SEARCH_PATH = "hydra.searchpath="  # override that names further folders of configurations
+# Overrides of Hydra itself that a sweep obeys; a single run, only the first. No other is ignored.
+_OBEYED = ("hydra.searchpath", "hydra.sweep.dir", "hydra/launcher", "hydra.launcher",
+           "hydra.sweeper.params", "hydra.job.env_set", "hydra.job.env_copy")  # fmt: skip
 OmegaConf.register_new_resolver(
     "unless", lambda value, other: other if value is None else None, replace=True
 )
@@ -43,7 +50,7 @@ def settings(overrides: Sequence[str]) -> tuple[Settings, DictConfig]:
         ConfigurationError: an unknown key or group, or a value that does not fit.
     """
     resumed = value(overrides, "resume")
-    _check_hydra(overrides)
+    resumed = resumed if resumed is None else _unquoted(resumed)
     config = _composed(overrides) if resumed is None else _changed(resumed, overrides)
     with open_dict(config):
         config.pop(_GRIDS, None)
@@ -59,20 +66,6 @@ def settings(overrides: Sequence[str]) -> tuple[Settings, DictConfig]:
         if overrides[1:]:  # the values of this command may be what is wrong
             raise
         raise ConfigurationError(f"{error} It is in {resumed}; {_again(resumed)}.") from None
-
-
-def _check_hydra(overrides: Sequence[str]) -> None:
-    """Refuse settings of Hydra that one run would not follow.
-
-    Raises:
-        ConfigurationError: there is one, such as ``hydra.run.dir``.
-    """
-    for item in hydra_overrides(overrides):
-        if item.lstrip("+~").startswith("hydra") and not item.startswith(_SEARCH_PATH):
-            raise ConfigurationError(
-                f"{item}: one run does not follow this setting of Hydra; output=FOLDER chooses its "
-                "folder."
-            )
 
 
 def stored(folder: RunFolder, like: Settings | None = None) -> tuple[Settings, DictConfig]:
@@ -136,6 +129,7 @@ def jobs(overrides: Sequence[str]) -> list[list[str]]:
                 f"{name}: a sweep is a grid, its job folders are numbered, and output=FOLDER holds "
                 "them; leave it out."
             )
+    _check_obeyed(overrides, _OBEYED)
     choices = _choices_of_experiment(overrides)
     grids = _grids_of_experiment(overrides)
     return [job for grid in grids for job in _product([*choices, *grid, *overrides])]
@@ -174,8 +168,52 @@ def hydra_overrides(overrides: Sequence[str]) -> list[str]:
 
 def value(overrides: Sequence[str], key: str) -> str | None:
     """The value in the last override of a key, as text; None if it is null or there is none."""
-    values = [item.partition("=")[2] for item in overrides if item.startswith(f"{key}=")]
-    return values[-1] if values and values[-1] not in ("", "null") else None
+    named = [item.lstrip("+") for item in overrides]  # `++output=` names the same key
+    values = [item.partition("=")[2] for item in named if item.startswith(f"{key.lstrip('+')}=")]
+    return values[-1] if values and values[-1] != "null" else None
+
+
+def sweep_folder(overrides: Sequence[str]) -> str | None:
+    """The folder that ``output=`` or ``hydra.sweep.dir=`` gives a sweep; None without either.
+
+    Interpolations in it are resolved once, for all jobs: ``${now:%Y}``, ``${hydra:job.name}``, or
+    a value that no job changes.
+
+    Raises:
+        ConfigurationError: it is empty, a choice of several, or cannot be resolved.
+    """
+    for key in ("output", "hydra.sweep.dir"):
+        given = value(overrides, key)
+        if given is not None:
+            break
+    else:
+        return None
+    parsed = zip(overrides, _parsed(overrides), strict=True)
+    common = [
+        item
+        for item, override in parsed
+        if not override.is_sweep_override() and _concerns_job(item) and not _is_place(item)
+    ]
+    config = _composed([*common, f"output={given}"])
+    folder = config.output
+    if not isinstance(folder, str) or (fault := Kind("path").fault(folder)) is not None:
+        fault = "a path" if not isinstance(folder, str) else fault
+        raise ConfigurationError(f"{key}={shown(folder)}: should be {fault}.")
+    return folder
+
+
+def without_place(overrides: Sequence[str]) -> list[str]:
+    """The overrides but for those that name the folder of a sweep."""
+    return [item for item in overrides if not _is_place(item)]
+
+
+def _unquoted(text: str) -> str:
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    return text[1:-1] if quoted else text
+
+
+def _is_place(override: str) -> bool:
+    return override.lstrip("+").startswith(("output=", "hydra.sweep.dir="))
 
 
 def _product(overrides: Sequence[str]) -> list[list[str]]:
@@ -209,19 +247,85 @@ def _grids_of_experiment(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:
-    _parsed(overrides)
+    _check_obeyed(overrides, _OBEYED[:1])
+    for item, override in zip(overrides, _parsed(overrides), strict=True):
+        if override.is_sweep_override():
+            raise ConfigurationError(
+                f"{shown(item)}: several values; run -m makes a job of each, and a list or a text "
+                "with commas needs brackets or quotes."
+            )
     try:
-        with hydra.initialize_config_module(CONFIG_MODULE, version_base=HYDRA_VERSION):
-            config = hydra.compose("config", overrides=list(overrides))
-        OmegaConf.resolve(config)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigurationError(_unknown_key(error, overrides) or _one_line(error)) from None
+        config = _merged(overrides)
+    except _ERRORS as error:
+        raise ConfigurationError(_explained(error, overrides)) from None
+    _resolve(config)
     return config
+
+
+_ERRORS = (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError)
+
+
+def _merged(overrides: Sequence[str]) -> DictConfig:
+    """The configuration of some overrides with Hydra's part, nothing in it resolved."""
+    with hydra.initialize_config_module(
+        CONFIG_MODULE, version_base=HYDRA_VERSION, job_name="userdp"
+    ):
+        return hydra.compose("config", overrides=list(overrides), return_hydra_config=True)
+
+
+def _resolve(config: DictConfig) -> None:
+    """Resolve all values, of which some may ask Hydra (``${hydra:job.name}``), and drop its part.
+
+    Raises:
+        ConfigurationError: names the first value that cannot be resolved.
+    """
+    with open_dict(config):
+        config.hydra.runtime.cwd = config.hydra.runtime.output_dir = os.getcwd()
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().cfg = config.copy()
+    try:
+        with open_dict(config):
+            config.pop("hydra")
+        interpolation.resolve(config)
+    finally:
+        HydraConfig.instance().cfg = before
+
+
+def _explained(error: Exception, overrides: Sequence[str]) -> str:
+    """One line about an error of Hydra, which names the override where Hydra does not."""
+    if known := _unknown_key(error, overrides):
+        return known
+    reason = printable(_one_line(error))
+    for count, item in enumerate(overrides, 1):
+        try:
+            _merged(overrides[:count])
+        except _ERRORS:
+            return reason if item.partition("=")[0] in reason else f"{shown(item)}: {reason}"
+    return reason
+
+
+def _check_obeyed(overrides: Sequence[str], obeyed: Sequence[str]) -> None:
+    """Refuse overrides of Hydra that would change nothing here.
+
+    Raises:
+        ConfigurationError: names the first one.
+    """
+    for item in overrides:
+        key = item.lstrip("+~").partition("=")[0]
+        if not re.match(r"hydra([./@]|$)", key):
+            continue
+        if not any(re.match(rf"{re.escape(name)}([./@]|$)", key) for name in obeyed):
+            raise ConfigurationError(
+                f"{shown(item)}: not obeyed here; the folder of a run or a sweep is output=FOLDER, "
+                "and Hydra's launcher and its options serve run -m alone."
+            )
 
 
 def _changed(folder: str, overrides: Sequence[str]) -> DictConfig:
     """The configuration of an earlier run, with further overrides of plain values."""
     path = RunFolder(Path(folder)).config
+    if (fault := Kind("path").fault(folder)) is not None:
+        raise ConfigurationError(f"resume={shown(folder)}: should be {fault}.")
     if not path.is_file():
         raise ConfigurationError(f"resume={folder}: there is no {path}; {_again(folder)}.")
     try:
@@ -275,7 +379,7 @@ def _parsed(overrides: Sequence[str]) -> list[Override]:
         except HydraException:
             pass
         raise ConfigurationError(
-            f"{item}: is not of the form name=value; special characters need quotes, "
+            f"{shown(item)}: is not of the form name=value; special characters need quotes, "
             f"'name=\"value\"'."
         )
     return parsed

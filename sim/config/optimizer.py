@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
+import pydantic
+
+from userdp.sim.common.bounds import LARGEST, Between, Kind
 from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.common.plain_text import shown
+from userdp.sim.config import refusal
+from userdp.sim.config.field_types import Decay, Flag, Real, Whole
 
 _PLAIN = (bool, int, float, str, type(None))
 _OLD_NAME, _OLD_PARTIAL = "_target_", "_partial_"  # how older versions named the class
@@ -16,6 +21,21 @@ _NAMES = {  # and what today's table calls these classes
     "torch.optim.SGD": "sgd",
     "userdp.server.optimizers.adam_bc.AdamBC": "adam_bc",
     "userdp.server.optimizers.scale_then_privatize.ScaleThenPrivatize": "scale_then_privatize",
+}
+_Rate = Annotated[Real, Between(0, 1e6)]
+_Share = Annotated[Real, Between(0, 1)]
+_Text = Annotated[str, pydantic.Strict(), Kind("choice")]
+_Plain = Annotated[Whole | Real, Between(-LARGEST, LARGEST)] | Flag | _Text | None
+_OTHER: Any = _Plain | list[_Plain] | tuple[_Plain, ...]
+# Options of the table's optimisers; those of an optimiser elsewhere may mean anything finite.
+_KINDS: Mapping[str, Any] = {
+    **dict.fromkeys(("lr", "weight_decay"), _Rate),
+    **dict.fromkeys(("eps", "floor", "scale_eps"), Annotated[Real, Between(0, 1e3)]),
+    "momentum": Decay,
+    "dampening": _Share,
+    "betas": Annotated[tuple[Decay, Decay], pydantic.Strict(strict=False)],
+    **dict.fromkeys(("amsgrad", "nesterov", "maximize", "capturable", "differentiable"), Flag),
+    **dict.fromkeys(("foreach", "fused"), Flag | None),
 }
 
 
@@ -44,15 +64,27 @@ def check(values: Mapping[str, Any]) -> None:
         ConfigurationError: names the first such option.
     """
     name = values.get("name")
-    if not isinstance(name, str):
-        raise ConfigurationError(f"optimizer.name={name}: name an optimiser, for example adam.")
+    if not isinstance(name, str) or not name.strip():
+        raise ConfigurationError(
+            f"optimizer.name={shown(name)}: name an optimiser, for example adam."
+        )
     for key, value in values.items():
         if key.startswith("_"):
-            raise ConfigurationError(f"optimizer.{key}={value}: no such option; leave it out.")
+            raise ConfigurationError(
+                f"optimizer.{shown(key)}={shown(value)}: no such option; leave it out."
+            )
         items = value if isinstance(value, list | tuple) else [value]
         if not all(isinstance(item, _PLAIN) for item in items):
             raise ConfigurationError(
-                f"optimizer.{key}={value}: should be a plain value, or a list of plain values."
+                f"optimizer.{key}={shown(value)}: should be a plain value, or a list of plain "
+                "values."
             )
-        if not all(math.isfinite(item) for item in items if isinstance(item, float)):
-            raise ConfigurationError(f"optimizer.{key}={value}: must be finite.")
+        kind = _KINDS.get(key, _OTHER) if "." not in name else _OTHER
+        _check_type(key, value, kind)
+
+
+def _check_type(key: str, value: Any, kind: Any) -> None:
+    try:
+        pydantic.TypeAdapter(kind).validate_python(value)
+    except pydantic.ValidationError as error:
+        raise ConfigurationError(refusal.line(error, value, f"optimizer.{key}")) from None

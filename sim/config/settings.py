@@ -5,7 +5,7 @@ Every error names the field, its value, and what to change.
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,23 +15,62 @@ import pydantic
 
 from userdp.server.accounting import accountants
 from userdp.server.mechanisms import noise_grid
+from userdp.server.optimizers import schedules
+from userdp.sim.common.bounds import LARGEST, Between
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config import optimizer
 from userdp.sim.config.data import Data
-from userdp.sim.config.field_types import Closed, Count, Number, Place, Quantity, Whole
+from userdp.sim.config.field_types import (
+    MOST_ROUNDS,
+    Choice,
+    Closed,
+    Code,
+    Count,
+    Decay,
+    Flag,
+    Name,
+    PathText,
+    Positive,
+    Quantity,
+    Real,
+    Rounds,
+    Seed,
+    Users,
+    Whole,
+)
 from userdp.sim.config.strategy import Strategy, gather_options
 from userdp.sim.data import selection
 from userdp.sim.runtime.registry import RUNTIMES
+
+EPSILONS = (1e-4, 1000.0)  # a target beyond is refused: it needs more noise, or less, than is found
+NOISES = (1e-3, 1e6)  # with more or less, epsilon is not found in a reasonable time
+LEAST_DELTA = 1e-11  # as small as the certified accountant resolves
+_MOST_KS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lora(Closed):
     """The group ``model.lora``: rank, scaling and target modules of the adapter."""
 
-    r: Whole
-    alpha: Number
-    targets: str | tuple[str, ...]
-    freeze_a: bool = False
+    r: Annotated[Whole, Between(1, 65536)]
+    alpha: Annotated[Real, Between(0, 1e6, above=True)]
+    targets: Name | tuple[Name, ...]
+    freeze_a: Flag = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.targets, tuple):
+            if not self.targets or len(set(self.targets)) < len(self.targets):
+                raise ConfigurationError(
+                    f"model.lora.targets={list(self.targets)}: name at least one layer, each once."
+                )
+            return
+        try:
+            re.compile(self.targets)  # as peft reads it, unless it is all-linear
+        except re.error as error:
+            raise ConfigurationError(
+                f"model.lora.targets={self.targets}: no regular expression ({error}); name the "
+                "layers as [q_proj,v_proj], or take all-linear."
+            ) from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +78,15 @@ class Model(Closed):
     """The group ``model``: the base model, its precision and its longest sequence.
 
     Raises:
-        ConfigurationError: sequences are too short to predict a token.
+        ConfigurationError: a value is out of range.
     """
 
     kind: Literal["embedded", "local", "hub"]
-    path: Place | None = None
-    revision: Place | None = None
-    seq_len: Whole
+    path: PathText | None = None
+    revision: Name | None = None
+    seq_len: Annotated[Whole, Between(2, 1_000_000)]  # a single token predicts nothing
     dtype: Literal["auto", "float32", "bfloat16"]
     lora: Lora
-
-    def __post_init__(self) -> None:
-        if self.seq_len < 2:
-            raise ConfigurationError(f"model.seq_len={self.seq_len}: must be at least 2 tokens.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +97,7 @@ class Selection(Closed):
         ConfigurationError: there is no such rule.
     """
 
-    rule: str  # of `userdp.sim.data.selection.RULES`, or a dotted name
+    rule: Code  # of `userdp.sim.data.selection.RULES`, or a dotted name
 
     def __post_init__(self) -> None:
         selection.RULES.find(self.rule)
@@ -72,9 +107,12 @@ class Selection(Closed):
 class Schedule(Closed):
     """The group ``schedule``: the server's learning rate over the rounds."""
 
-    name: str
-    warmup: Whole  # rounds
-    average: Number = 0.0  # decay of the average of adapters that is scored
+    name: Choice  # of `userdp.server.optimizers.schedules.SCHEDULES`
+    warmup: Annotated[Whole, Between(0, MOST_ROUNDS)]  # rounds
+    average: Decay = 0.0  # of the average of adapters that is scored
+
+    def __post_init__(self) -> None:
+        schedules.check(self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,14 +123,14 @@ class Privacy(Closed):
         ConfigurationError: a value is out of range, or the accountant is unknown or does not fit.
     """
 
-    users: Whole | None  # N, declared; None: counted, which the claim says
-    epsilon: Number | None  # target; exclusive with noise_multiplier
-    noise_multiplier: Number | None
-    delta: Number | None  # None: 1 / (10 N)
-    accountant: str  # of `userdp.server.accounting.accountants.ACCOUNTANTS`, or a dotted name
+    users: Users | None  # N, declared; None: counted, which the claim says
+    epsilon: Annotated[Real, Between(*EPSILONS)] | None  # target; exclusive with noise_multiplier
+    noise_multiplier: Annotated[Real, Between(*NOISES)] | None
+    delta: Annotated[Real, Between(LEAST_DELTA, 1, below=True)] | None  # None: 1 / (10 N)
+    accountant: Code  # of `userdp.server.accounting.accountants.ACCOUNTANTS`, or a dotted name
     edgeworth_order: Literal[1, 2, 3]
     group_bound: Literal["mixture", "lemma"]
-    reproducible: bool
+    reproducible: Flag
     noise: Literal["float", "discrete"] = "float"  # discrete: exact, on a grid
 
     def __post_init__(self) -> None:
@@ -101,12 +139,6 @@ class Privacy(Closed):
             raise ConfigurationError(
                 f"privacy.group_bound=lemma: accountant={self.accountant} takes mixture only."
             )
-        for name in ("users", "epsilon", "noise_multiplier", "delta"):
-            value = getattr(self, name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise ConfigurationError(f"privacy.{name}={value}: must be positive and finite.")
-        if self.delta is not None and self.delta >= 1:
-            raise ConfigurationError(f"privacy.delta={self.delta}: must be below 1.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +146,9 @@ class Engine(Closed):
     """The group ``engine``: speed and memory; results change by float rounding only."""
 
     max_tokens: Count | Literal["auto"]
-    max_lanes: Count | Literal["auto"]
-    compile: bool
-    checkpointing: bool
+    max_lanes: Annotated[Whole, Between(1, 1_000_000)] | Literal["auto"]
+    compile: Flag
+    checkpointing: Flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,24 +156,19 @@ class Runtime(Closed):
     """The group ``runtime``: the nodes of the federation.
 
     Raises:
-        ConfigurationError: there is no node, no time to answer, or no such runtime; or nodes that
-            are late would be dropped.
+        ConfigurationError: there is no such runtime, or nodes that are late would be dropped.
     """
 
-    nodes: Whole
-    drop_failed_nodes: bool
-    timeout: Number | None = None  # seconds in which a round's nodes have to answer; None: no limit
+    nodes: Annotated[Whole, Between(1, 1_000_000)]
+    drop_failed_nodes: Flag
+    timeout: Positive | None = (
+        None  # seconds in which a round's nodes have to answer; None: no limit
+    )
     options: dict[str, Any] = field(default_factory=dict)  # of a runtime outside userdp
-    kind: str = "in_process"  # of `userdp.sim.runtime.registry.RUNTIMES`, or a dotted name
+    kind: Code = "in_process"  # of `userdp.sim.runtime.registry.RUNTIMES`, or a dotted name
 
     def __post_init__(self) -> None:
         RUNTIMES.check(self.kind)
-        if self.nodes < 1:
-            raise ConfigurationError(f"runtime.nodes={self.nodes}: must be at least 1.")
-        if self.timeout is not None and not 0 < self.timeout < math.inf:
-            raise ConfigurationError(
-                f"runtime.timeout={self.timeout:g}: must be positive and finite seconds, or null."
-            )
         if self.timeout is not None and self.drop_failed_nodes:
             raise ConfigurationError(
                 f"runtime.timeout={self.timeout:g}: with runtime.drop_failed_nodes=true one user's "
@@ -155,9 +182,9 @@ class Track(Closed):
     """The group ``track``: where metrics are written, and whether private ones are."""
 
     sink: Literal["jsonl", "wandb", "tensorboard"]
-    simulation_only: bool
-    project: str = "userdp"
-    group: str | None = None
+    simulation_only: Flag
+    project: Name = "userdp"
+    group: Name | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,16 +195,16 @@ class Plan(Closed):
         ConfigurationError: a value is out of range.
     """
 
-    sampling_rate: Number | None
+    sampling_rate: Annotated[Real, Between(1e-9, 1)] | None
     records_per_user: tuple[Quantity, ...] | None = None  # quantiles, equally spaced from 0 to 1
     gradients: Quantity | None = None  # G, expected record gradients a round
-    ks: tuple[Count, ...] = (1, 2, 5, 10, 20)
-    tuning_runs: Count | None = None
+    ks: tuple[Annotated[Whole, Between(1, 10_000)], ...] = (1, 2, 5, 10, 20)
+    tuning_runs: Annotated[Whole, Between(1, 1_000_000)] | None = None
 
     def __post_init__(self) -> None:
-        if self.sampling_rate is not None and not 0 < self.sampling_rate <= 1:
+        if not self.ks or len(set(self.ks)) < len(self.ks) or len(self.ks) > _MOST_KS:
             raise ConfigurationError(
-                f"plan.sampling_rate={self.sampling_rate}: must be above 0 and at most 1."
+                f"plan.ks={list(self.ks)}: name one to {_MOST_KS} numbers of records, each once."
             )
         records = self.records_per_user
         if records is not None and (not records or list(records) != sorted(records)):
@@ -205,22 +232,16 @@ class Settings(Closed):
     runtime: Runtime
     track: Track
     plan: Plan
-    rounds: Whole
-    cohort: Number
-    eval_every: Whole
-    seed: Whole
-    device: str
-    resume: Place | None
-    sweep: Place | None
-    output: Place
+    rounds: Rounds
+    cohort: Annotated[Real, Between(0.01, LARGEST)]
+    eval_every: Count
+    seed: Seed
+    device: Name
+    resume: PathText | None
+    sweep: PathText | None
+    output: PathText
 
     def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise ConfigurationError(f"rounds={self.rounds}: must be at least 1.")
-        if self.eval_every < 1:
-            raise ConfigurationError(f"eval_every={self.eval_every}: must be at least 1.")
-        if not 0 < self.cohort < math.inf:
-            raise ConfigurationError(f"cohort={self.cohort:g}: must be positive and finite.")
         optimizer.check(self.optimizer)
         self._check_noise()
         if self.data.canaries and not self.track.simulation_only:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
 from userdp.server.mechanisms import registry
 from userdp.server.mechanisms.base import Mechanism
+from userdp.sim.common.bounds import Between
 from userdp.sim.common.errors import ConfigurationError
-from userdp.sim.config.field_types import Closed, Number, Whole
+from userdp.sim.config import refusal
+from userdp.sim.config.field_types import Closed, Code, Flag, Positive, Real, Share, Whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,15 +25,15 @@ class Strategy(Closed):
         ConfigurationError: a value is out of range, or the mechanism has no such option.
     """
 
-    name: str  # of `userdp.server.mechanisms.registry.MECHANISMS`, or the dotted name of a class
-    records_per_user: Whole | Literal["all"]
-    clip_norm: Number | None
-    local_steps: Whole
-    local_lr: Number
-    resample: bool
-    clip_quantile: Number | None = None  # if given, the clip norm adapts; it starts at clip_norm
-    clip_learning_rate: Number = 0.2
-    clip_bit_noise: Number | None = None
+    name: Code  # of `userdp.server.mechanisms.registry.MECHANISMS`, or the dotted name of a class
+    records_per_user: Annotated[Whole, Between(1, 1_000_000)] | Literal["all"]
+    clip_norm: Annotated[Real, Between(1e-9, 1e9)] | None
+    local_steps: Annotated[Whole, Between(1, 100_000)]
+    local_lr: Annotated[Real, Between(0, 1e6, above=True)]
+    resample: Flag
+    clip_quantile: Share | None = None  # if given, the clip norm adapts; it starts at clip_norm
+    clip_learning_rate: Annotated[Real, Between(0, 100, above=True)] = 0.2
+    clip_bit_noise: Positive | None = None
     options: dict[str, Any] = field(default_factory=dict)  # of the mechanism, by field name
 
     def __post_init__(self) -> None:
@@ -40,16 +41,6 @@ class Strategy(Closed):
             raise ConfigurationError(
                 f"strategy.clip_bit_noise={self.clip_bit_noise}: needs "
                 "strategy.clip_quantile beside it."
-            )
-        if self.records_per_user != "all" and self.records_per_user < 1:
-            raise ConfigurationError(
-                f"strategy.records_per_user={self.records_per_user}: must be 1 or more, or all."
-            )
-        if self.local_steps < 1:
-            raise ConfigurationError(f"strategy.local_steps={self.local_steps}: must be 1 or more.")
-        if not 0 < self.local_lr < math.inf:
-            raise ConfigurationError(
-                f"strategy.local_lr={self.local_lr}: must be positive and finite."
             )
         self._check_options()
 
@@ -98,9 +89,8 @@ def gather_options(values: Any) -> Any:
 
 def _check_type(mechanism: type[Mechanism], name: str, value: Any) -> None:
     """Refuse a value that is not of the type of the mechanism's field."""
-    kind = typing.get_type_hints(mechanism)[name]
+    kind = typing.get_type_hints(mechanism, include_extras=True)[name]
     try:
         pydantic.TypeAdapter(kind, config=pydantic.ConfigDict(strict=True)).validate_python(value)
     except pydantic.ValidationError as error:
-        wanted = error.errors()[0]["msg"].removeprefix("Input should be ")
-        raise ConfigurationError(f"strategy.{name}={value}: should be {wanted}.") from None
+        raise ConfigurationError(refusal.line(error, value, f"strategy.{name}")) from None

@@ -15,6 +15,7 @@ from typing import Any
 from userdp.server.mechanisms.base import Mechanism
 from userdp.server.mechanisms.noise_grid import FLOAT
 from userdp.server.statement import prose
+from userdp.sim.common import plain_text
 from userdp.sim.planning.noise_estimate import NoiseEstimate
 from userdp.sim.planning.planner import Plan
 from userdp.sim.run_folder.layout import RunFolder
@@ -158,6 +159,7 @@ def print_rows(title: str, rows: Mapping[str, str]) -> None:
 
 def _wrapped(prefix: str, text: str) -> str:
     """The text after its prefix; on a terminal, further lines are indented by the prefix."""
+    text = plain_text.printable(text)
     if not sys.stdout.isatty():
         return prefix + text
     return textwrap.fill(

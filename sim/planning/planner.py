@@ -12,12 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from userdp.server import accounting
 from userdp.server.accounting import accountants
 from userdp.server.mechanisms.base import Mechanism
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config.settings import Settings
-from userdp.sim.planning import mechanism_builder, noise_estimate
+from userdp.sim.planning import mechanism_builder, noise_estimate, time_limit
 from userdp.sim.planning.noise_estimate import NoiseEstimate
 
 _calibrate = functools.lru_cache(maxsize=256)(accounting.calibrate)  # a sweep plans each job twice
@@ -66,8 +68,27 @@ def make_at(settings: Settings, users: int, delta: float) -> Plan:
     """As `make`, at this delta, which is not compared with the number of users.
 
     Raises:
-        ConfigurationError: as `make`.
+        ConfigurationError: as `make`, or planning takes longer than `time_limit.SECONDS`.
     """
+    with time_limit.limited(_costly(settings)), np.errstate(over="ignore"):
+        return _made(settings, users, delta)
+
+
+def _costly(settings: Settings) -> str:
+    """The settings that decide how long planning takes, with their values."""
+    privacy, strategy = settings.privacy, settings.strategy
+    noise = (
+        f"privacy.epsilon={privacy.epsilon:g}"
+        if privacy.noise_multiplier is None and privacy.epsilon is not None
+        else f"privacy.noise_multiplier={privacy.noise_multiplier}"
+    )
+    return (
+        f"rounds={settings.rounds}, cohort={settings.cohort:g}, {noise}, "
+        f"strategy.records_per_user={strategy.records_per_user}"
+    )
+
+
+def _made(settings: Settings, users: int, delta: float) -> Plan:
     privacy = settings.privacy
     build = mechanism_builder.builder(settings, users, delta)
     z, any_noise = privacy.noise_multiplier, build(1.0)
@@ -273,7 +294,7 @@ def _calibrated(
             z = estimator.calibrate(event, events, target, delta, order=order)
         else:
             z = _calibrate(event, events, target, delta, **options)
-    except (ValueError, OverflowError) as error:
+    except (ValueError, ArithmeticError) as error:
         raise ConfigurationError(f"privacy.epsilon={target:g}: {error}") from None
     scale = 10.0 ** (_DIGITS - 1 - math.floor(math.log10(z)))
     return math.ceil(z * scale) / scale
@@ -284,7 +305,13 @@ def _accounted(
 ) -> accounting.Epsilon:
     try:
         return _epsilon(event, events, delta, options)
-    except (ValueError, OverflowError) as error:
+    except (OverflowError, ZeroDivisionError):  # losses beyond float64
+        z = event.noise_multiplier
+        raise ConfigurationError(
+            f"privacy.noise_multiplier={z:g}: epsilon of so little noise is beyond what can be "
+            "certified; take more noise, fewer rounds or a smaller cohort."
+        ) from None
+    except ValueError as error:
         raise ConfigurationError(f"privacy.accountant={options['accountant']}: {error}") from None
 
 

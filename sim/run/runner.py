@@ -96,7 +96,7 @@ def run(
         if prepared.header["users_counted"] and prepared.plan.mechanism.private:
             _LOG.warning("%s", _COUNTED.format(prepared.plan.mechanism.users))
         tracker = trackers.of(settings)
-        tracker.start(config)
+        _start(tracker, prepared, config)
         try:
             strategy = _strategy(prepared, ledger, mechanism, tracker)
             return _run_rounds(prepared, config, strategy, tracker)
@@ -248,6 +248,24 @@ def _open_run(prepared: Prepared, config: Mapping[str, Any]) -> tuple[Ledger, Me
         name = "output" if settings.resume is None else "resume"
         raise ConfigurationError(f"{name}={folder.path}: {error}") from None
     return ledger, prepared.plan.mechanism
+
+
+def _start(tracker: Tracker, prepared: Prepared, config: Mapping[str, Any]) -> None:
+    """Start the trackers; where one cannot, a new run's files are removed: no round is spent.
+
+    Raises:
+        ConfigurationError: a sink does not start.
+    """
+    try:
+        tracker.start(config)
+    except ConfigurationError:
+        tracker.close()
+        folder = prepared.folder
+        if prepared.settings.resume is None:
+            files = (folder.metrics, folder.input_digests, folder.config, folder.ledger)
+            for file in files:  # the ledger last: it marks the others as a run's
+                file.unlink(missing_ok=True)
+        raise
 
 
 def _print_start(prepared: Prepared, minutes: float | None) -> None:

@@ -10,13 +10,16 @@ from userdp.sim.tracking.tracker import Tracker
 
 
 def check(settings: Settings) -> None:
-    """Check that the sink is installed.
+    """Check that the sink is installed and can start, as far as it is known without a folder.
 
     Raises:
-        ConfigurationError: it is not; names what to install.
+        ConfigurationError: it is not or cannot; names what to change.
     """
     if settings.track.sink == "tensorboard":
         tensorboard_tracker.check()
+    if settings.track.sink == "wandb":
+        group = settings.track.group or settings.sweep
+        wandb_tracker.check(project=settings.track.project, group=group, tags=_tags(settings))
 
 
 def of(settings: Settings) -> Tracker:

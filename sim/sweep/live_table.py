@@ -17,7 +17,9 @@ from typing import Self, TextIO
 import rich.console
 import rich.live
 import rich.table
+import rich.text
 
+from userdp.sim.common import plain_text
 from userdp.sim.console import progress
 from userdp.sim.sweep import jobs
 from userdp.sim.sweep.jobs import Job
@@ -88,7 +90,8 @@ class LiveTable:
             row = self._rows[job.number] = self._row(job)
             if row.state != before.state and self._live is None:
                 text = ", ".join(part for part in (row.state, row.figures) if part)
-                print(f"job {job.number} ({job.name}): {text}", file=self.stream, flush=True)
+                line = plain_text.printable(f"job {job.number} ({job.name}): {text}")
+                print(line, file=self.stream, flush=True)
         if self._live is not None:
             self._live.update(self._table())
 
@@ -119,7 +122,7 @@ class LiveTable:
             row = self._rows[job.number]
             table.add_row(
                 str(job.number),
-                job.name,
+                rich.text.Text(plain_text.printable(job.name)),  # its brackets are no markup
                 row.state,
                 f"{row.round}/{job.settings.rounds}",
                 "" if row.epsilon is None else progress.up(row.epsilon),

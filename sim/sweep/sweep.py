@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from userdp.sim.common import third_party
 from userdp.sim.common.errors import ConfigurationError, StoppedError
@@ -89,7 +89,7 @@ def run(
     started = time.perf_counter() if started is None else started
     if hydra_compose.value(overrides, "resume") is not None:
         raise ConfigurationError("resume: one run at a time; leave out -m.")
-    folder, rest = _folder(overrides), _without_place(overrides)
+    folder, rest = _folder(overrides), hydra_compose.without_place(overrides)
     sweep, all_jobs = SweepFolder(folder), jobs.compose(rest, folder)
     jobs.check(all_jobs, sweep)
     with contextlib.ExitStack() as stack:
@@ -189,21 +189,13 @@ def _failure(job: Job) -> str:
 
 
 def _folder(overrides: Sequence[str]) -> Path:
-    given = hydra_compose.value(overrides, "output")
-    if given is not None and not given.strip("'\" "):
-        raise ConfigurationError("output=: names no folder; is a variable of the shell unset?")
-    given = given or hydra_compose.value(overrides, "hydra.sweep.dir")
-    if given is None:
-        return Path(datetime.now().strftime("multirun/%Y-%m-%d/%H-%M-%S-%f"))
-    return Path(OmegaConf.create({"folder": given.strip("'\"")}).folder)  # resolves ${now:...}
-
-
-def _without_place(overrides: Sequence[str]) -> list[str]:
-    return [item for item in overrides if not item.startswith(("output=", "hydra.sweep.dir="))]
+    given = hydra_compose.sweep_folder(overrides)
+    return Path(given or datetime.now().strftime("multirun/%Y-%m-%d/%H-%M-%S-%f"))
 
 
 def _resume_command(overrides: Sequence[str], folder: Path) -> str:
-    return shlex.join(["userdp", "run", "-m", *_without_place(overrides), f"output={folder}"])
+    rest = hydra_compose.without_place(overrides)
+    return shlex.join(["userdp", "run", "-m", *rest, f"output={folder}"])
 
 
 def _print_outcome(outcome: Outcome) -> None:

@@ -6,6 +6,7 @@ As every tracker, it writes only metrics of the table (``userdp.sim.tracking.met
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -13,8 +14,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from userdp.sim.common import durable_file
+from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.common.plain_text import printable, shown
 from userdp.sim.tracking import metric_kinds, tracker
 
+_NO_KEY = (
+    "WANDB_MODE={}: wandb has no key for {}; set WANDB_API_KEY or run wandb login, or "
+    "leave WANDB_MODE out and upload the run later."
+)
+_LONGEST_GROUP = 128  # signs that the service takes
 BY_EPSILON = "by_epsilon/"  # prefix of the held-out scores with epsilon as their axis
 
 
@@ -122,22 +130,94 @@ class WandbTracker:
             self._run._interface.publish_pause()
 
 
+def check(*, project: str, group: str | None, tags: Sequence[str] = ()) -> None:
+    """Check what can be known of a run's start before there is a folder; nothing is sent.
+
+    Args:
+        project, group, tags: as `wandb.init` takes them.
+
+    Raises:
+        ConfigurationError: the library refuses the project or what the environment's WANDB_...
+            variables say, or it shall be online and has no key.
+    """
+    _refused_as_setting("track.project", project, {"project": project})
+    if group is not None and len(group) > _LONGEST_GROUP:
+        raise ConfigurationError(
+            f"track.group={shown(group)}: has more than {_LONGEST_GROUP} signs; name a shorter one."
+        )
+    _refused_as_setting("WANDB_MODE", _mode(), {"mode": _mode()})
+    for tag in tags:
+        _refused_as_setting("strategy.name", tag, {"run_tags": [tag]})
+    settings = _quiet_settings()
+    try:
+        settings.update_from_env_vars(dict(os.environ))
+    except Exception as error:  # of the library's own kinds, one for each variable
+        raise ConfigurationError(f"WANDB_...: the environment's: {_reason(error)}.") from None
+    if _mode() not in _WITHOUT_SERVICE:
+        _check_key(str(settings.base_url))
+
+
+_WITHOUT_SERVICE = ("offline", "disabled", "dryrun")
+
+
+def _mode() -> str:
+    return os.environ.get("WANDB_MODE") or "offline"
+
+
+def _refused_as_setting(name: str, value: str, settings: Mapping[str, Any]) -> None:
+    import wandb
+
+    try:
+        wandb.Settings(**settings)
+    except Exception as error:  # UsageError, or one of pydantic
+        raise ConfigurationError(f"{name}={shown(value)}: wandb says: {_reason(error)}.") from None
+
+
+def _check_key(host: str) -> None:
+    from wandb.sdk.lib import wbauth  # the library has no public question that does not prompt
+
+    try:
+        key = wbauth.authenticate_session(
+            host=host, source="userdp", prompt=False, update_session=False
+        )
+    except Exception as error:  # a key that is no key, a file that cannot be read
+        raise ConfigurationError(f"WANDB_API_KEY: wandb says: {_reason(error)}.") from None
+    if key is None:
+        raise ConfigurationError(_NO_KEY.format(_mode(), host))
+
+
+def _reason(error: BaseException) -> str:
+    """The line of an error that says what is wrong: not the one that counts pydantic's errors."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = lines[-1 if len(lines) < 3 else 2] if lines else type(error).__name__
+    return printable(re.sub(r" \[type=.*|^Value error, ", "", told)).rstrip(".")
+
+
 def opened(config: Mapping[str, Any], **options: Any) -> Any:
     """A new run of the library, with its own collection switched off.
 
     Args:
         config: nested plain values.
         options: as `wandb.init` takes them.
+
+    Raises:
+        ConfigurationError: the library or its service refuses the run, or does not answer.
     """
     import wandb  # slow to import, and not needed for other sinks
 
-    return wandb.init(
-        **options,
-        config=dict(config),
-        mode=cast(Any, os.environ.get("WANDB_MODE") or "offline"),
-        reinit="finish_previous",  # jobs of a sweep share a process, and each is a run
-        settings=_quiet_settings(),
-    )
+    try:
+        return wandb.init(
+            **options,
+            config=dict(config),
+            mode=cast(Any, _mode()),
+            reinit="finish_previous",  # jobs of a sweep share a process, and each is a run
+            settings=_quiet_settings(),
+        )
+    except Exception as error:  # of the library or the network
+        raise ConfigurationError(
+            f"track.sink=wandb, WANDB_MODE={_mode()}: did not start: {_reason(error)}; leave "
+            "WANDB_MODE out, and upload the run later."
+        ) from None
 
 
 def _quiet_settings() -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 from userdp.analysis.aggregates.seed_groups import Cell, Spread, Task
 from userdp.analysis.report.figures import axes, style
 from userdp.analysis.report.figures.figure import Line, Plot, Section, columns, draw_line, rows
+from userdp.sim.common import plain_text
 from userdp.sim.run_folder.reader import Run
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def _plot(run: Run) -> Plot | None:
 
     ends = [f"{line.label}: {line.points[-1][1].median:.4g}" for line in lines]
     return Plot(
-        name=f"epsilon_rounds_{run.strategy}",
+        name=plain_text.identifier(f"epsilon_rounds_{run.strategy}"),
         title=f"Epsilon by round: {run.strategy}",
         note=_parameters_note(run, event, by_accountant) + _curves_note(curves, rounds),
         alt=f"Epsilon after {rounds} rounds by {', '.join(ends)}.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from userdp.analysis.aggregates.seed_groups import Spread
 from userdp.analysis.report.figures.style import GRID, INK, MUTED, Look
-from userdp.sim.common import durable_file
+from userdp.sim.common import durable_file, plain_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,6 +28,7 @@ _RC: dict[Any, Any] = {
     "axes.labelsize": 11.5,
     "legend.fontsize": 10,
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a name with $ is text, and no formula that may be wrong
     "svg.hashsalt": "userdp",
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -59,6 +61,10 @@ class Plot:
     rows: Sequence[Sequence[Any]]  # its numbers, stored as CSV beside it
     draw: Callable[[Axes], None]
     simulation_only: bool = False
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w-]+", self.name):  # it becomes ids, links and paths
+            raise ValueError(f"{self.name!r}: expected letters, digits, - and _ alone.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,5 +226,5 @@ def save(plot: Plot, folder: Path) -> str:
     with durable_file.text(path.with_suffix(".csv")) as file:
         writer = csv.writer(file, lineterminator="\n")
         header = [f"simulation_only/{c}" if plot.simulation_only else c for c in plot.columns]
-        writer.writerows([header, *plot.rows])
+        writer.writerows(map(plain_text.row, [header, *plot.rows]))
     return svg.getvalue().decode()

@@ -10,7 +10,7 @@ from typing import Any
 
 from userdp.analysis.report.figures import concentration_test, noise_and_signal
 from userdp.analysis.report.figures.axes import number
-from userdp.sim.common import durable_file
+from userdp.sim.common import durable_file, plain_text
 from userdp.sim.run_folder.reader import Run
 
 
@@ -91,7 +91,7 @@ def write(path: Path, rows: Sequence[Values]) -> None:
     with durable_file.text(path) as file:
         writer = csv.DictWriter(file, [column.key for column in COLUMNS], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(map(plain_text.row, rows))
 
 
 def _signal_to_noise(run: Run) -> float | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from scipy import special
 
@@ -17,6 +17,7 @@ from userdp.server.accounting import RoundEvent
 from userdp.server.mechanisms.base import SET_BY_RUN
 from userdp.server.mechanisms.concentrated import statistic
 from userdp.server.mechanisms.user_wise import UserWise
+from userdp.sim.common.bounds import Between, Kind
 from userdp.sim.common.errors import ConfigurationError
 
 DELTA_SHARE = 0.01  # share of delta for failures of the test, in all rounds together
@@ -41,11 +42,17 @@ class ConcentrationRule(UserWise):
     compared: ClassVar[bool] = False
 
     cohort_max: int | None = field(default=None, metadata=SET_BY_RUN)  # no option: always None
-    tau: float | None = None  # radius; None: a fiftieth of the clip norm
-    min_weight: float | None = None  # W_min; None: half of the expected cohort
-    test_share: float = 0.05  # share of 1/z^2 for the test
-    test_statistic: str = "weight"  # "weight" for W, "pairs" for t
-    on_failure: str = "fallback"  # "fallback" or "halt"
+    tau: Annotated[float, Between(0, 1e9, above=True)] | None = (
+        None  # radius; None: a fiftieth of the clip norm
+    )
+    min_weight: Annotated[float, Between(0, 1e12, above=True)] | None = (
+        None  # W_min; None: half of the expected cohort
+    )
+    test_share: Annotated[float, Between(0, 1, above=True, below=True)] = (
+        0.05  # share of 1/z^2 for the test
+    )
+    test_statistic: Annotated[str, Kind("choice")] = "weight"  # "weight" for W, "pairs" for t
+    on_failure: Annotated[str, Kind("choice")] = "fallback"  # "fallback" or "halt"
     failure_probability: float = field(default=0.0, metadata=SET_BY_RUN)  # of one round
 
     def __post_init__(self) -> None:

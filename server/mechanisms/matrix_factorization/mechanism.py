@@ -49,7 +49,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 
@@ -60,6 +60,7 @@ from userdp.server.mechanisms.matrix_factorization import factor
 from userdp.server.mechanisms.matrix_factorization.factor import Factor
 from userdp.server.mechanisms.matrix_factorization.noise_state import NoiseWindow
 from userdp.sim.common import rng
+from userdp.sim.common.bounds import Between, Kind
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.protocol.cohort_sum import CohortSum
 from userdp.sim.protocol.contract import Assignment, Contract, LocalWork
@@ -89,9 +90,15 @@ class MatrixFactorization(Mechanism):
     rescalable: ClassVar[bool] = False  # noise cancels noise of earlier rounds in the same space
 
     rounds: int = field(default=1, metadata=SET_BY_RUN)  # T, the horizon
-    bands: int | None = None  # b, with coins in each group; None: whole groups of about ``cohort``
-    groups_by: str = _ID  # "place": the position in the list of users, as in older versions
-    objective: str = "mean"  # error that M minimises: "mean" or "last"; "independent" for M = I
+    bands: Annotated[int, Between(1, 1_000_000)] | None = (
+        None  # b, with coins in each group; None: whole groups of about ``cohort``
+    )
+    groups_by: Annotated[str, Kind("choice")] = (
+        _ID  # "place": the position in the list of users, as in older versions
+    )
+    objective: Annotated[str, Kind("choice")] = (
+        "mean"  # error that M minimises: "mean" or "last"; "independent" for M = I
+    )
     window: NoiseWindow = field(
         default_factory=NoiseWindow, repr=False, compare=False, metadata=SET_BY_RUN
     )
