@@ -5,7 +5,9 @@ Reads the files of run folders at any depth and does not change them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from userdp.analysis.aggregates import seed_groups
@@ -22,7 +24,7 @@ from userdp.analysis.report.figures import (
     privacy_utility,
 )
 from userdp.analysis.report.figures.axes import number
-from userdp.analysis.report.figures.figure import Section
+from userdp.analysis.report.figures.figure import Plot, Section
 from userdp.analysis.report.page import headline, html, run_table
 from userdp.sim.common import durable_file, foreign_code
 from userdp.sim.common.errors import ConfigurationError
@@ -72,7 +74,7 @@ def _write(folder: Path, output: Path) -> Path:
         raise ConfigurationError(
             f"report {folder}: no run there, at any depth; name the output= of a run or a sweep."
         )
-    page_sections = sections(runs)
+    page_sections = _told_apart(sections(runs))
     drawings = {p.name: figure.save(p, output / "figures") for s in page_sections for p in s.plots}
     run_table.write(output / "runs.csv", [run_table.values(run) for run in runs])
     text = html.html(
@@ -117,6 +119,18 @@ def sections(runs: Sequence[Run]) -> list[Section]:
         canary_exposure.section(tasks),
         audit_bounds.section(runs),
     ]
+
+
+def _told_apart(page_sections: Sequence[Section]) -> list[Section]:
+    """The sections with a number after a plot's name that another plot has: it names files, ids."""
+    seen: Counter[str] = Counter()
+
+    def numbered(plot: Plot) -> Plot:
+        seen[plot.name] += 1
+        count = seen[plot.name]
+        return plot if count == 1 else replace(plot, name=f"{plot.name}--{count}")
+
+    return [replace(s, plots=[numbered(plot) for plot in s.plots]) for s in page_sections]
 
 
 def _scores(runs: Sequence[Run]) -> dict[str, str]:

@@ -296,12 +296,16 @@ def _explained(error: Exception, overrides: Sequence[str]) -> str:
     if known := _unknown_key(error, overrides):
         return known
     reason = printable(_one_line(error))
-    for count, item in enumerate(overrides, 1):
+    right, wrong = 0, len(overrides)  # composing is slow, so the first wrong one is searched for
+    while wrong - right > 1:
+        middle = (right + wrong) // 2
         try:
-            _merged(overrides[:count])
+            _merged(overrides[:middle])
+            right = middle
         except _ERRORS:
-            return reason if item.partition("=")[0] in reason else f"{shown(item)}: {reason}"
-    return reason
+            wrong = middle
+    item = overrides[wrong - 1] if overrides else ""
+    return reason if item.partition("=")[0] in reason else f"{shown(item)}: {reason}"
 
 
 def _check_obeyed(overrides: Sequence[str], obeyed: Sequence[str]) -> None:

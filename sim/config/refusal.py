@@ -42,6 +42,9 @@ def line(error: pydantic.ValidationError, values: Any, prefix: str = "") -> str:
     first = error.errors()[0]
     name, value = _located(first["loc"], values, prefix)
     if first["type"] == "unexpected_keyword_argument":
+        while isinstance(value, Mapping) and len(value) == 1:  # as the override spelled it
+            [(inner, value)] = value.items()
+            name = f"{name}.{inner}"
         return f"{name}={shown(value)}: no such key; leave it out."
     if first["type"] == "missing":
         return f"{name} is missing: give it a value, {name}=..."

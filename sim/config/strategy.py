@@ -13,6 +13,7 @@ from userdp.server.mechanisms import registry
 from userdp.server.mechanisms.base import Mechanism
 from userdp.sim.common.bounds import Between
 from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.common.plain_text import shown
 from userdp.sim.config import refusal
 from userdp.sim.config.field_types import Closed, Code, Flag, Positive, Real, Share, Whole
 
@@ -75,9 +76,16 @@ def gather_options(values: Any) -> Any:
     Args:
         values: of the group, as composed; anything but a mapping is returned unchanged.
     """
-    if not isinstance(values, Mapping) or "options" in values:
+    if not isinstance(values, Mapping):
         return values
     common = {item.name for item in fields(Strategy)}
+    if "options" in values:
+        if values["options"] is not None and set(values) <= common:
+            return values
+        raise ConfigurationError(
+            f"strategy.options={shown(values['options'])}: an option is set by its own name, "
+            "strategy.NAME=VALUE; leave it out."
+        )
     again = ("mechanism", values.get("name"))
     options = {
         key: value
