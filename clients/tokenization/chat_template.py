@@ -63,7 +63,7 @@ def _encode_long(tokenizer: Any, text: str, spans: Sequence[tuple[int, int]]) ->
         span = np.searchsorted(starts, first, side="right") - 1  # turns do not overlap
         learned = (span >= 0) & (first < ends[span])
         ids = np.asarray(encoded["input_ids"], np.int32)
-        result.frombytes(memoryview(np.where(learned, ids, ~ids)).cast("B"))
+        result.frombytes(np.where(learned, ids, ~ids).astype(np.int32).tobytes())
     return result
 
 

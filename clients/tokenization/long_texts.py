@@ -68,7 +68,7 @@ class LongTexts:
         """The ids of the text, without special tokens: (tokens,) int32."""
         result = array("i")
         for _, encoded in self.encoded(text):
-            result.frombytes(memoryview(np.asarray(encoded["input_ids"], np.int32)).cast("B"))
+            result.frombytes(np.asarray(encoded["input_ids"], np.int32).tobytes())
         return result
 
     def encoded(self, text: str, **options: Any) -> Iterator[tuple[Piece, dict[str, Any]]]:

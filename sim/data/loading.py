@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,7 +157,7 @@ def generate(
 
 def _batch_encoder(
     settings: CorpusSettings, encode: Encode
-) -> Callable[[list[Any]], list[list[int]]]:
+) -> Callable[[list[Any]], list[Sequence[int]]]:
     """The function from contents of examples to token ids; conversations are encoded already."""
     columns = settings.columns
     if columns.chat is not None:

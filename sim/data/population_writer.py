@@ -47,7 +47,7 @@ class PopulationWriter:
         for long, some in itertools.groupby(records, lambda record: isinstance(record, array)):
             if long:  # no copy: these records may be of any length
                 for record in some:
-                    self._tokens.extend(np.frombuffer(record, np.int32))
+                    self._tokens.extend(np.asarray(record, np.int32))
             else:
                 tokens = itertools.chain.from_iterable(some)
                 self._tokens.extend(np.fromiter(tokens, np.int32))

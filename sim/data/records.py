@@ -6,7 +6,7 @@ The content is a text, a text after a prompt, a conversation, or a text or pair 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.data.corpus import Encode, Labelled, Message
 from userdp.sim.data.sources.base import Row
 
-Content = str | tuple[str, str] | list[int] | Labelled
+Content = str | tuple[str, str] | Sequence[int] | Labelled
 
 
 class BadRecord(Exception):
@@ -171,7 +171,7 @@ def _text(value: Any, kind: str, *, may_be_empty: bool) -> str:
     return _encodable(value, f"{kind} is not valid Unicode")
 
 
-def _conversation(value: Any, encode: Encode) -> list[int]:
+def _conversation(value: Any, encode: Encode) -> Sequence[int]:
     if not isinstance(value, list) or not value:
         raise BadRecord("chat is not a list of messages")
     messages = [_message(message) for message in value]
