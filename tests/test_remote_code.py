@@ -104,7 +104,7 @@ def test_a_model_with_code_of_its_own_is_refused_and_nobody_is_asked(
     asked = []
     monkeypatch.setattr("builtins.input", lambda *_: asked.append(1) or "y")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ConfigurationError, match="model.path"):
+    with pytest.raises(ConfigurationError, match=r"model\.path"):
         language_model.load(
             tmp_path,
             revision=None,
