@@ -16,6 +16,9 @@ def first(heldout: Population, seq_len: int, count: int) -> list[np.ndarray]:
     Args:
         heldout: the held-out users.
         count: at most so many.
+
+    Returns:
+        Signed tokens (`userdp.sim.data.masking`), each (tokens,) int64.
     """
     records = (
         cut
