@@ -61,7 +61,7 @@ def cell(value: Any) -> Any:
 def identifier(text: str) -> str:
     """The text as a name of a file and an id in a page: letters, digits, - and _ alone.
 
-    Two texts that differ get two names: where signs were lost, a hash of the text stands at the end.
+    Two texts that differ get two names: where signs were lost, a hash of the text follows.
 
     >>> identifier("user_wise"), identifier("a/b")
     ('user_wise', 'a_b-c14cdd')

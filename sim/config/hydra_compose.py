@@ -282,7 +282,7 @@ def _resolve(config: DictConfig) -> None:
     with open_dict(config):
         config.hydra.runtime.cwd = config.hydra.runtime.output_dir = os.getcwd()
     before = HydraConfig.instance().cfg
-    HydraConfig.instance().cfg = config.copy()
+    HydraConfig.instance().cfg = config.copy()  # type: ignore[assignment]
     try:
         with open_dict(config):
             config.pop("hydra")

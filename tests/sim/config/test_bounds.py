@@ -89,9 +89,12 @@ def test_bounds_are_finite_and_in_order():
     ranges = [one for one in found if isinstance(one, Between)]
     assert len(ranges) > 60
     for one in ranges:
-        assert math.isfinite(one.low) and math.isfinite(one.high) and one.low < one.high
+        assert math.isfinite(one.low)
+        assert math.isfinite(one.high)
+        assert one.low < one.high
         assert not any(map(one.holds, (math.nan, math.inf, -math.inf, 1e300)))
-        assert one.holds(one.low) != one.above and one.holds(one.high) != one.below
+        assert one.holds(one.low) != one.above
+        assert one.holds(one.high) != one.below
 
 
 @pytest.mark.parametrize("text", ["", " ", "a\x1b[31m", "a\x00b", "\ud800"])
@@ -148,7 +151,8 @@ def test_a_sweeps_folder_may_refer_to_time_and_to_hydra():
             ["seed=1,2", "rounds=7", f"{key}=a/${{hydra:job.name}}_${{now:%Y}}_${{rounds}}"]
         )
         assert folder is not None
-        assert folder.startswith("a/userdp_20") and folder.endswith("_7")
+        assert folder.startswith("a/userdp_20")
+        assert folder.endswith("_7")
     assert hydra_compose.sweep_folder(["seed=1,2"]) is None
     assert hydra_compose.without_place(["++output=x", "hydra.sweep.dir=y", "rounds=1"]) == [
         "rounds=1"

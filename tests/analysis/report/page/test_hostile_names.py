@@ -115,7 +115,8 @@ def test_cells_are_no_formulas_and_numbers_stay_numbers(written):
     rows = list(csv.DictReader((written.parent / "runs.csv").open(newline="")))
     assert {row["run"] for row in rows} >= {"'=1+1", "'@x"}
     assert all(float(row["epsilon"]) > 0 for row in rows)
-    assert plain_text.cell("-1e-5") == "-1e-5" and plain_text.cell(-3) == -3
+    assert plain_text.cell("-1e-5") == "-1e-5"
+    assert plain_text.cell(-3) == -3
 
 
 @pytest.mark.skipif(browser.path() is None, reason="no Chromium on this machine")
@@ -138,11 +139,13 @@ def test_a_card_holds_hostile_names_as_text():
         assert front["base_model"] == name
         assert set(front) == {"base_model", "library_name", "pipeline_tag", "tags"}
         below = text.split("```")[-1]
-        assert "<b>" not in below and "<script" not in below
+        assert "<b>" not in below
+        assert "<script" not in below
         hostile = {**stated, "ledger_hash": name}
         for line in model_card.text(hostile, base_model="b").splitlines():
             if line.startswith("| ledger_hash |"):
-                assert line.replace("\\|", "").count("|") == 3 and "<" not in line
+                assert line.replace("\\|", "").count("|") == 3
+                assert "<" not in line
 
 
 def test_a_table_of_a_comparison_keeps_its_columns():
