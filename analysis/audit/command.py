@@ -18,7 +18,7 @@ from userdp.analysis.audit.subject import Subject
 from userdp.server.ledger import ledger
 from userdp.sim.common import durable_file
 from userdp.sim.common.errors import ConfigurationError, StoppedError
-from userdp.sim.config import hydra_compose
+from userdp.sim.config import hydra_compose, stored_config
 from userdp.sim.config.settings import Settings
 from userdp.sim.console import run_summary
 from userdp.sim.planning import planner
@@ -92,7 +92,7 @@ def described(words: Sequence[str]) -> tuple[Subject, Settings, RunFolder | None
 
 def _of_run(folder: RunFolder) -> tuple[Subject, Settings, RunFolder]:
     """The mechanism of a run, rebuilt from its configuration, under the claim of its statement."""
-    settings, _ = hydra_compose.stored(folder)
+    settings, _ = stored_config.stored(folder)
     try:
         account = ledger.verify(folder.ledger)
         users, delta = account.header["declared_users"], account.header["delta"]

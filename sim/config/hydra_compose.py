@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import hydra
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -20,14 +17,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from userdp.sim.common import foreign_code, renamed
 from userdp.sim.common.bounds import Kind
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.common.foreign_code import CodeNotLoadedError
 from userdp.sim.common.plain_text import printable, shown
-from userdp.sim.config import interpolation, validation
+from userdp.sim.config import interpolation, stored_config, validation
 from userdp.sim.config.settings import Settings
-from userdp.sim.run_folder.layout import RunFolder
 
 CONFIG_MODULE, HYDRA_VERSION = "userdp.conf", "1.3"
 _GRIDS = "grids"  # key of an experiment: its grids by name, if its jobs are no single product
@@ -51,7 +46,7 @@ def settings(overrides: Sequence[str]) -> tuple[Settings, DictConfig]:
     """
     resumed = value(overrides, "resume")
     resumed = resumed if resumed is None else _unquoted(resumed)
-    config = _composed(overrides) if resumed is None else _changed(resumed, overrides)
+    config = _composed(overrides) if resumed is None else stored_config.changed(resumed, overrides)
     with open_dict(config):
         config.pop(_GRIDS, None)
     if "compare" in config:
@@ -59,36 +54,16 @@ def settings(overrides: Sequence[str]) -> tuple[Settings, DictConfig]:
     if resumed is None:
         return validation.parse(config), config
     try:
-        return _parsed_stored(config, [item.partition("=")[2] for item in overrides]), config
+        named = [item.partition("=")[2] for item in overrides]
+        return stored_config.parsed(config, named), config
     except CodeNotLoadedError:
         raise
     except ConfigurationError as error:
         if overrides[1:]:  # the values of this command may be what is wrong
             raise
-        raise ConfigurationError(f"{error} It is in {resumed}; {_again(resumed)}.") from None
-
-
-def stored(folder: RunFolder, like: Settings | None = None) -> tuple[Settings, DictConfig]:
-    """The configuration that a run was started with.
-
-    Args:
-        folder: of the run.
-        like: settings of this command, if any; code that they name may be loaded.
-
-    Raises:
-        ConfigurationError: there is none, or it is not valid.
-    """
-    config = _changed(str(folder.path), [])
-    return _parsed_stored(config, list(like.code_names.values()) if like else []), config
-
-
-def _parsed_stored(config: DictConfig, named: Sequence[str]) -> Settings:
-    """Check a stored configuration; ``named``: names that the user has given beside it."""
-    with foreign_code.named_by_a_run_folder(named):
-        parsed = validation.parse(config)
-        for setting, name in parsed.code_names.items():  # those that are loaded later, too
-            foreign_code.check(setting, name)
-    return parsed
+        raise ConfigurationError(
+            f"{error} It is in {resumed}; {stored_config.again(resumed)}."
+        ) from None
 
 
 def experiment(
@@ -323,52 +298,6 @@ def _check_obeyed(overrides: Sequence[str], obeyed: Sequence[str]) -> None:
                 f"{shown(item)}: not obeyed here; the folder of a run or a sweep is output=FOLDER, "
                 "and Hydra's launcher and its options serve run -m alone."
             )
-
-
-def _changed(folder: str, overrides: Sequence[str]) -> DictConfig:
-    """The configuration of an earlier run, with further overrides of plain values."""
-    path = RunFolder(Path(folder)).config
-    if (fault := Kind("path").fault(folder)) is not None:
-        raise ConfigurationError(f"resume={shown(folder)}: should be {fault}.")
-    if not path.is_file():
-        raise ConfigurationError(f"resume={folder}: there is no {path}; {_again(folder)}.")
-    try:
-        values = OmegaConf.to_container(OmegaConf.load(path))
-        if not values:
-            raise ValueError("it is empty")
-        _check_plain(values)
-        configuration: DictConfig = OmegaConf.create(renamed.completed(values))
-        changes: Any = OmegaConf.from_dotlist(list(overrides))
-        merged: Any = OmegaConf.merge(configuration, changes)
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
-        raise ConfigurationError(
-            f"resume={folder}: {path.name} is damaged ({_one_line(error)}); {_again(folder)}."
-        ) from None
-    for name in changes:
-        is_group = OmegaConf.is_dict(OmegaConf.select(configuration, name))
-        if is_group and not OmegaConf.is_dict(changes[name]):
-            raise ConfigurationError(
-                f"{name}={changes[name]}: a resumed run keeps its {name}; start a new run instead."
-            )
-    config: DictConfig = merged
-    return config
-
-
-def _again(folder: str) -> str:
-    """What to do about a folder that has no configuration that can be read."""
-    if not RunFolder(Path(folder)).path.is_dir():
-        return "name a run folder"
-    return f"name a run folder, or give the run's first command again, with output={folder}"
-
-
-def _check_plain(values: Any) -> None:
-    """Refuse interpolations, which a run never stores: they could read the environment."""
-    if isinstance(values, str) and "${" in values:
-        raise ValueError("its config.yaml holds an interpolation, which no run stores.")
-    if isinstance(values, Mapping):
-        values = list(values.values())
-    for value in values if isinstance(values, list) else []:
-        _check_plain(value)
 
 
 def _parsed(overrides: Sequence[str]) -> list[Override]:

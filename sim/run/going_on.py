@@ -17,7 +17,7 @@ from userdp.server.ledger import ledger
 from userdp.sim.common import durable_file
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.common.foreign_code import CodeNotLoadedError
-from userdp.sim.config import hydra_compose
+from userdp.sim.config import stored_config
 from userdp.sim.config.settings import Settings
 from userdp.sim.run_folder.layout import RunFolder
 
@@ -48,7 +48,7 @@ def settled(settings: Settings) -> Settings:
 def has_config(folder: RunFolder) -> bool:
     """Whether the folder has a configuration that can be read, whoever's code it names."""
     try:
-        hydra_compose.stored(folder)
+        stored_config.stored(folder)
     except CodeNotLoadedError:
         return True
     except ConfigurationError:

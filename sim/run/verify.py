@@ -23,7 +23,7 @@ from userdp.server.statement import claim, prose, schema, statement
 from userdp.sim.common import foreign_code, renamed, third_party
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.common.foreign_code import CodeNotLoadedError
-from userdp.sim.config import hydra_compose
+from userdp.sim.config import stored_config
 from userdp.sim.config.settings import Settings
 from userdp.sim.planning import planner
 from userdp.sim.run import ledger_header
@@ -171,7 +171,7 @@ def _settings(run: RunFolder, account: Account, found: Findings) -> Settings | N
         found.lacking.append(f"{run.config.name} is not there")
         return None
     try:
-        settings, _ = hydra_compose.stored(run)
+        settings, _ = stored_config.stored(run)
     except CodeNotLoadedError as error:
         if account.format == 1:  # its ledger lacks what the mechanism is built from
             raise

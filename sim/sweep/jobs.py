@@ -20,7 +20,7 @@ from userdp.server.ledger import ledger
 from userdp.sim.common import durable_file
 from userdp.sim.common.errors import ConfigurationError, StoppedError, located
 from userdp.sim.common.foreign_code import CodeNotLoadedError
-from userdp.sim.config import hydra_compose, validation
+from userdp.sim.config import hydra_compose, stored_config, validation
 from userdp.sim.config.settings import Settings
 from userdp.sim.run_folder.layout import PLACE_KEYS, RunFolder, SweepFolder
 
@@ -161,7 +161,7 @@ def differing(folder: RunFolder, settings: Settings) -> str | None:
         CodeNotLoadedError: the stored configuration names code that is not loaded.
     """
     try:
-        stored, _ = hydra_compose.stored(folder, settings)
+        stored, _ = stored_config.stored(folder, settings)
     except CodeNotLoadedError:
         raise
     except ConfigurationError:

@@ -15,7 +15,7 @@ import pytest
 from helpers import small_world, whole_runs
 from userdp.clients.app import client_app
 from userdp.sim.common.errors import ConfigurationError
-from userdp.sim.config import hydra_compose, validation
+from userdp.sim.config import hydra_compose, stored_config, validation
 from userdp.sim.inputs import run_inputs
 from userdp.sim.planning import planner
 from userdp.sim.protocol import messages
@@ -71,7 +71,7 @@ def test_a_process_with_the_configuration_alone_gives_the_same_sum(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("USERDP_CACHE", str(tmp_path / "cache-of-the-server"))
     run = RunFolder(whole_runs.ran("run", *options))
-    settings, _ = hydra_compose.stored(run)
+    settings, _ = stored_config.stored(run)
     inputs = run_inputs.build(settings)
     mechanism = planner.make(settings, len(inputs.corpus.train)).mechanism
     contract = mechanism.contract(3, node_setup.local_work(settings))
