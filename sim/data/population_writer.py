@@ -95,7 +95,7 @@ class _Column:
         )
 
 
-def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+def _mapped(path: Path, shape: tuple[int, ...]) -> np.memmap:
     """A new int64 array on disk, whose space is taken at once.
 
     A full disk would otherwise show when a page is written, by a signal that ends the process.
