@@ -111,6 +111,9 @@ def raised_as(
         kind: `ConfigurationError` before a round is spent, `StoppedError` after.
         ending: makes the end of the line, for example how to resume.
         places: as `told` takes them.
+
+    Raises:
+        Exception: of class ``kind``; what the environment has not caused passes through.
     """
     try:
         yield

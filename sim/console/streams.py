@@ -73,7 +73,8 @@ def steady() -> Iterator[None]:
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             mode = "r" if name == "stdin" else "w"
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
+            nowhere = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115, for the process
+            setattr(sys, name, nowhere)
     before = sys.stdout, sys.stderr
     for name, stream in zip(("stdout", "stderr"), before, strict=True):
         if hasattr(stream, "reconfigure"):

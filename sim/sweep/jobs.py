@@ -238,9 +238,9 @@ def record_failure(folder: RunFolder, error: Exception, *, simulation_only: bool
         text = f"{type(error).__name__}: {error}"
         trace = "".join(traceback.format_exception(error))
     reason = " ".join(text.split())
-    text = f"{reason}\n{trace}".encode(errors="backslashreplace")
+    content = f"{reason}\n{trace}".encode(errors="backslashreplace")
     try:
-        durable_file.replace(folder.failure, text)
+        durable_file.replace(folder.failure, content)
     except OSError as failed:
         _LOG.warning("%s; and its folder does not take this: %s", reason, failed)
     return reason
