@@ -60,6 +60,8 @@ def _told(root: Path) -> Iterator[None]:
     except OSError as error:
         named = error.filename is not None
         inside = named and Path(error.filename).absolute().is_relative_to(root.absolute())
+        if error.errno in (errno.EMFILE, errno.ENFILE):  # not for want of a better folder
+            raise
         full = error.errno in _FULL or _NUMPY_FULL in str(error)
         if not (inside or (full and not named)):
             raise  # of what is read to be stored

@@ -60,10 +60,11 @@ def _of_one(error: BaseException, places: dict[str, Path]) -> str | None:
         return f"{what}: {_MENDS[number]}."
     everywhere = {**places, **_usual_places()}
     if place is None or isinstance(place, int):
-        names = ", ".join(f"{name}={folder}" for name, folder in everywhere.items())
+        chosen = {k: v for k, v in everywhere.items() if not k.endswith(".path")}  # are read only
+        names = ", ".join(f"{name}={folder}" for name, folder in chosen.items())
         return f"{what}: {_mend(number)}, or choose other folders: {names}."
     setting = _setting(Path(os.fsdecode(place)), everywhere)
-    other = f", or set {setting} to another folder" if setting else ""
+    other = f", or set {setting} to another place" if setting else ""
     return f"{setting or 'file'}: {os.fsdecode(place)}: {what}; {_mend(number)}{other}."
 
 
@@ -111,6 +112,9 @@ def raised_as(
         kind: `ConfigurationError` before a round is spent, `StoppedError` after.
         ending: makes the end of the line, for example how to resume.
         places: as `told` takes them.
+
+    Raises:
+        Exception: of class ``kind``; what the environment has not caused passes through.
     """
     try:
         yield

@@ -73,7 +73,7 @@ def steady() -> Iterator[None]:
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             mode = "r" if name == "stdin" else "w"
-            nowhere = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115 - as long as it lives
+            nowhere = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115, for the process
             setattr(sys, name, nowhere)
     before = sys.stdout, sys.stderr
     for name, stream in zip(("stdout", "stderr"), before, strict=True):

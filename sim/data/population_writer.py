@@ -62,7 +62,7 @@ class PopulationWriter:
         offsets = population.offsets(_counts(owners, len(self._slots)))
         grouped = _mapped(self._folder / "user_records.npy", owners.shape)
         _group(owners, offsets, grouped)
-        grouped.flush()
+        del grouped  # its pages belong to the file; `userdp.sim.common.cache` syncs that
         (self._folder / "owners.npy").unlink()
         np.save(self._folder / "user_offsets.npy", offsets)
         keys = map(population.user_key, self._slots)

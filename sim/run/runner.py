@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from flwr.app import ArrayRecord, Context, MetricRecord, RecordDict
@@ -75,7 +76,7 @@ def run(
         StoppedError: a node failed twice or answered wrongly, and the run can be resumed; or the
             training diverged, or the saved adapter does not score as the trained model.
     """
-    with environment_errors.raised_as(ConfigurationError, output=settings.folder):
+    with environment_errors.raised_as(ConfigurationError, **_places(settings)):
         settings = going_on.settled(settings)
         prepared = prepare.prepare(settings, load)
         divergence.check_start(
@@ -87,7 +88,7 @@ def run(
         minutes = time_estimate.minutes(settings, prepared.plan, prepared.inputs, prepared.engine)
         opened, mechanism = _open_run(prepared, config)
     stopped = environment_errors.raised_as(
-        StoppedError, lambda: _resume_command(settings), output=settings.folder
+        StoppedError, lambda: _resume_command(settings), **_places(settings)
     )
     with stopped, opened as ledger:
         if settings.track.simulation_only:  # before the first such value is printed or written
@@ -285,6 +286,13 @@ def _print_start(prepared: Prepared, minutes: float | None) -> None:
         reproducible=prepared.settings.privacy.reproducible,
         real=counts,
     )
+
+
+def _places(settings: Settings) -> dict[str, Path]:
+    """Places that the configuration chooses, by the name of the setting."""
+    inputs = {"data.path": settings.data.path, "model.path": settings.model.path}
+    named = {name: Path(path) for name, path in inputs.items() if path and Path(path).exists()}
+    return {"output": settings.folder, **named}
 
 
 def _resume_command(settings: Settings) -> str:

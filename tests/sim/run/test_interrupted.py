@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -147,7 +148,7 @@ def test_a_full_disk_ends_a_run_in_one_line_and_resume_finishes_it(
     real = durable_file.write_all
 
     def full(opened, content):
-        if Path(opened.name).name == f"{file}.tmp":
+        if os.readlink(f"/proc/self/fd/{opened.fileno()}").endswith(f"/{file}.tmp"):
             opened.write(content[: len(content) // 2])
             raise OSError(number, "full")
         real(opened, content)
