@@ -120,7 +120,7 @@ def test_a_plot_is_named_and_drawn_whatever_the_strategy_is_called(name, tmp_pat
     inline = inline_svg.svg(text, name=drawn.name, alt=drawn.alt)
     tags = {tag for tag, _ in Parsed(inline).tags}
     assert tags <= {"svg", "g", "path", "defs", "use", "text", "clippath", "rect", "tspan"}
-    assert all(set(one) <= set("-_") | {c for c in one if c.isalnum()} for one in
+    assert all(set(one) <= set("-_.") | {c for c in one if c.isalnum()} for one in
                Parsed(inline).values("id"))  # fmt: skip
     assert [path.parent for path in tmp_path.rglob("*.svg")] == [tmp_path / "figures"]
     with pytest.raises(ValueError, match="expected letters"):
