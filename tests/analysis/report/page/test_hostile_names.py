@@ -53,6 +53,8 @@ NAMES = (
     "\x1b[31mred",
 )
 
+PAGE = (NAMES[1], " ".join(NAMES))  # a page is slow to draw
+
 
 def named(folder, name):
     """A run whose files, edited by hand, give strategy, selection and data this name."""
@@ -68,7 +70,7 @@ def named(folder, name):
 @pytest.fixture(scope="module")
 def written(tmp_path_factory, composed_once):
     folder = tmp_path_factory.mktemp("hostile")
-    for number, name in enumerate(NAMES):
+    for number, name in enumerate(PAGE):
         named(folder / f"h{number}", name)
     for number, name in enumerate(("=1+1", "+2", "@x", "<b>run")):
         run_folders.write(folder / name, strategy="user_wise", seed=number)
@@ -79,7 +81,7 @@ def written(tmp_path_factory, composed_once):
 def plain(tmp_path_factory, composed_once):
     """The same number of runs with names of letters."""
     folder = tmp_path_factory.mktemp("plain")
-    for number in range(len(NAMES)):
+    for number in range(len(PAGE)):
         name = f"strategy_{number}"
         named(folder / f"h{number}", name)
     for number in range(4):
