@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pydantic import GetCoreSchemaHandler
     from pydantic_core import CoreSchema
 
 LARGEST = 1e12  # beyond it, float64 loses the units of what is counted or measured here
@@ -43,7 +42,7 @@ class Between:
         low = f"above {_short(self.low)}" if self.above else f"at least {_short(self.low)}"
         return f"{low} and {'below' if self.below else 'at most'} {_short(self.high)}"
 
-    def __get_pydantic_core_schema__(self, kind: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(self, kind: Any, handler: Any) -> CoreSchema:
         from pydantic_core import PydanticCustomError, core_schema
 
         def check(value: Any) -> Any:
@@ -82,7 +81,7 @@ class Kind:
             return f"a {self.kind} in valid Unicode"
         return None
 
-    def __get_pydantic_core_schema__(self, kind: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(self, kind: Any, handler: Any) -> CoreSchema:
         from pydantic_core import PydanticCustomError, core_schema
 
         def check(value: Any) -> Any:

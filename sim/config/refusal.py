@@ -46,6 +46,8 @@ def line(error: pydantic.ValidationError, values: Any, prefix: str = "") -> str:
             [(inner, value)] = value.items()
             name = f"{name}.{inner}"
         return f"{name}={shown(value)}: no such key; leave it out."
+    if first["type"] == "missing" and not isinstance(values, Mapping):
+        return f"{name}={shown(value)}: should have more values."
     if first["type"] == "missing":
         return f"{name} is missing: give it a value, {name}=..."
     if first["type"] in _MODEL_ERRORS:

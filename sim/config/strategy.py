@@ -75,6 +75,9 @@ def gather_options(values: Any) -> Any:
 
     Args:
         values: of the group, as composed; anything but a mapping is returned unchanged.
+
+    Raises:
+        ConfigurationError: ``options`` is given as a key beside others.
     """
     if not isinstance(values, Mapping):
         return values

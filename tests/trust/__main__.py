@@ -19,7 +19,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
 SEED = 14
-FUZZ, KILLS = 500, 50
+FUZZ, NONSENSE, KILLS = 500, 600, 50
 # What is long of the tests that are otherwise fast in part.
 MATRICES = (
     "tests/clients/training/test_file_neighbours.py",
@@ -42,6 +42,18 @@ def fuzzed(share: int, shares: int) -> Row:
     counts = fuzz.counts(outcomes)
     told = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
     return f"{len(outcomes)} configurations", told, not counts["fault"]
+
+
+def senseless(share: int, shares: int) -> Row:
+    """Every ``shares``-th configuration with a value that makes no sense, from ``share`` on."""
+    from trust import nonsense
+
+    results = nonsense.tried(SEED, range(share, NONSENSE, shares))
+    for result in filter(lambda one: one.fault, results):
+        print(result.kind, *result.broken.words, result.told, sep="\n", file=sys.stderr)
+    counts = Counter(result.kind for result in results)
+    told = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+    return f"{len(results)} nonsense values", told, not any(one.fault for one in results)
 
 
 def killed() -> Row:
@@ -88,11 +100,16 @@ def matrices() -> Row:
 PARTS: dict[str, Callable[[], Row]] = {
     "fuzz-1": lambda: fuzzed(0, 2),
     "fuzz-2": lambda: fuzzed(1, 2),
+    "nonsense-1": lambda: senseless(0, 2),
+    "nonsense-2": lambda: senseless(1, 2),
     "kills": killed,
     "mutations": mutated,
     "matrices": matrices,
 }
-TURNS = (["fuzz-1", "kills"], ["fuzz-2", "mutations", "matrices"])  # one list a core
+TURNS = (
+    ["fuzz-1", "nonsense-1", "kills"],
+    ["fuzz-2", "nonsense-2", "mutations", "matrices"],
+)  # one list a core
 
 
 def in_turn(parts: list[str]) -> list[str]:

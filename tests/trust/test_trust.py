@@ -7,10 +7,11 @@ import os
 
 import numpy as np
 import pytest
-from trust import fuzz, kills, mutations
+from trust import fuzz, kills, mutations, nonsense
 
 from helpers import small_world
 from userdp.server.strategy import PrivateStrategy
+from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.run import runner
 
 SEED = 3
@@ -26,6 +27,28 @@ def test_configurations_end_well_or_in_one_line(tmp_path):
     outcomes = fuzz.tried(SEED, range(12), tmp_path)
     assert [outcome.told for _, outcome in outcomes if outcome.kind == "fault"] == []
     assert set(fuzz.counts(outcomes)) >= {"success", "refused"}
+
+
+def test_a_value_without_sense_is_refused_by_name_or_runs(monkeypatch):
+    monkeypatch.setattr(nonsense.time_limit, "SECONDS", 15)
+    results = nonsense.tried(SEED, range(24))
+    assert [(one.broken.words, one.told) for one in results if one.fault] == []
+    assert sum(one.kind == "refused" for one in results) > 12
+
+
+def test_the_nonsense_fuzz_finds_what_it_is_there_for(monkeypatch):
+    def wrong(words):
+        if words == ["x"]:
+            raise KeyError("locker")
+        if words == ["y"]:
+            raise ConfigurationError("something is wrong")
+
+    monkeypatch.setitem(nonsense.VERBS, "prepare", wrong)
+    kinds = [
+        nonsense.outcome(nonsense.Broken("prepare", (word,), ("rounds",), True)).kind
+        for word in "xyz"
+    ]
+    assert kinds == ["traceback", "unnamed", "accepted"]
 
 
 @pytest.mark.slow

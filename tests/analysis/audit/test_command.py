@@ -86,9 +86,12 @@ def test_the_table_of_a_self_test_names_what_caught_each_twin(monkeypatch, capsy
     ("arguments", "message"),
     [
         (["audit.nothing=1"], "audit.nothing=1: no such option"),
-        (["audit.trials=few"], "audit.trials=few: should be a number"),
-        (["audit.trials=10"], "audit.trials=10: must be at least 400"),
-        (["audit.false_alarms=0.5"], "audit.false_alarms=0.5: must lie between"),
+        (["audit.trials=few"], "audit.trials=few: should be a valid integer"),
+        (["audit.trials=10"], "audit.trials=10: should be at least 400"),
+        (
+            ["audit.false_alarms=0.5"],
+            "audit.false_alarms=0.5: should be at least 1e-09 and at most 0.1",
+        ),
         (["audit.canaries=birds"], "audit.canaries=birds: choose one of vectors, texts"),
         (["strategy=non_private"], "it claims no epsilon"),
         (["nowhere"], "nowhere"),

@@ -6,6 +6,7 @@ import pytest
 
 from helpers import wandb_file
 from helpers.wandb_file import history, records, wait_for_files
+from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.tracking import wandb_tracker
 
 PRIVATE = {"train_loss": 3.25, "cohort_size": 17}
@@ -128,3 +129,27 @@ def test_scores_are_logged_against_the_epsilon_spent_by_then(tmp_path):
     assert not any("by_epsilon" in key for row in history(tmp_path / "free") for key in row)
     summary = wandb_file.summary(tmp_path / "private")
     assert (summary["heldout_loss"], summary["heldout_loss_before"]) == (5.0, 6.0)
+
+
+@pytest.mark.parametrize(
+    ("environment", "project", "told"),
+    [
+        ({"WANDB_MODE": "online", "WANDB_API_KEY": ""}, "p", "WANDB_MODE=online: wandb has no key"),
+        ({"WANDB_MODE": "nonsense"}, "p", "WANDB_MODE=nonsense"),
+        ({}, "mail/2024", "track.project=mail/2024"),
+        ({}, "x" * 200, "track.project=xxx"),
+    ],
+)
+def test_what_cannot_start_is_told_before_there_is_a_folder(
+    monkeypatch, tmp_path, environment, project, told
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError) as caught:
+        wandb_tracker.check(project=project, group=None, tags=["user_wise"])
+    assert str(caught.value).startswith(told)
+    assert len(str(caught.value).splitlines()) == 1
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    wandb_tracker.check(project="mail-2024", group="g", tags=["user_wise"])

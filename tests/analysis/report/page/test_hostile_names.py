@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import html.parser
 import io
 import json
@@ -14,6 +15,8 @@ from rich.console import Console
 from helpers import browser, run_folders
 from userdp.analysis.comparison import ranking
 from userdp.analysis.report import command
+from userdp.analysis.report.figures import figure
+from userdp.analysis.report.page import inline_svg
 from userdp.server.statement import model_card
 from userdp.sim.common import plain_text
 
@@ -50,6 +53,8 @@ NAMES = (
     "\x1b[31mred",
 )
 
+PAGE = (NAMES[1], " ".join(NAMES))  # a page is slow to draw
+
 
 def named(folder, name):
     """A run whose files, edited by hand, give strategy, selection and data this name."""
@@ -65,7 +70,7 @@ def named(folder, name):
 @pytest.fixture(scope="module")
 def written(tmp_path_factory, composed_once):
     folder = tmp_path_factory.mktemp("hostile")
-    for number, name in enumerate(NAMES):
+    for number, name in enumerate(PAGE):
         named(folder / f"h{number}", name)
     for number, name in enumerate(("=1+1", "+2", "@x", "<b>run")):
         run_folders.write(folder / name, strategy="user_wise", seed=number)
@@ -76,7 +81,7 @@ def written(tmp_path_factory, composed_once):
 def plain(tmp_path_factory, composed_once):
     """The same number of runs with names of letters."""
     folder = tmp_path_factory.mktemp("plain")
-    for number in range(len(NAMES)):
+    for number in range(len(PAGE)):
         name = f"strategy_{number}"
         named(folder / f"h{number}", name)
     for number in range(4):
@@ -104,6 +109,24 @@ def test_ids_are_unique_and_name_no_other_file(written):
     inside = {path.resolve() for path in (written.parent / "figures").iterdir()}
     assert all(path.parent == (written.parent / "figures").resolve() for path in inside)
     assert not list(written.parent.parent.parent.glob("escaped*"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_plot_is_named_and_drawn_whatever_the_strategy_is_called(name, tmp_path):
+    drawn = figure.Plot(
+        name=plain_text.identifier(f"epsilon_rounds_{name}"),
+        title=name, note=name, alt=name, columns=("a", name), rows=[(name, 1.5)],
+        draw=lambda ax: (ax.plot([1, 2], [1, 2], label=name), ax.set_xlabel(name)),
+    )  # fmt: skip
+    text = figure.save(drawn, tmp_path / "figures")
+    inline = inline_svg.svg(text, name=drawn.name, alt=drawn.alt)
+    tags = {tag for tag, _ in Parsed(inline).tags}
+    assert tags <= {"svg", "g", "path", "defs", "use", "text", "clippath", "rect", "tspan"}
+    assert all(set(one) <= set("-_.") | {c for c in one if c.isalnum()} for one in
+               Parsed(inline).values("id"))  # fmt: skip
+    assert [path.parent for path in tmp_path.rglob("*.svg")] == [tmp_path / "figures"]
+    with pytest.raises(ValueError, match="expected letters"):
+        dataclasses.replace(drawn, name=f"a {name}")
 
 
 def test_cells_are_no_formulas_and_numbers_stay_numbers(written):
