@@ -448,8 +448,8 @@ def written(module: ast.Module) -> list[tuple[int, str]]:
     return found
 
 
-# Into a buffer, which is then written by the mechanism; and the opening of a source of records.
-NO_FILES = {"drawn.savefig", "torch.save", "source.open"}
+# Into a buffer, which is then written by the mechanism; and the reading of a source of records.
+NO_FILES = {"drawn.savefig", "torch.save", "source.open", "archive.open"}
 
 
 @for_every_module

@@ -51,7 +51,7 @@ def _told(path: str | Path, base: str) -> str:
 def _base(configuration: Path) -> str:
     """The base model that an adapter's configuration names, as a message calls it."""
     try:
-        named = json.loads(configuration.read_text())["base_model_name_or_path"]
+        named = json.loads(configuration.read_bytes())["base_model_name_or_path"]
     except (OSError, ValueError, LookupError, TypeError):
         named = None
     return named if isinstance(named, str) and named else "a base model that it does not name"

@@ -26,7 +26,9 @@ def checked(kind: type[Kind], values: Mapping[str, Any], prefix: str = "") -> Ki
     try:
         return pydantic.TypeAdapter(kind).validate_python(values)
     except pydantic.ValidationError as error:
-        raise ConfigurationError(line(error, values, prefix)) from None
+        ours = error.errors()[0].get("ctx", {}).get("error")
+        refusal = type(ours) if isinstance(ours, ConfigurationError) else ConfigurationError
+        raise refusal(line(error, values, prefix)) from None
 
 
 def line(error: pydantic.ValidationError, values: Any, prefix: str = "") -> str:

@@ -80,8 +80,6 @@ def finish(
         *((file, file.stem, "simulation_only") for file in simulated.files),
     ):
         tracker.artifact(path, name, kind)
-    if ledger.rounds_intended >= prepared.plan.rounds:  # else the run can be resumed
-        input_digests.delete(folder)
     tracker.summary(
         {
             **before.metrics("_before"),
@@ -92,6 +90,8 @@ def finish(
         },
         simulation_only=simulated.figures,
     )
+    if ledger.rounds_intended >= prepared.plan.rounds:  # else the run can be resumed
+        input_digests.delete(folder)
     run_summary.print_end(folder, {**_score_rows(before, after), **simulated.shown}, facts)
     return Result(folder=folder.path, before=before, after=after, statement=facts)
 

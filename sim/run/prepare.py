@@ -20,7 +20,7 @@ from userdp.sim.inputs import run_inputs
 from userdp.sim.inputs.run_inputs import RunInputs
 from userdp.sim.planning import planner
 from userdp.sim.planning.planner import Plan
-from userdp.sim.run import ledger_header, trackers
+from userdp.sim.run import input_digests, ledger_header, trackers
 from userdp.sim.run_folder.layout import RunFolder
 from userdp.sim.runtime.registry import RUNTIMES
 
@@ -134,6 +134,7 @@ def _check_folder(settings: Settings) -> None:
             "restore it, or start a new run."
         )
     if account.rounds >= settings.rounds and folder.complete:
+        input_digests.delete(folder)  # if a kill came between the summary and this
         raise ConfigurationError(
             f"resume={folder.path}: the run is complete: all of its {account.rounds} rounds are "
             "spent; start a new run."

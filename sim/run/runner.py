@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flwr.app import ArrayRecord, Context, MetricRecord, RecordDict
+from flwr.serverapp import Grid, ServerApp
 
 from userdp.clients.app import client_app
 from userdp.clients.evaluation.heldout import Evaluation
@@ -152,21 +153,24 @@ def _train(
             progress.update(spent, epsilon=epsilon, score=score)
             return None
 
-        start_runtime = RUNTIMES.find(settings.runtime.kind)
-        with start_runtime(nodes) as grid:
-            app = server_app(strategy, rounds_left, evaluate)
-            try:
-                app(grid, Context(0, 0, {}, RecordDict(), {}))
-            except HaltedError:
-                pass
-            except BudgetSpentError as stop:
-                _LOG.warning("%s", stop)
+        with RUNTIMES.find(settings.runtime.kind)(nodes) as grid:
+            _serve(server_app(strategy, rounds_left, evaluate), grid)
     if strategy.mechanism.halted:
         _LOG.warning("%s", _halted(ledger.rounds_intended, plan.rounds))
     spent = ledger.rounds_intended  # a score of it is one of the adapter that the optimiser holds
     after = scores.get(spent) or finish.score(prepared, prepared.optimizer.averaged)
     watch.check_score(after.loss, spent)
     return before, after
+
+
+def _serve(app: ServerApp, grid: Grid) -> None:
+    """Run all rounds, or those that mechanism and budget allow."""
+    try:
+        app(grid, Context(0, 0, {}, RecordDict(), {}))
+    except HaltedError:
+        pass
+    except BudgetSpentError as stop:
+        _LOG.warning("%s", stop)
 
 
 def _public_user(prepared: Prepared) -> PublicUser:

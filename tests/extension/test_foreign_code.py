@@ -117,9 +117,9 @@ def test_verify_and_report_load_no_code_of_another_package(run_of, capsys, monke
     monkeypatch.delenv("USERDP_CODE", raising=False)
     load = importlib.import_module
 
-    def noted(name):
+    def noted(name, package=None):
         asked.append(name)
-        return load(name)
+        return load(name, package)
 
     monkeypatch.setattr(importlib, "import_module", noted)
     assert cli.main(["verify", str(folder)]) == 0

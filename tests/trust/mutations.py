@@ -184,7 +184,7 @@ MUTATIONS = [
     Mutation(
         "a name in the cache is a plain hash",
         "sim/common/cache.py",
-        "hmac.new(_key(root), ",
+        "hmac.new(key, ",
         'hmac.new(b"", ',
         "tests/sim/common/test_cache.py",
     ),

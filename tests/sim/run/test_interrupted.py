@@ -17,6 +17,7 @@ from helpers import small_world
 from userdp.server.ledger import ledger
 from userdp.sim import cli
 from userdp.sim.common import durable_file
+from userdp.sim.run import input_digests
 
 FIRST = ["run", *small_world.overrides("privacy.noise_multiplier=2", "privacy.epsilon=null")]
 RESUME = ["run", "resume=run"]
@@ -25,8 +26,10 @@ RUN = Path("run")
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with all its files, also the one that its last step deletes."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(input_digests, "delete", lambda folder: None)
         patch.setenv("USERDP_CACHE", str(small_world.folder() / "cache"))
         assert cli.main([*FIRST, f"output={folder / 'run'}"]) == 0
     return folder / "run"
@@ -128,6 +131,7 @@ def test_a_complete_run_is_not_resumed_and_says_so(whole, capsys):
     assert cli.main(RESUME) == 2
     assert "the run is complete" in capsys.readouterr().err
     assert (RUN / "ledger.jsonl").read_bytes() == before
+    assert not (RUN / "checkpoint" / "inputs.json").exists()
 
 
 def test_files_of_a_run_that_lost_its_ledger_are_not_taken_for_a_new_one(whole, capsys):
