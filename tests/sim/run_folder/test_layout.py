@@ -60,7 +60,9 @@ def test_a_folder_that_is_not_there_is_neither_begun_nor_complete(tmp_path):
 def test_the_files_of_a_run_are_in_its_folder_under_different_names(tmp_path):
     folder = RunFolder(tmp_path)
     names = [name for name, value in vars(RunFolder).items() if isinstance(value, property)]
-    paths = [getattr(folder, name) for name in names if name not in ("complete", "begun", "released")]
+    paths = [
+        getattr(folder, name) for name in names if name not in ("complete", "begun", "released")
+    ]
     assert len(set(paths)) == len(paths) >= 12
     assert all(path.is_relative_to(tmp_path) for path in paths)
 
