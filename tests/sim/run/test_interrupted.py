@@ -17,6 +17,7 @@ from helpers import small_world
 from userdp.server.ledger import ledger
 from userdp.sim import cli
 from userdp.sim.common import durable_file
+from userdp.sim.run import runner
 
 FIRST = ["run", *small_world.overrides("privacy.noise_multiplier=2", "privacy.epsilon=null")]
 RESUME = ["run", "resume=run"]
@@ -120,6 +121,21 @@ def test_killed_among_its_last_files_the_run_is_finished_by_resume(whole, withou
         shutil.rmtree(RUN / "adapter")
     assert cli.main(RESUME) == 0
     ended()
+
+
+def test_a_statement_goes_before_the_ledger_of_its_run_does(whole, monkeypatch):
+    """Else a second kill would leave a statement that its ledger contradicts."""
+    shutil.copytree(whole, RUN)
+    (RUN / "metrics.jsonl").write_bytes(b"".join(lines(whole)[:-1]))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.finish, "finish", killed)
+        assert cli.main(RESUME) == 130
+    assert not (RUN / "privacy_statement.json").exists()
+    assert cli.main(["verify", "run"]) == 0
 
 
 def test_a_complete_run_is_not_resumed_and_says_so(whole, capsys):
