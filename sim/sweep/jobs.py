@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import logging
+import shutil
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -186,6 +187,8 @@ def clear_or_resume(job: Job) -> Settings:
     with _locked(folder.ledger, "r+b"):
         if _has_spent(folder):
             return replace(job.settings, resume=str(folder.path))
+        for inside in (folder.adapter, folder.checkpoint):
+            shutil.rmtree(inside, ignore_errors=True)
         for file in (folder.failure, folder.metrics, folder.config, folder.ledger):
             file.unlink(missing_ok=True)  # the ledger last: it marks the others as a run's
     return job.settings

@@ -102,7 +102,7 @@ def run(
         prepare.check(new, _inputs(folder).load)
         if not begun_before:  # a refused sweep leaves no folder
             stack.enter_context(jobs.exclusive(sweep))
-        if not jobs.has_index(sweep):
+        if not begun_before or not jobs.has_index(sweep):  # none, or a damaged one
             jobs.write_index(all_jobs, sweep, rest)
         if not launcher.runs_in_process(overrides):
             _free(folder)  # leaves the memory to the processes that run the jobs

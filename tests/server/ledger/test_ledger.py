@@ -344,3 +344,23 @@ def test_mended_code_may_go_on_and_is_recorded(tmp_path):
         with ledger.Ledger.resume(path, HEADER, code=code) as book:
             codes = book.codes
     assert codes == ledger.verify(path).codes == ("first", "second")
+
+
+def test_what_is_stored_before_a_ledger_begins_finds_it_empty_and_locked(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+
+    def stopped() -> None:
+        assert path.read_bytes() == b""
+        with pytest.raises(ledger.LedgerError, match="in use"):
+            ledger.Ledger.create(path, {})
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ledger.Ledger.create(path, {}, before=stopped)
+    assert not ledger.begun(path)
+    path.write_bytes(b'{"kind":"head')  # the rest of such a start
+    ledger.Ledger.create(path, {}).close()
+    assert ledger.begun(path)
+    assert ledger.verify(path).rounds == 0
+    with pytest.raises(ledger.LedgerError, match="exists"):
+        ledger.Ledger.create(path, {})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
 from userdp.sim.common import cache
+from userdp.sim.common.errors import ConfigurationError
 
 
 def test_the_root_is_the_most_specific_variable(monkeypatch):
@@ -102,3 +104,43 @@ def test_of_two_processes_that_make_the_key_both_use_one(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert name == cache.place(tmp_path, "corpora", 1)
     assert [path.name for path in tmp_path.iterdir()] == [cache.KEY_FILE]
+
+
+def test_a_damaged_result_is_built_anew_and_an_unusable_cache_names_its_variable(tmp_path):
+    def build(folder):
+        (folder / "value").write_text("3")
+
+    def read(folder):
+        return int((folder / "value").read_text())
+
+    place = cache.place(tmp_path, "kind", 1)
+    assert cache.stored(place, build, read) == 3
+    (place / "value").write_text("")  # cut by a crash
+    assert cache.stored(place, build, read) == 3
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match=r"^USERDP_CACHE=.*Not a directory"):
+        cache.place(tmp_path / "file", "kind", 1)
+
+    def full(folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(ConfigurationError, match=r"^USERDP_CACHE=.*No space left"):
+        cache.published(tmp_path / "kind" / "other", full)
+
+    def unreadable(folder):
+        raise PermissionError(errno.EACCES, "Permission denied", "/data/mail.jsonl")
+
+    with pytest.raises(PermissionError):  # of what is read to be stored
+        cache.published(tmp_path / "kind" / "other", unreadable)
+
+
+def test_without_a_home_folder_the_variable_is_asked_for(monkeypatch):
+    for name in ("USERDP_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(cache.Path, "home", homeless)
+    with pytest.raises(ConfigurationError, match="USERDP_CACHE"):
+        cache.cache_root()

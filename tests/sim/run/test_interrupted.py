@@ -17,7 +17,7 @@ from helpers import small_world
 from userdp.server.ledger import ledger
 from userdp.sim import cli
 from userdp.sim.common import durable_file
-from userdp.sim.run import input_digests
+from userdp.sim.run import input_digests, runner
 
 FIRST = ["run", *small_world.overrides("privacy.noise_multiplier=2", "privacy.epsilon=null")]
 RESUME = ["run", "resume=run"]
@@ -125,6 +125,21 @@ def test_killed_among_its_last_files_the_run_is_finished_by_resume(whole, withou
     ended()
 
 
+def test_a_statement_goes_before_the_ledger_of_its_run_does(whole, monkeypatch):
+    """Else a second kill would leave a statement that its ledger contradicts."""
+    shutil.copytree(whole, RUN)
+    (RUN / "metrics.jsonl").write_bytes(b"".join(lines(whole)[:-1]))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.finish, "finish", killed)
+        assert cli.main(RESUME) == 130
+    assert not (RUN / "privacy_statement.json").exists()
+    assert cli.main(["verify", "run"]) == 0
+
+
 def test_a_complete_run_is_not_resumed_and_says_so(whole, capsys):
     shutil.copytree(whole, RUN)
     before = (RUN / "ledger.jsonl").read_bytes()
@@ -170,3 +185,24 @@ def test_a_full_disk_ends_a_run_in_one_line_and_resume_finishes_it(
     assert not list(RUN.rglob("*.tmp"))
     assert cli.main([*FIRST, "output=run"] if code == 2 else RESUME) == 0
     ended()
+
+
+def test_files_are_written_in_the_order_that_a_resume_can_go_on_from(monkeypatch):
+    """The order of docs/interruptions.md: what a later file's reader needs is on disk before it."""
+    seen: list[str] = []
+    real = durable_file.write_all
+
+    def noted(opened, content):
+        name = Path(os.readlink(f"/proc/self/fd/{opened.fileno()}")).name.removesuffix(".tmp")
+        line = {} if name.endswith((".tmp", ".pt", ".md", ".safetensors")) else content[:400]
+        kinds = ("header", "intent", "done", "summary/")
+        seen.append(next((kind for kind in kinds if kind.encode() in bytes(line)), name))
+        real(opened, content)
+
+    monkeypatch.setattr(durable_file, "write_all", noted)
+    assert cli.main([*FIRST, "rounds=1", "output=run"]) == 0
+    wanted = ["config.yaml", "inputs.json", "header", "metrics.jsonl", "intent", "state.pt", "done"]
+    end = ["README.md", "adapter_model.safetensors", "adapter_config.json"]
+    logged = ["metrics.jsonl", "metrics.jsonl"]  # of the round, and its score
+    kept = [name for name in seen if name not in (".json", "score.json") and len(name) < 40]
+    assert kept == [*wanted, *logged, *end, "privacy_statement.json", "summary/"]
