@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from userdp.sim.common import cache
@@ -104,14 +104,14 @@ def _setting(path: Path, places: dict[str, Path]) -> str | None:
 
 @contextlib.contextmanager
 def raised_as(
-    kind: type[Exception], ending: Callable[[], str] = str, **places: Path
+    kind: type[Exception], places: Mapping[str, Path], ending: Callable[[], str] = str
 ) -> Iterator[None]:
     """Raise an error of the environment as ``kind``, in one line with ``ending`` behind it.
 
     Args:
         kind: `ConfigurationError` before a round is spent, `StoppedError` after.
+        places: folders by the name of the setting that chooses them.
         ending: makes the end of the line, for example how to resume.
-        places: as `told` takes them.
 
     Raises:
         Exception: of class ``kind``; what the environment has not caused passes through.
