@@ -93,13 +93,13 @@ def _usual_places() -> dict[str, Path]:
 def _setting(path: Path, places: dict[str, Path]) -> str | None:
     """The setting whose folder holds the path, or would be made inside it; the innermost's."""
     path, temporary = path.absolute(), Path(tempfile.gettempdir()).absolute()
-    if str(path).startswith(str(temporary / tempfile.gettempprefix())):  # made by `tempfile`
-        places = {**places, "TMPDIR": temporary}
     folders = {name: folder.absolute() for name, folder in places.items()}
     holding = [name for name, folder in folders.items() if path.is_relative_to(folder)]
     if holding:
         return max(holding, key=lambda name: len(folders[name].parts))
-    return next((name for name in folders if folders[name].is_relative_to(path)), None)
+    parts = [name for name, folder in folders.items() if folder.is_relative_to(path)]
+    made = str(path).startswith(str(temporary / tempfile.gettempprefix()))  # by `tempfile`
+    return parts[0] if parts else "TMPDIR" if made else None
 
 
 @contextlib.contextmanager

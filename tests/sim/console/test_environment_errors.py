@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ def places(monkeypatch):
         ("/fast/cache/corpora/1", "USERDP_CACHE"),
         ("/fast", "USERDP_CACHE"),
         ("/home/me/hf/hub", "HF_HOME"),
+        (f"{tempfile.gettempdir()}/tmpx1/half", "TMPDIR"),
     ],
 )
 def test_the_setting_that_chooses_the_place_is_named(path, setting):
