@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from userdp.sim.common import cache
@@ -93,25 +93,25 @@ def _usual_places() -> dict[str, Path]:
 def _setting(path: Path, places: dict[str, Path]) -> str | None:
     """The setting whose folder holds the path, or would be made inside it; the innermost's."""
     path, temporary = path.absolute(), Path(tempfile.gettempdir()).absolute()
-    if str(path).startswith(str(temporary / tempfile.gettempprefix())):  # made by `tempfile`
-        places = {**places, "TMPDIR": temporary}
     folders = {name: folder.absolute() for name, folder in places.items()}
     holding = [name for name, folder in folders.items() if path.is_relative_to(folder)]
     if holding:
         return max(holding, key=lambda name: len(folders[name].parts))
-    return next((name for name in folders if folders[name].is_relative_to(path)), None)
+    parts = [name for name, folder in folders.items() if folder.is_relative_to(path)]
+    made = str(path).startswith(str(temporary / tempfile.gettempprefix()))  # by `tempfile`
+    return parts[0] if parts else "TMPDIR" if made else None
 
 
 @contextlib.contextmanager
 def raised_as(
-    kind: type[Exception], ending: Callable[[], str] = str, **places: Path
+    kind: type[Exception], places: Mapping[str, Path], ending: Callable[[], str] = str
 ) -> Iterator[None]:
     """Raise an error of the environment as ``kind``, in one line with ``ending`` behind it.
 
     Args:
         kind: `ConfigurationError` before a round is spent, `StoppedError` after.
+        places: folders by the name of the setting that chooses them.
         ending: makes the end of the line, for example how to resume.
-        places: as `told` takes them.
 
     Raises:
         Exception: of class ``kind``; what the environment has not caused passes through.

@@ -77,7 +77,7 @@ def run(
         StoppedError: a node failed twice or answered wrongly, and the run can be resumed; or the
             training diverged, or the saved adapter does not score as the trained model.
     """
-    with environment_errors.raised_as(ConfigurationError, **_places(settings)):
+    with environment_errors.raised_as(ConfigurationError, _places(settings)):
         settings = going_on.settled(settings)
         prepared = prepare.prepare(settings, load)
         divergence.check_start(
@@ -89,7 +89,7 @@ def run(
         minutes = time_estimate.minutes(settings, prepared.plan, prepared.inputs, prepared.engine)
         opened, mechanism = _open_run(prepared, config)
     stopped = environment_errors.raised_as(
-        StoppedError, lambda: _resume_command(settings), **_places(settings)
+        StoppedError, _places(settings), lambda: _resume_command(settings)
     )
     with stopped, opened as ledger:
         if settings.track.simulation_only:  # before the first such value is printed or written

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ def places(monkeypatch):
         ("/fast/cache/corpora/1", "USERDP_CACHE"),
         ("/fast", "USERDP_CACHE"),
         ("/home/me/hf/hub", "HF_HOME"),
+        (f"{tempfile.gettempdir()}/tmpx1/half", "TMPDIR"),
     ],
 )
 def test_the_setting_that_chooses_the_place_is_named(path, setting):
@@ -54,10 +56,10 @@ def test_the_cause_of_an_error_is_looked_at_and_other_errors_are_none_of_these()
 
 def test_the_kind_that_is_raised_says_how_to_go_on_and_other_errors_pass():
     stopped = environment_errors.raised_as(
-        StoppedError, lambda: "resume with: x", output=Path("/runs/1")
+        StoppedError, {"output": Path("/runs/1")}, lambda: "resume with: x"
     )
     with pytest.raises(StoppedError, match=r"No space.*output=/runs/1.* resume with: x"), stopped:
         raise OSError(errno.ENOSPC, "No space left on device")
     for error in (ConfigurationError("a"), KeyError("b"), KeyboardInterrupt()):
-        with pytest.raises(type(error)), environment_errors.raised_as(StoppedError):
+        with pytest.raises(type(error)), environment_errors.raised_as(StoppedError, {}):
             raise error
