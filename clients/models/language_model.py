@@ -240,19 +240,30 @@ def load(
                 trust_remote_code=False,
                 **options,
             )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            path, revision=revision, trust_remote_code=False
-        )
     except ConfigurationError:
         raise
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         kind = "causal language model" if classes is None else "model that classifies texts"
         raise ConfigurationError(f"model.path={path}: no {kind}: {reason}") from None
+    tokenizer = _tokenizer(path, revision)
     adapter_folder.refuse_inserted(path, base)
     names = weights.drawn(base, loading, path, classes=classes)
     weights.refuse_damaged(base, path)
     return base.to(device), tokenizer, names
+
+
+def _tokenizer(path: str | Path, revision: str | None) -> Any:
+    try:
+        return transformers.AutoTokenizer.from_pretrained(
+            path, revision=revision, trust_remote_code=False
+        )
+    except Exception as error:  # readers of damaged files raise many types
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ConfigurationError(
+            f"model.path={path}: its tokenizer cannot be loaded; save the model's tokenizer there "
+            f"(tokenizer.json, tokenizer_config.json): {reason}"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -215,8 +215,8 @@ def opened(config: Mapping[str, Any], **options: Any) -> Any:
         )
     except Exception as error:  # of the library or the network
         raise ConfigurationError(
-            f"track.sink=wandb, WANDB_MODE={_mode()}: did not start: {_reason(error)}; leave "
-            "WANDB_MODE out, and upload the run later."
+            f"track.sink=wandb, WANDB_MODE={_mode()}: did not start: {_reason(error)}; "
+            "leave WANDB_MODE out and upload the run later, or choose another track.sink."
         ) from None
 
 

@@ -9,8 +9,13 @@ import pytest
 import torch
 
 from userdp.server.checkpoint import Checkpoint
+from userdp.server.ledger import ledger
+from userdp.server.ledger.ledger import Ledger
+from userdp.server.ledger.query import Query
 from userdp.server.optimizers import server_optimizer
 from userdp.sim.common.errors import ConfigurationError
+
+EVENT = {"sampling_rate": 0.1, "noise_multiplier": 2.0, "group_size": 1}
 
 
 def stepped(steps):
@@ -70,3 +75,20 @@ def test_another_adapters_checkpoint_is_refused(tmp_path):
     checkpoint(1).save(tmp_path)
     with pytest.raises(ConfigurationError, match="other shapes"):
         Checkpoint.load(tmp_path, "abd")
+
+
+def test_every_change_of_one_byte_is_refused(tmp_path):
+    header = {"event": EVENT, "delta": 1e-5}
+    with Ledger.create(tmp_path / "ledger.jsonl", header) as book:
+        book.intend(1, EVENT, [Query(name="update", sensitivity=0.5, noise_std=1.0)])
+        head = book.head
+        stored = Checkpoint(1, head, "abc", stepped(1).state(), {})
+        book.done(1, stored.save(tmp_path))
+    account = ledger.verify(tmp_path / "ledger.jsonl")
+    assert Checkpoint.load(tmp_path, "abc", account) is not None
+    [path] = tmp_path.glob("*.pt")
+    sound = path.read_bytes()
+    for position in range(len(sound)):
+        path.write_bytes(sound[:position] + bytes([sound[position] ^ 1]) + sound[position + 1 :])
+        with pytest.raises(ConfigurationError, match=r"state\.pt"):
+            Checkpoint.load(tmp_path, "abc", account)

@@ -128,12 +128,12 @@ def test_a_target_epsilon_is_met_with_the_failures(capsys):
 @pytest.mark.parametrize(
     ("overrides", "parts"),
     [
-        (["strategy.tau=0"], ["strategy.tau=0", "ten-thousandth"]),
+        (["strategy.tau=0"], ["strategy.tau=0", "above 0"]),
         (["strategy.tau=-1"], ["strategy.tau=-1"]),
         (["strategy.tau=small"], ["strategy.tau=small", "number"]),
         (["strategy.min_weight=2"], ["strategy.min_weight=2", "at least 4"]),
         (["strategy.min_weight=null"], ["strategy.min_weight=3"]),
-        (["strategy.test_share=1"], ["strategy.test_share=1", "between 0 and 1"]),
+        (["strategy.test_share=1"], ["strategy.test_share=1", "above 0 and below 1"]),
         (["strategy.test_statistic=mean"], ["strategy.test_statistic=mean", "weight, pairs"]),
         (["strategy.on_failure=stop"], ["strategy.on_failure=stop", "fallback, halt"]),
         (["+strategy.clip_quantile=0.5"], ["strategy.clip_quantile=0.5", "concentrated"]),

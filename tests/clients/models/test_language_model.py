@@ -58,6 +58,12 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
         language_model.load(tmp_path, revision=None, dtype=torch.float32, device=CPU)
 
 
+def test_a_model_without_its_tokenizer_is_refused_by_what_is_missing(tmp_path):
+    transformers.LlamaForCausalLM(tiny_classes.config("llama")).save_pretrained(tmp_path)
+    with pytest.raises(ConfigurationError, match="its tokenizer cannot be loaded; save"):
+        language_model.load(tmp_path, revision=None, dtype=torch.float32, device=CPU)
+
+
 def test_next_token_prediction_needs_a_causal_model():
     config = tiny_classes.config("roberta")
     config.initializer_range = 0.2

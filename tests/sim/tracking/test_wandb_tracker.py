@@ -96,7 +96,7 @@ def test_wandb_is_told_online_only_by_the_environment(tmp_path, monkeypatch):
     for mode, expected in ((None, "offline"), ("", "offline"), ("online", "online")):
         if mode is not None:
             monkeypatch.setenv("WANDB_MODE", mode)
-        with pytest.raises(Stopped):
+        with pytest.raises(ConfigurationError, match=f"WANDB_MODE={expected}: did not start: Stop"):
             wandb_tracker.WandbTracker(tmp_path).start({})
         assert passed["mode"] == expected
     settings = passed["settings"]
