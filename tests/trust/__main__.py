@@ -1,6 +1,6 @@
-"""The long checks of ``make trust``: fuzz, kills, mutations, and two matrices of slow tests.
+"""The long checks of ``make trust``: fuzz, kills, mutations, and matrices of slow tests.
 
-The parts run as two processes, since the machines that it is for have two cores. Ends with a table,
+Two parts run at a time, since the machines that it is for have two cores. Prints a line for each,
 and with exit code 1 if anything was wrong.
 """
 
@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,8 +25,9 @@ MATRICES = (
     "tests/clients/training/test_file_neighbours.py",
     "tests/sim/test_firewall.py",
     "tests/analysis/audit/test_verdicts.py",
-    "tests/trust/test_every_kill.py",
+    "tests/sim/data/sources/test_hostile_files.py",
 )
+POINTS = ("tests/trust/test_every_kill.py",)
 Row = tuple[str, str, bool]  # what was tried, what came of it, whether all was right
 
 
@@ -86,45 +87,42 @@ def mutated() -> Row:
     return f"{len(mutations.MUTATIONS)} mutations", told, not alive
 
 
-def matrices() -> Row:
-    """The long cells of the neighbour check, firewall test and audit."""
-    options = ["-q", "-p", "no:xdist", "-m", "trust", "--tb=short"]
-    command = [sys.executable, "-m", "pytest", *options, *MATRICES]
+def tested(what: str, files: Sequence[str]) -> Row:
+    """The long tests of some files."""
+    options = ["-p", "no:xdist", "-m", "trust", "--tb=short"]
+    command = [sys.executable, "-m", "pytest", *options, *files]
     done = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True)
     if done.returncode:
         print(done.stdout, file=sys.stderr)
     last = done.stdout.strip().splitlines()[-1:]
-    return "neighbours, firewall, audits", "".join(last).strip("= "), not done.returncode
+    return what, "".join(last).strip("= "), not done.returncode
 
 
-PARTS: dict[str, Callable[[], Row]] = {
-    "fuzz-1": lambda: fuzzed(0, 2),
-    "fuzz-2": lambda: fuzzed(1, 2),
+PARTS: dict[str, Callable[[], Row]] = {  # the longest first, so that two processes end together
+    "mutations": mutated,
+    "matrices": lambda: tested("neighbours, firewall, audits, files", MATRICES),
+    "kills": killed,
+    "points": lambda: tested("every kill, full disks", POINTS),
     "nonsense-1": lambda: senseless(0, 2),
     "nonsense-2": lambda: senseless(1, 2),
-    "kills": killed,
-    "mutations": mutated,
-    "matrices": matrices,
+    "fuzz-1": lambda: fuzzed(0, 2),
+    "fuzz-2": lambda: fuzzed(1, 2),
 }
-TURNS = (
-    ["fuzz-1", "nonsense-1", "kills"],
-    ["fuzz-2", "nonsense-2", "mutations", "matrices"],
-)  # one list a core
+PROCESSES = 2
 
 
-def in_turn(parts: list[str]) -> list[str]:
-    """The lines of the table of some parts, each computed in a process of its own."""
-    return [
-        subprocess.run(
-            [sys.executable, "-m", "trust", "--part", part],
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=TESTS.parent,
-            env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"},
-        ).stdout.strip()
-        or f"FAULT  {part}: it did not end"
-        for part in parts
-    ]
+def line_of(part: str) -> str:
+    """The line of the table of a part, computed in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "trust", "--part", part],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=TESTS.parent,
+        env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"},
+    )
+    line = done.stdout.strip() or f"FAULT  {part}: it did not end"
+    print(line, flush=True)
+    return line
 
 
 def main() -> int:
@@ -137,9 +135,9 @@ def main() -> int:
         seconds = time.monotonic() - start
         print(f"{'ok   ' if right else 'FAULT'}  {tried:32}  {told}  ({seconds:.0f} s)")
         return 0 if right else 1
-    with ThreadPoolExecutor(len(TURNS)) as turns:
-        lines = [line for part in turns.map(in_turn, TURNS) for line in part]
-    print("\n".join([*lines, f"{(time.monotonic() - start) / 60:.1f} minutes"]))
+    with ThreadPoolExecutor(PROCESSES) as processes:
+        lines = list(processes.map(line_of, PARTS))
+    print(f"{(time.monotonic() - start) / 60:.1f} minutes")
     return 0 if all(line.splitlines()[-1].startswith("ok") for line in lines) else 1
 
 
