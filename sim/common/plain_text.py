@@ -1,7 +1,7 @@
 r"""Text of others on a terminal, in a message or in a cell: it cannot pass for anything else.
 
->>> shown("a\x1b[31mb"), shown("x" * 300)[-17:]
-('a\\x1b[31mb', 'xx... (300 signs)')
+>>> shown("a\x1b[31mb"), shown("x" * 300)[-22:]
+('a\\x1b[31mb', 'xx... (300 characters)')
 >>> cell("=1+1"), cell("-2.5"), cell(-2.5), cell("plain")
 ("'=1+1", '-2.5', -2.5, 'plain')
 """
@@ -13,7 +13,7 @@ import re
 import unicodedata
 from typing import Any
 
-_LONGEST = 120  # signs of a value that a message repeats
+_LONGEST = 120  # characters of a value that a message repeats
 _FORMULA = re.compile(r"\s*[=+\-@\t\r\n|%]")  # what a spreadsheet takes for a formula
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)")
 
@@ -45,7 +45,7 @@ def shown(value: Any) -> str:
     text = printable(text).replace("\n", "\\n").replace("\t", "\\t")
     if len(text) <= _LONGEST:
         return text
-    return f"{text[:_LONGEST]}... ({len(text)} signs)"
+    return f"{text[:_LONGEST]}... ({len(text)} characters)"
 
 
 def cell(value: Any) -> Any:
@@ -61,7 +61,7 @@ def cell(value: Any) -> Any:
 def identifier(text: str) -> str:
     """The text as a name of a file and an id in a page: letters, digits, - and _ alone.
 
-    Two texts that differ get two names: where signs were lost, a hash of the text follows.
+    Two texts that differ get two names: where characters were lost, a hash of the text follows.
 
     >>> identifier("user_wise"), identifier("a/b")
     ('user_wise', 'a_b-c14cdd')
@@ -71,7 +71,7 @@ def identifier(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    r"""The text as part of a Markdown line or cell, where no sign of it is markup.
+    r"""The text as part of a Markdown line or cell, where no character of it is markup.
 
     >>> markdown("a|b`c` <i> [x](y)")
     'a\\|b\\`c\\` &lt;i&gt; \\[x\\](y)'

@@ -22,7 +22,7 @@ _NO_KEY = (
     "WANDB_MODE={}: wandb has no key for {}; set WANDB_API_KEY or run wandb login, or "
     "leave WANDB_MODE out and upload the run later."
 )
-_LONGEST_GROUP = 128  # signs that the service takes
+_LONGEST_GROUP = 128  # characters that the service takes
 BY_EPSILON = "by_epsilon/"  # prefix of the held-out scores with epsilon as their axis
 
 
@@ -143,7 +143,7 @@ def check(*, project: str, group: str | None, tags: Sequence[str] = ()) -> None:
     _refused_as_setting("track.project", project, {"project": project})
     if group is not None and len(group) > _LONGEST_GROUP:
         raise ConfigurationError(
-            f"track.group={shown(group)}: has more than {_LONGEST_GROUP} signs; name a shorter one."
+            f"track.group={shown(group)}: has more than {_LONGEST_GROUP} characters; shorten it."
         )
     _refused_as_setting("WANDB_MODE", _mode(), {"mode": _mode()})
     for tag in tags:
