@@ -37,11 +37,13 @@ def parsed(
     known = ", ".join(item.name for item in fields(kind))  # type: ignore[arg-type]
     values = dict(given or {})
     for word in words:
-        name, equals, _ = word.partition("=")
+        name, equals, value = word.partition("=")
         if not equals or name not in {item.name for item in fields(kind)}:  # type: ignore[arg-type]
             raise ConfigurationError(
                 f"{prefix}{shown(word)}: no such option; choose one of {known}, as NAME=VALUE."
             )
+        if not value.strip():  # YAML would take it for null; a variable of the shell may be unset
+            raise ConfigurationError(f"{prefix}{shown(word)}: should have a value, NAME=VALUE.")
         values |= _value(word, prefix)
     return refusal.checked(kind, values, prefix)
 

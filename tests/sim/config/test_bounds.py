@@ -165,6 +165,8 @@ def test_options_of_a_command_are_told_by_their_names():
     for word in ("trials=nan", "trials='400'", "trials=", "trials=[1]", "seed=1.5", "trials=${"):
         with pytest.raises(ConfigurationError, match=r"^audit\.(trials|seed)="):
             command_options.parsed(audit.Options, [word], "audit.")
+    with pytest.raises(ConfigurationError, match=r"^bench\.batch=: should have a value"):
+        command_options.parsed(cases.Options, ["batch="], "bench.")  # and null is written out
 
 
 def test_a_long_value_is_not_repeated_in_full():
