@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from userdp.server import accounting
 from userdp.server.accounting import accountants
 from userdp.server.mechanisms.base import Mechanism
@@ -70,7 +68,7 @@ def make_at(settings: Settings, users: int, delta: float) -> Plan:
     Raises:
         ConfigurationError: as `make`, or planning takes longer than `time_limit.SECONDS`.
     """
-    with time_limit.limited(_costly(settings)), np.errstate(over="ignore"):
+    with time_limit.limited(_costly(settings)):
         return _made(settings, users, delta)
 
 

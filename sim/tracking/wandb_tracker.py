@@ -5,6 +5,7 @@ As every tracker, it writes only metrics of the table (``userdp.sim.tracking.met
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shutil
@@ -240,9 +241,9 @@ def _quiet_settings() -> Any:
 
 
 def _id(path: Path) -> str:
-    """The id in the file, which is made where there is none: 8 random hexadecimal digits."""
+    """The id in the file, which is made where there is none: 8 random letters and digits."""
     if not path.is_file():
-        durable_file.replace(path, os.urandom(4).hex().encode())
+        durable_file.replace(path, base64.b32encode(os.urandom(5)).lower())
     return path.read_text(encoding="utf-8").strip()
 
 

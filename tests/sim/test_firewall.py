@@ -27,11 +27,12 @@ from userdp.server.mechanisms.base import Mechanism
 from userdp.server.mechanisms.concentrated.mechanism import Concentrated
 from userdp.server.mechanisms.matrix_factorization.mechanism import MatrixFactorization
 from userdp.sim import cli
-from userdp.sim.common import rng
+from userdp.sim.common import file_hash, rng
 from userdp.sim.protocol.cohort_sum import CohortSum
 
 # Secrets that lie in a run folder beside the checkpoint, mode 0600, and are never published.
 SECRETS = ("noise",)
+RUN_ID = "wandb/run-id.txt"  # a random name, like those in `CLOCKS`
 REMOVED = small_world.MARKER_USER
 # A test that can pass: little noise, most of it for the update, and a cohort of everybody.
 LOUD = [
@@ -86,6 +87,9 @@ def everything(folder: Path) -> dict[str, object]:
             found[name] = "\n".join(wandb_values(folder))
         elif path.name.startswith("events.out.tfevents"):
             found["events"] = events(path)
+        elif name == RUN_ID:
+            assert re.fullmatch(r"[a-z0-9]{8}", path.read_text())
+            found[name] = "NAME"
         elif path.suffix == ".pt":
             found[name] = scrubbed(repr(torch.load(path, weights_only=True)))
         elif path.suffix == ".safetensors":
@@ -166,6 +170,7 @@ def written(tmp_path, monkeypatch, capsys, removed, options):
     population(folder, removed)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("USERDP_CACHE", str(folder / "cache"))
+    monkeypatch.setattr(file_hash, "SETTLED_NS", 0)  # else a hash is kept by the clock
     mine = ["data.path=mail.jsonl", "privacy.users=40", "cohort=12", "output=run", *options]
     assert cli.main(["run", *small_world.overrides(*mine)]) == 0
     wandb_file.wait_for_files()

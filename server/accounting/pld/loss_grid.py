@@ -90,6 +90,9 @@ def pessimistic(event: RoundEvent, step: float, tail: float) -> RoundLoss:
         event: a plain round, without cap and failure.
         step: distance of two losses.
         tail: mass beyond the last cut, at most.
+
+    Raises:
+        OverflowError: there is so little noise that a loss is no finite number.
     """
     edges = _grid_edges(event, step, tail)
     ends = privacy_loss.privacy_loss(event, edges)
@@ -100,9 +103,12 @@ def pessimistic(event: RoundEvent, step: float, tail: float) -> RoundLoss:
     low, high = ends[:-1], ends[1:]
     largest = np.where(np.isfinite(loss), np.clip(loss + error, low, high), high)
     smallest = np.where(np.isfinite(loss), np.clip(loss - error, low, high), low)
-    width = np.expm1(high - low)
-    removal = _split_between_ends(with_user, np.expm1(high - largest) / width)
-    addition = _split_between_ends(without, 1 - np.expm1(smallest - low) / width)
+    with np.errstate(over="ignore", invalid="ignore"):  # of cells wider than float64, see below
+        width = np.expm1(high - low)
+        removal = _split_between_ends(with_user, np.expm1(high - largest) / width)
+        addition = _split_between_ends(without, 1 - np.expm1(smallest - low) / width)
+    if np.isnan(removal).any() or np.isnan(addition).any():
+        raise OverflowError("The losses of a round are beyond float64: there is too little noise.")
     mass_below, mass_above = _masses_outside(event, edges[0], edges[-1])
     removal[0] += mass_below[0]
     addition[-1] += mass_above[1]

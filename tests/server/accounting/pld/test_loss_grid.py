@@ -25,3 +25,9 @@ def test_two_rounds_hold_the_exact_divergence_on_any_grid(setting, removal, coar
     assert exact.delta_of_two(sides["upper"], removal) <= delta * (1 + 1e-6)
     if coarseness == 0.05:
         assert sides["upper"] < 1.02 * sides["lower"] + 0.002
+
+
+@pytest.mark.filterwarnings("error")
+def test_noise_so_small_that_losses_leave_float64_is_an_error_and_no_number():
+    with pytest.raises(OverflowError, match="too little noise"):
+        loss_grid.pessimistic(event(0.05, 1e-3, 1), 1e4, 1e-12)

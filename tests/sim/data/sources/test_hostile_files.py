@@ -20,13 +20,14 @@ from helpers import hostile_files
 from helpers.corpora import COLUMNS, ROWS, by_user, load, texts
 from helpers.hostile_files import contents
 from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.data.loading import BadDataError
 from userdp.sim.data.records import Columns
 
 NAMES = ["m\xfcller", "m\xf6ller", "jos\xe9", "jos\xe8"]  # four users, two if letters are replaced
 
 
 def refused(path, folder, match, **settings):
-    with pytest.raises(ValueError, match=match) as caught:
+    with pytest.raises((ConfigurationError, BadDataError), match=match) as caught:
         load(path, folder, **settings)
     assert "\n" not in str(caught.value)
     return str(caught.value)
