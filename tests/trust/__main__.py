@@ -13,21 +13,18 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
 SEED = 14
 FUZZ, NONSENSE, KILLS = 500, 600, 50
-# What is long of the tests that are otherwise fast in part.
-MATRICES = (
-    "tests/clients/training/test_file_neighbours.py",
-    "tests/sim/test_firewall.py",
-    "tests/analysis/audit/test_verdicts.py",
-    "tests/sim/data/sources/test_hostile_files.py",
-)
-POINTS = ("tests/trust/test_every_kill.py",)
+NEIGHBOURS = "tests/clients/training/test_file_neighbours.py"
+FIREWALL = "tests/sim/test_firewall.py"
+AUDITS = "tests/analysis/audit/test_verdicts.py"
+FILES = "tests/sim/data/sources/test_hostile_files.py"
+EVERY_KILL = "tests/trust/test_every_kill.py"
 Row = tuple[str, str, bool]  # what was tried, what came of it, whether all was right
 
 
@@ -87,10 +84,10 @@ def mutated() -> Row:
     return f"{len(mutations.MUTATIONS)} mutations", told, not alive
 
 
-def tested(what: str, files: Sequence[str]) -> Row:
-    """The long tests of some files."""
+def tested(what: str, *arguments: str) -> Row:
+    """The long tests that some arguments of pytest name."""
     options = ["-p", "no:xdist", "-m", "trust", "--tb=short"]
-    command = [sys.executable, "-m", "pytest", *options, *files]
+    command = [sys.executable, "-m", "pytest", *options, *arguments]
     done = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True)
     if done.returncode:
         print(done.stdout, file=sys.stderr)
@@ -99,10 +96,13 @@ def tested(what: str, files: Sequence[str]) -> Row:
 
 
 PARTS: dict[str, Callable[[], Row]] = {  # the longest first, so that two processes end together
-    "mutations": mutated,
-    "matrices": lambda: tested("neighbours, firewall, audits, files", MATRICES),
+    "neighbours-1": lambda: tested("neighbours, float32", NEIGHBOURS, "-k", "not bfloat16"),
+    "neighbours-2": lambda: tested("neighbours, bfloat16", NEIGHBOURS, "-k", "bfloat16"),
+    "audits": lambda: tested("audits and hostile files", AUDITS, FILES),
+    "points": lambda: tested("every kill, full disks", EVERY_KILL),
     "kills": killed,
-    "points": lambda: tested("every kill, full disks", POINTS),
+    "firewall": lambda: tested("firewall", FIREWALL),
+    "mutations": mutated,
     "nonsense-1": lambda: senseless(0, 2),
     "nonsense-2": lambda: senseless(1, 2),
     "fuzz-1": lambda: fuzzed(0, 2),
