@@ -8,6 +8,7 @@ adapter is sent. Updates are clipped at the server, where Flower's strategy does
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict
@@ -23,6 +24,8 @@ from flwr.simulation import run_simulation
 
 from userdp.analysis.benchmark.peers.side import Side
 from userdp.analysis.benchmark.peers.work import Spec, Work, collate, record_losses, trained
+
+importlib.import_module("ray")  # Flower itself misses it only when a simulation starts
 
 
 def main(work: Work, serve: Callable[[Side], None]) -> None:

@@ -38,7 +38,8 @@ def test_invalid_options_are_refused(options, message):
 def test_a_peer_that_is_not_installed_is_left_out_and_the_others_are_measured(capsys):
     tiny = ["users=4", "records=2", "length=6", "threads=1", "repeats=1", "batch=2"]
     options = [f"{name}={value}" for name, value in TINY.items()]
-    missing = [] if importlib.util.find_spec("pfl") else ["pfl"]
+    needs = {"pfl": "pfl", "flower_ray": "ray"}  # side -> its package
+    missing = [side for side, package in needs.items() if not importlib.util.find_spec(package)]
     sides = ",".join(["round", "plain", "loop", *missing])
     assert cli.main(["bench", *tiny, *options, f"sides={sides}", "--json"]) == 0
     results = json.loads(capsys.readouterr().out)
