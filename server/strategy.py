@@ -31,6 +31,7 @@ from userdp.server.mechanisms import release_check
 from userdp.server.mechanisms.base import Mechanism, Release
 from userdp.server.optimizers.server_optimizer import ServerOptimizer
 from userdp.server.reply_check import Asked, ReplyRefusedError, checked
+from userdp.server.roll_call import RollCall, RollCallError
 from userdp.server.time_limit import RuntimeFailedError
 from userdp.sim.common import rng
 from userdp.sim.protocol import messages
@@ -69,6 +70,8 @@ class PrivateStrategy(Strategy):
         drop_failed_nodes: release without a node that failed twice, instead of stopping. A wrong
             answer always stops the run.
         timeout: seconds in which the nodes have to answer; None: no limit.
+        roll_call: finds out which node hosts which users; None takes the nodes as they are, in the
+            order of their ids.
     """
 
     def __init__(
@@ -85,11 +88,13 @@ class PrivateStrategy(Strategy):
         checkpoints: Path,
         drop_failed_nodes: bool = False,
         timeout: float | None = None,
+        roll_call: RollCall | None = None,
     ) -> None:
         self.mechanism, self.work, self.layout = mechanism, work, layout
         self.ledger, self.budget, self.optimizer = ledger, budget, optimizer
         self.secrets, self.tracker, self.checkpoints = secrets, tracker, checkpoints
         self.drop_failed_nodes, self.timeout = drop_failed_nodes, timeout
+        self.roll_call = roll_call
         self.number = 0  # the ledger's number of the current round
         self._sent: dict[int, Asked] = {}  # by node, until its reply was added
         self._answered: set[int] = set()  # nodes whose reply was added in this round
@@ -111,18 +116,13 @@ class PrivateStrategy(Strategy):
         Raises:
             HaltedError: the mechanism has halted; no coin is drawn.
             BudgetSpentError: the budget allows no further round; no coin is drawn.
-            NodeFailedError: the grid has no node, or fails; no coin is drawn.
+            NodeFailedError: the grid fails, or has not the nodes of the run; no coin is drawn.
         """
         if self.mechanism.halted:
             raise HaltedError(f"The mechanism halted in round {self.ledger.next_round - 1}.")
         if self.ledger.rounds_intended >= self.budget.rounds:
             raise BudgetSpentError(f"The budget holds {self.budget.rounds} rounds; all are spent.")
-        try:
-            nodes = sorted(grid.get_node_ids())
-        except RuntimeFailedError as error:
-            raise NodeFailedError(f"Before a round: {error}; no round was spent.") from None
-        if not nodes:
-            raise NodeFailedError("The runtime has no node; no round was spent.")
+        nodes = self._nodes(grid)
         self._started, self._grid = time.perf_counter(), grid
         self.number = self.ledger.next_round
         assignment = self.mechanism.draw(self.secrets.stream("cohort", self.number), self.number)
@@ -169,12 +169,24 @@ class PrivateStrategy(Strategy):
     def summary(self) -> None:
         """Print nothing: the run prints its own summary at the start."""
 
+    def _nodes(self, grid: Grid) -> list[int]:
+        """The ids of all nodes, in the order of the parts of the users that they host."""
+        try:
+            if self.roll_call is not None:
+                return self.roll_call.hosts(grid)
+            nodes = sorted(grid.get_node_ids())
+        except (RuntimeFailedError, RollCallError) as error:
+            raise NodeFailedError(f"Before a round: {error}; no round was spent.") from None
+        if not nodes:
+            raise NodeFailedError("The runtime has no node; no round was spent.")
+        return nodes
+
     def _requests(
         self, arrays: ArrayRecord, assignment: Assignment, nodes: list[int]
     ) -> Iterable[tuple[int, Asked]]:
         """One request for each node that hosts sampled units.
 
-        The user at position p is hosted by node p mod n of the n nodes, in the order of their ids.
+        The user at position p is hosted by node p mod n of the n nodes.
         """
         contract = self.mechanism.contract(self.number, self.work)
         scale = self.optimizer.scale

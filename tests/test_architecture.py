@@ -72,7 +72,8 @@ ROOMS = [
 LIBRARIES = {
     "flwr": {
         *("sim.protocol", "sim.runtime", "clients.app", "server.app", "server.strategy"),
-        *("server.reply_check", "server.time_limit", "sim.run", "analysis.benchmark"),
+        *("server.reply_check", "server.roll_call", "server.time_limit"),
+        *("sim.run", "analysis.benchmark"),
     },
     "wandb": {"sim.tracking.wandb_tracker", "analysis.report.wandb_summary"},
     "tensorboard": {"sim.tracking.tensorboard_tracker"},

@@ -13,6 +13,10 @@ class ConfigurationError(ValueError):
     """A configuration that cannot run; the message names the field, its value and the remedy."""
 
 
+class NodeError(RuntimeError):
+    """An error of a node, by its class and place alone: its text may quote a record."""
+
+
 class StoppedError(RuntimeError):
     """A run that stopped before its end; the message says why, and how it can be resumed if so."""
 

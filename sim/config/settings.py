@@ -164,7 +164,8 @@ class Runtime(Closed):
     timeout: Positive | None = (
         None  # seconds in which a round's nodes have to answer; None: no limit
     )
-    options: dict[str, Any] = field(default_factory=dict)  # of a runtime outside userdp
+    patience: Positive = 300.0  # seconds to wait for the nodes of the run before its first round
+    options: dict[str, Any] = field(default_factory=dict)  # of a runtime that has some
     kind: Code = "in_process"  # of `userdp.sim.runtime.registry.RUNTIMES`, or a dotted name
 
     def __post_init__(self) -> None:

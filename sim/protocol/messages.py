@@ -1,4 +1,4 @@
-"""Writes and reads the train message and its reply; no other file names their records."""
+"""Writes and reads the messages to nodes and their replies; no other file names their records."""
 
 from __future__ import annotations
 
@@ -8,11 +8,60 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.protocol.cohort_sum import CohortSum
 from userdp.sim.protocol.contract import Assignment, Contract
+from userdp.sim.protocol.introduction import Introduction
 from userdp.sim.protocol.layout import Layout, to_array
 
-TRAIN = "train"
+TRAIN, QUERY = "train", "query"
+_TRAIN_RECORDS = ("adapter", "contract", "assignment")
+_FOREIGN = (
+    "this ClientApp is userdp's and serves userdp's PrivateStrategy alone: the message lacks {}; "
+    "run the ServerApp of the same app, or `userdp run`"
+)
+
+
+class ForeignMessageError(ConfigurationError):
+    """A message or a reply that another strategy or another ClientApp wrote."""
+
+
+def introduction_request(node: int, users: int) -> Message:
+    """Ask a node which part of the ``users`` declared ones it hosts."""
+    content = RecordDict({"declared": ConfigRecord({"users": users})})
+    return Message(content, dst_node_id=node, message_type=QUERY, group_id="0")
+
+
+def read_introduction_request(message: Message) -> int:
+    """The number of declared users.
+
+    Raises:
+        ForeignMessageError: another strategy asks.
+    """
+    _check_ours(message, ("declared",))
+    users: Any = message.content.config_records["declared"]["users"]
+    return int(users)
+
+
+def introduction(message: Message, found: Introduction) -> Message:
+    """The reply to the request ``message``."""
+    content = RecordDict({"introduction": ConfigRecord(asdict(found))})
+    return Message(content, reply_to=message)
+
+
+def read_introduction(reply: Message) -> Introduction:
+    """What a node says of itself.
+
+    Raises:
+        ForeignMessageError: the reply is an error, or not one of userdp's ClientApp.
+    """
+    if reply.has_error() or "introduction" not in reply.content.config_records:
+        raise ForeignMessageError("it does not answer as userdp's ClientApp")
+    fields: dict[str, Any] = dict(reply.content.config_records["introduction"])
+    try:
+        return Introduction(**fields)
+    except TypeError:
+        raise ForeignMessageError("its ClientApp is of another version of userdp") from None
 
 
 def train_message(
@@ -44,7 +93,12 @@ def train_message(
 
 
 def read_train(message: Message) -> tuple[ArrayRecord, Contract, Assignment]:
-    """The adapter, the contract and the units of a train message."""
+    """The adapter, the contract and the units of a train message.
+
+    Raises:
+        ForeignMessageError: another strategy wrote it.
+    """
+    _check_ours(message, _TRAIN_RECORDS)
     content = message.content
     fields: dict[str, Any] = dict(content.config_records["contract"])
     record = content.config_records["assignment"]
@@ -106,3 +160,9 @@ def _rows(content: RecordDict, layout: Layout) -> np.ndarray | None:
     if rows.ndim != 2 or rows.shape[1] != layout.size or rows.dtype != np.float64:
         raise ValueError("The rows of a reply are not updates of this adapter.")
     return rows
+
+
+def _check_ours(message: Message, names: tuple[str, ...]) -> None:
+    lacking = [name for name in names if name not in message.content]
+    if lacking:
+        raise ForeignMessageError(_FOREIGN.format(" and ".join(lacking)))

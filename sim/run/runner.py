@@ -22,6 +22,7 @@ from userdp.server.app import server_app
 from userdp.server.ledger import hash_chain
 from userdp.server.ledger.ledger import Ledger, LedgerError
 from userdp.server.mechanisms.base import Mechanism
+from userdp.server.roll_call import RollCall
 from userdp.server.strategy import (
     BudgetSpentError,
     HaltedError,
@@ -226,6 +227,12 @@ def _strategy(
         checkpoints=prepared.folder.checkpoint,
         drop_failed_nodes=settings.runtime.drop_failed_nodes,
         timeout=settings.runtime.timeout,
+        roll_call=RollCall(
+            settings.runtime.nodes,
+            plan.mechanism.users,
+            prepared.inputs.model.layout.digest,
+            settings.runtime.patience,
+        ),
     )
 
 

@@ -14,12 +14,13 @@ import uuid
 from collections.abc import Iterable, Iterator
 
 from flwr.app import Context, Error, Message, RecordDict
+from flwr.app.user_config import UserConfig
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from userdp.sim.common.errors import located
+from userdp.sim.common.errors import ConfigurationError, NodeError, located
 from userdp.sim.runtime.registry import Nodes
 
 _LOG = logging.getLogger("userdp")
@@ -46,7 +47,8 @@ class InProcessGrid(Grid):
             raise ValueError(f"An in-process grid needs a node or more, got {nodes=}.")
         self._app = app
         self._contexts = {
-            node: Context(0, node, {}, RecordDict(), {}) for node in range(2, nodes + 2)
+            node: Context(0, node, self._place(node - 2, nodes), RecordDict(), {})
+            for node in range(2, nodes + 2)
         }
         self._replies: dict[str, Message] = {}
         # All nodes share one model: where a time limit has left a node behind, still at work in its
@@ -55,6 +57,11 @@ class InProcessGrid(Grid):
         # Flower's Message takes its sender from this class-level identity (internal: flwr is
         # pinned).
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 0, 0, _SERVER
+
+    @staticmethod
+    def _place(partition: int, partitions: int) -> UserConfig:
+        """What Flower's own runtimes tell a node of its place."""
+        return {"partition-id": partition, "num-partitions": partitions}
 
     def get_node_ids(self) -> list[int]:
         """The numbers of all nodes, ascending."""
@@ -100,5 +107,7 @@ class InProcessGrid(Grid):
             with self._busy:
                 return self._app(message, context)
         except Exception as error:
-            _LOG.error("A node failed: %s.", located(error))
-            return Message(Error(CLIENT_APP_RAISED, type(error).__name__), reply_to=message)
+            ours = isinstance(error, NodeError | ConfigurationError)  # such a text quotes no record
+            _LOG.error("A node failed: %s.", error if ours else located(error))
+            reason = str(error) if ours else type(error).__name__
+            return Message(Error(CLIENT_APP_RAISED, reason), reply_to=message)

@@ -15,7 +15,9 @@ A runtime in this process serves all nodes by ``nodes.app``, as `userdp.sim.runt
 does. A runtime whose nodes are other processes calls ``nodes.make_app(nodes.config)`` in each of
 them. The strategy relies on this of every grid:
 
-- node ids stay the same during a run, and a user's node is their slot modulo the number of nodes;
+- each node's ``node_config`` holds its place, ``partition-id`` and ``num-partitions``, as in
+  Flower's own runtimes: a user's node is their slot modulo the number of nodes
+  (`userdp.server.roll_call`);
 - replies may come in any order, but at most one for a message; a node that fails answers with
   Flower's error reply, without the text of the error, which may quote a record;
 - ``send_and_receive`` ends by itself. The server keeps the limit ``runtime.timeout`` whether the

@@ -121,10 +121,10 @@ def test_a_run_moves_every_weight_by_whole_steps(run_of):
     assert set(np.round(np.abs(steps)).tolist()) == {1, ROUNDS}
 
 
-def test_every_node_answers_one_message_a_round(run_of):
+def test_every_node_answers_one_message_a_round_and_one_before_the_first(run_of):
     _, printed = run_of("runtime")
     answers = [line for line in printed.splitlines() if line.startswith("node ")]
-    assert answers == [f"node {2 + node} answered {ROUNDS} messages" for node in range(NODES)]
+    assert answers == [f"node {2 + node} answered {ROUNDS + 1} messages" for node in range(NODES)]
 
 
 def test_the_run_does_not_depend_on_the_runtime(tmp_path):

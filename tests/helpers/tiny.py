@@ -90,6 +90,15 @@ def people(count: int, seed: int = 0) -> Population:
     return Population.of({f"user{i}": [r.tolist() for r in unit] for i, unit in enumerate(units)})
 
 
+def hosted(population: Population, part: int, nodes: int) -> Population:
+    """The users whom node ``part`` of ``nodes`` hosts, as a population of their own."""
+    users = range(part, len(population), nodes)
+    records = {
+        f"user{user}": [record.tolist() for record in population.records(user)] for user in users
+    }
+    return Population.of(records)
+
+
 def scored(population: Population, family: str = "gpt2") -> Population:
     """The population with its records' perplexities under the family's base model."""
     figures = record_perplexity.scores(

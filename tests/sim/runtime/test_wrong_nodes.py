@@ -27,8 +27,8 @@ def _elsewhere(tmp_path, monkeypatch):
 def replying(change):
     """Nodes whose reply to round 2 is another one."""
 
-    def train(self, message):
-        reply = HONEST(self, message)
+    def train(self, message, place):
+        reply = HONEST(self, message, place)
         return change(self, message, reply) if message.metadata.group_id == "2" else reply
 
     return train
@@ -81,7 +81,7 @@ def test_a_wrong_answer_stops_the_run_which_can_be_resumed(monkeypatch, capsys, 
 def test_a_node_that_never_answers_meets_the_time_limit(monkeypatch, capsys):
     forever = threading.Event()
 
-    def silent(self, message):
+    def silent(self, message, place):
         forever.wait(60)
         raise RuntimeError
 

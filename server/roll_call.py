@@ -1,0 +1,115 @@
+"""Finds out which node hosts which users, before a round is spent.
+
+Flower numbers nodes at random, and they register while the server waits. The server therefore waits
+for as many nodes as the run has, and asks each new one which part of the users it hosts. A node
+that is started again may have another number; it is asked once more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from userdp.server.time_limit import TimeLimitedGrid
+from userdp.sim.protocol import messages
+from userdp.sim.protocol.introduction import Introduction
+from userdp.sim.protocol.messages import ForeignMessageError
+
+_PAUSE = 0.5  # seconds between two looks at the nodes
+
+
+class RollCallError(Exception):
+    """The nodes are not those of the run; no round was spent."""
+
+
+@dataclass
+class RollCall:
+    """Keeps which node hosts which part of the users.
+
+    Args:
+        nodes: of the run.
+        users: N, declared.
+        layout: `Layout.digest` of the run's adapter.
+        patience: seconds to wait for nodes that are not there yet, and for their answers.
+    """
+
+    nodes: int
+    users: int
+    layout: str
+    patience: float
+    _known: dict[int, Introduction] = field(default_factory=dict)
+
+    def hosts(self, grid: Grid) -> list[int]:
+        """The ids of the nodes, in the order of the parts of the users that they host.
+
+        Raises:
+            RollCallError: there are not as many nodes as the run has, even after ``patience``; or
+                they are not its nodes: of another app, another adapter, other parts.
+        """
+        present = self._present(grid)
+        new = [node for node in present if node not in self._known]
+        for node, found in self._introduced(grid, new):
+            self._known[node] = found
+        self._known = {node: self._known[node] for node in present}
+        self._check()
+        return sorted(self._known, key=lambda node: self._known[node].partition)
+
+    def _present(self, grid: Grid) -> list[int]:
+        """The ids of as many nodes as the run has, once they are there."""
+        end = time.monotonic() + self.patience
+        while len(present := sorted(grid.get_node_ids())) != self.nodes:
+            if time.monotonic() > end:
+                raise RollCallError(
+                    f"runtime.nodes={self.nodes}: the runtime has {len(present)} after "
+                    f"{self.patience:g} seconds"
+                )
+            time.sleep(_PAUSE)
+        return present
+
+    def _introduced(self, grid: Grid, nodes: list[int]) -> Iterable[tuple[int, Introduction]]:
+        """What each of these nodes says of itself."""
+        if not nodes:
+            return
+        requests = [messages.introduction_request(node, self.users) for node in nodes]
+        waiting = set(nodes)
+        for reply in TimeLimitedGrid(grid, self.patience).send_and_receive(requests):
+            node = reply.metadata.src_node_id
+            if node in waiting:
+                waiting.remove(node)
+                yield node, _read(node, reply)
+        if waiting:
+            raise RollCallError(
+                f"{len(waiting)} of {self.nodes} nodes did not say which users they host within "
+                f"{self.patience:g} seconds"
+            )
+
+    def _check(self) -> None:
+        """Check that every user is hosted by exactly one node, with the run's adapter."""
+        for node, found in self._known.items():
+            if found.layout != self.layout:
+                raise RollCallError(f"node {node} has another adapter; give all nodes one model")
+            if found.partitions != self.nodes:
+                raise RollCallError(
+                    f"node {node} is one of {found.partitions} nodes by its own account, and "
+                    f"runtime.nodes={self.nodes}"
+                )
+        parts = sorted(found.partition for found in self._known.values())
+        if parts != list(range(self.nodes)):
+            raise RollCallError(
+                "two nodes host the same part of the users; give each its own partition-id, from "
+                f"0 to {self.nodes - 1}"
+            )
+
+
+def _read(node: int, reply: Message) -> Introduction:
+    try:
+        return messages.read_introduction(reply)
+    except ForeignMessageError as error:
+        raise RollCallError(
+            f"node {node}: {error}; its app has to be userdp's, of this version, and its own log "
+            "tells what failed there"
+        ) from None
