@@ -96,9 +96,9 @@ def tested(what: str, *arguments: str) -> Row:
 
 
 PARTS: dict[str, Callable[[], Row]] = {  # the longest first, so that two processes end together
+    "audits": lambda: tested("audits and hostile files", AUDITS, FILES),
     "neighbours-1": lambda: tested("neighbours, float32", NEIGHBOURS, "-k", "not bfloat16"),
     "neighbours-2": lambda: tested("neighbours, bfloat16", NEIGHBOURS, "-k", "bfloat16"),
-    "audits": lambda: tested("audits and hostile files", AUDITS, FILES),
     "points": lambda: tested("every kill, full disks", EVERY_KILL),
     "kills": killed,
     "firewall": lambda: tested("firewall", FIREWALL),
