@@ -90,7 +90,9 @@ def tested(what: str, *arguments: str) -> Row:
     command = [sys.executable, "-m", "pytest", *options, *arguments]
     done = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True)
     if done.returncode:
-        print(done.stdout, file=sys.stderr)
+        print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
+    if done.returncode < 0:
+        return what, f"ended by signal {-done.returncode}", False
     last = done.stdout.strip().splitlines()[-1:]
     return what, "".join(last).strip("= "), not done.returncode
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from userdp.sim.data.sources.base import Row, require_columns
 from userdp.sim.data.sources.files import FileSource
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
 _BATCH_ROWS, _BATCH_BYTES = 1000, 1 << 25  # of one batch, at most; a single row may be larger
@@ -45,13 +47,7 @@ def _values(table: pq.ParquetFile, file: Path, names: Sequence[str]) -> Iterator
     number = 0
     for group in range(table.num_row_groups):
         try:
-            batches = table.iter_batches(
-                _batch_rows(table, group, names),
-                row_groups=[group],
-                columns=list(names),
-                use_threads=False,
-            )
-            for batch in batches:
+            for batch in _batches(table, group, list(names)):
                 lists = [batch.column(name).to_pylist() for name in names]
                 for row in zip(*lists, strict=True):
                     yield dict(zip(names, row, strict=True))
@@ -64,13 +60,27 @@ def _values(table: pq.ParquetFile, file: Path, names: Sequence[str]) -> Iterator
             ) from None
 
 
+def _batches(table: pq.ParquetFile, group: int, names: list[str]) -> Iterator[pa.RecordBatch]:
+    """The wanted columns of a row group, in batches of bounded size."""
+    read = functools.partial(
+        table.iter_batches, row_groups=[group], columns=names, use_threads=False
+    )
+    # Arrow ends the process where it is asked for the size of a column with damaged metadata; where
+    # it is asked for values, it raises an error.
+    next(read(batch_size=1), None)
+    return read(batch_size=_batch_rows(table, group, names))
+
+
 def _batch_rows(table: pq.ParquetFile, group: int, names: Sequence[str]) -> int:
-    """Rows of one batch, so that memory is bounded where rows are of similar size."""
-    facts = table.metadata.row_group(group)
+    """Rows of one batch, so that memory is bounded where rows are of similar size.
+
+    Args:
+        names: columns of which a value of this group has been read.
+    """
+    facts, schema = table.metadata.row_group(group), table.schema
     rows: int = facts.num_rows
-    chunks = [facts.column(number) for number in range(facts.num_columns)]
-    wanted = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] in names]
-    total: int = sum(chunk.total_uncompressed_size for chunk in wanted)
+    places = [i for i in range(len(schema)) if schema.column(i).path.split(".")[0] in names]
+    total: int = sum(facts.column(place).total_uncompressed_size for place in places)
     return max(1, min(_BATCH_ROWS, _BATCH_BYTES * rows // max(total, 1)))
 
 

@@ -9,6 +9,8 @@ import json
 import lzma
 import os
 import random
+import subprocess
+import sys
 import zipfile
 from collections import Counter
 
@@ -207,6 +209,35 @@ def test_types_of_columns_that_nobody_asked_for_do_no_harm(tmp_path):
     pq.write_table(pa.table({**strange, "who": ["a"], "said": ["x"]}), tmp_path / "a.parquet")
     loaded = load(tmp_path / "a.parquet", tmp_path, format="parquet", strict=True)
     assert texts(loaded.train) == by_user([("a", "x")])
+
+
+FOOTERS = """
+import pathlib, sys
+from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.data.sources import parquet
+
+path, columns = pathlib.Path(sys.argv[1]), {"data.user": "who", "data.text": "said"}
+content = path.read_bytes()
+length = int.from_bytes(content[-8:-4], "little")
+for place in range(len(content) - 8 - length, len(content)):
+    for bit in (place % 8, (place + 3) % 8):
+        path.write_bytes(
+            content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
+        )
+        try:
+            list(parquet.SOURCE.read(path, columns))
+        except ConfigurationError:
+            pass
+"""
+
+
+def test_a_parquet_footer_with_any_byte_changed_never_ends_the_process(tmp_path):
+    """Arrow aborts on some damaged metadata, where no error can be caught: a process of its own."""
+    path = tmp_path / "a.parquet"
+    path.write_bytes(contents(ROWS, "parquet"))
+    command = [sys.executable, "-c", FOOTERS, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-500:]
 
 
 def test_parquet_with_text_that_is_not_utf_8_names_the_row_group(tmp_path):
