@@ -19,6 +19,7 @@ _Result = TypeVar("_Result")
 Worker: TypeAlias = Callable[[Iterator[_Item]], Generator[_Result, None, None]]
 
 _AHEAD = 4  # items a worker, on their way or waiting for an earlier one: bounds the memory
+THREAD = "userdp device"  # name of every thread
 
 
 def in_order(
@@ -35,7 +36,8 @@ def in_order(
     """
     shared = _Shared[_Item, _Result](items, _AHEAD * len(workers))
     threads = [
-        threading.Thread(target=shared.serve, args=(worker,), daemon=True) for worker in workers
+        threading.Thread(target=shared.serve, args=(worker,), name=THREAD, daemon=True)
+        for worker in workers
     ]
     shared.running = len(threads)
     for thread in threads:
