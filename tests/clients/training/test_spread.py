@@ -133,8 +133,7 @@ def test_a_reader_that_stops_early_ends_the_threads_and_closes_the_workers():
 
     def work(items):
         try:
-            for item in items:
-                yield item
+            yield from items
         finally:
             closed.append(threading.current_thread())
 
