@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from helpers import small_world
 from helpers.whole_runs import adapter, check_refused, ran, stated
 from userdp.sim import cli
 from userdp.sim.config import hydra_compose
 from userdp.sim.inputs import run_inputs
-from userdp.sim.run import prepare
+from userdp.sim.run import prepare, time_estimate
 from userdp.sim.sweep.shared_inputs import SharedInputs
 
 TWO = "device=cpu,cpu"
@@ -59,6 +60,14 @@ def test_a_sweep_keeps_one_set_of_tensors_for_each_device():
     one, other = (list(engine.models[1].module.parameters()) for engine in (first, second))
     assert all(a is b for a, b in zip(one, other, strict=True))
     assert not set(first.models[1].module.modules()) & set(second.models[1].module.modules())
+
+
+def test_the_expected_time_is_divided_by_different_devices_alone():
+    prepared = prepare.prepare(settings(TWO))
+    asked = (prepared.settings, prepared.plan, prepared.inputs, prepared.engine)
+    one = time_estimate.minutes(*asked)  # the CPU twice is no faster
+    prepared.engine.models[1].device = torch.device("meta")
+    assert time_estimate.minutes(*asked) == one / 2
 
 
 @pytest.mark.parametrize("item", ["device=cpu,cpu", "device='cpu,cpu'", "+device=cpu,cpu"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from userdp.clients.models import acceleration
 from userdp.clients.models.language_model import LanguageModel
 from userdp.clients.models.peft_adapter import LoraSettings
 from userdp.clients.training import cohort_update, memory, spread
+from userdp.clients.training.memory import EngineSettings
 
 # So many units that blocks of at most LANES are the same for one device and for three.
 UNITS, LANES = 26, 2
@@ -241,6 +243,18 @@ def test_several_devices_get_the_sizes_of_the_smallest(monkeypatch):
     assert list(fitted.models) == list(models)
     assert memory.fitted(model, 32, None, None).max_lanes == 30
     assert not memory.fitted(model, 32, None, None).models
+
+
+def test_passes_that_may_compile_hold_the_lock_and_release_it_when_memory_runs_out():
+    engine = EngineSettings(turns=threading.Lock())
+    batch = SimpleNamespace(inputs=torch.zeros(4, 3))
+    assert engine.attempt(engine.turns.locked, batch)
+
+    def full():
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    assert engine.attempt(full, batch) is None
+    assert not engine.turns.locked()
 
 
 @pytest.mark.slow
