@@ -171,6 +171,8 @@ def _check_machine(options: Options, long: bool) -> None:
         raise ConfigurationError("bench cohorts: takes minutes; add --long to run it.")
     if options.cohorts and options.lengths is not None:
         raise ConfigurationError("bench cohorts with lengths=: cohorts have records of one length.")
+    if "," in options.device or options.device == "cuda:all":
+        raise ConfigurationError(f"bench device={options.device}: every side has one; name one.")
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigurationError(
             f"bench device={options.device}: torch sees no CUDA device here; use device=cpu."

@@ -64,16 +64,20 @@ def in_vocabulary(record: np.ndarray, vocabulary: int) -> bool:
     return int(masking.tokens(record).max()) < vocabulary
 
 
-def blocks(units: Iterable[Unit], max_lanes: int) -> Iterator[list[Unit]]:
+def blocks(units: Iterable[Unit], max_lanes: int, parts: int = 1) -> Iterator[list[Unit]]:
     """Groups of at most ``max_lanes`` units of similar length; empty units are left out.
 
     Units are read as they are needed, 16 blocks at a time, so that a cohort is never held whole.
+
+    Args:
+        parts: blocks are small enough for about so many of the units that are read at a time.
     """
     nonempty = (unit for unit in units if unit)
     while group := list(itertools.islice(nonempty, _BLOCKS_PER_SORT * max_lanes)):
         group.sort(key=lambda unit: -max(map(len, unit)))
-        for start in range(0, len(group), max_lanes):
-            yield group[start : start + max_lanes]
+        size = min(max_lanes, -(-len(group) // parts))
+        for start in range(0, len(group), size):
+            yield group[start : start + size]
 
 
 def stacks(

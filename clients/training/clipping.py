@@ -100,6 +100,10 @@ class Tally:
         self.counts[:3] += sizes
         self.counts[3] += norms.masked_fill(~finite, 0.0).sum()
 
+    def include(self, other: Tally) -> None:
+        """Add the counts of further units, on the same device."""
+        self.counts.add_(other.counts)
+
     def figures(self) -> Figures:
         """Read the counts; this waits for the device."""
         finite, within, beyond, norms = self.counts.tolist()

@@ -13,6 +13,9 @@
    running sum, rounded to the contract's grid where it has one. Memory does not grow with the
    cohort, unless the clipped updates are kept.
 
+With several devices, the blocks are spread over them and added up in their order: the sum does not
+depend on which device computed which block, or when.
+
 A failed unit (an id outside the model's vocabulary, an update that is not finite) contributes zero
 and is counted. Counts stay on the device, so that the host never waits for it before the end of the
 round.
@@ -20,9 +23,10 @@ round.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,9 +35,11 @@ from userdp.clients.batching import device_batches, packing
 from userdp.clients.batching.device_batches import Batch
 from userdp.clients.batching.packing import Unit
 from userdp.clients.models.language_model import LanguageModel
-from userdp.clients.training import clipping
+from userdp.clients.training import clipping, spread
 from userdp.clients.training.memory import EngineSettings
 from userdp.sim.protocol.cohort_sum import CohortSum
+
+_BLOCKS_A_DEVICE = 4  # of each group of units, at least, where there are several devices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,20 +89,31 @@ def cohort_sum(
         ValueError: ``clip_norm`` is not positive.
         MemoryError: a single record does not fit into the device's memory.
     """
-    total = torch.zeros(len(adapter), dtype=torch.float64, device=adapter.device)
-    loss = torch.zeros((), dtype=torch.float64, device=adapter.device)
-    tally, rows = clipping.Tally.empty(adapter.device), [total.new_zeros(0, len(total)).cpu()]
-    counts, clip = _UnitCounts(), clipping.find(clipping_rule)
-    for block in _blocks(model, counts.in_vocabulary(units, model.vocabulary), engine):
-        updates, block_loss = block_updates(model, adapter, block, local, engine)
-        if scale is not None:
-            updates *= scale
-        clipped = clip(updates, clip_norm, model.layout)
-        total += clipped.total_on_grid(grid) if grid else clipped.total
-        loss += block_loss
-        tally.add(clipped.norms, clip_norm)
-        if keep_rows:
-            rows.append(clipped.rows(grid))
+    counts, models = _UnitCounts(), engine.models_of(model)
+    task = _Task(
+        adapter=adapter,
+        local=local,
+        engine=engine,
+        rule=clipping.find(clipping_rule),
+        clip_norm=clip_norm,
+        scale=scale,
+        keep_rows=keep_rows,
+        grid=grid,
+    )
+    known = counts.in_vocabulary(units, model.vocabulary)
+    if len(models) == 1:
+        parts, where = task.sums(model, packing.blocks(known, engine.max_lanes)), adapter.device
+    else:
+        blocks = packing.blocks(known, engine.max_lanes, _BLOCKS_A_DEVICE * len(models))
+        parts, where = _spread(task, models, blocks), torch.device("cpu")
+    total = torch.zeros(len(adapter), dtype=torch.float64, device=where)
+    loss = torch.zeros((), dtype=torch.float64, device=where)
+    tally, rows = clipping.Tally.empty(where), [total.new_zeros(0, len(total)).cpu()]
+    for part in parts:
+        total += part.total
+        loss += part.loss
+        tally.include(part.tally)
+        rows += part.rows
     clip_counts = tally.figures()
     return CohortSum(
         total=total.cpu().numpy(),
@@ -122,13 +139,86 @@ def _figures(counts: _UnitCounts, clip_counts: clipping.Figures, loss: float) ->
     }
 
 
-def _blocks(model: LanguageModel, units: Iterable[Unit], engine: EngineSettings) -> Iterator[Block]:
-    """The blocks of a cohort; on a GPU each is loaded while the one before it is computed."""
+@dataclass(frozen=True)
+class _BlockSum:
+    """The clipped sum of a block, and what the round adds up beside it."""
 
-    def loaded(block: Sequence[Unit]) -> Block:
-        return load_block(model, block, engine.max_tokens)
+    total: Tensor  # (D,) float64
+    loss: Tensor  # scalar float64
+    tally: clipping.Tally
+    rows: list[Tensor]  # one (finite units, D) float64 on the CPU, or none where they are not kept
 
-    return device_batches.prefetch(packing.blocks(units, engine.max_lanes), loaded, model.device)
+    def cpu(self) -> _BlockSum:
+        """The same on the CPU; this waits for the device."""
+        tally = clipping.Tally(self.tally.counts.cpu())
+        return _BlockSum(self.total.cpu(), self.loss.cpu(), tally, self.rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """What a round asks of every block; the fields are `cohort_sum`'s arguments."""
+
+    adapter: Tensor
+    local: LocalTraining
+    engine: EngineSettings
+    rule: clipping.ClipRule
+    clip_norm: float
+    scale: Tensor | None
+    keep_rows: bool
+    grid: float
+
+    def at(self, device: torch.device) -> _Task:
+        """The same task with its tensors on a device."""
+        scale = None if self.scale is None else self.scale.to(device)
+        return replace(self, adapter=self.adapter.to(device), scale=scale)
+
+    def sums(
+        self, model: LanguageModel, blocks: Iterable[Sequence[Unit]]
+    ) -> Generator[_BlockSum, None, None]:
+        """The sum of each block on the model's device.
+
+        On a GPU a block is loaded while the one before it is computed.
+        """
+
+        def loaded(block: Sequence[Unit]) -> Block:
+            return load_block(model, block, self.engine.max_tokens)
+
+        for block in device_batches.prefetch(blocks, loaded, model.device):
+            yield self._sum(model, block)
+
+    def _sum(self, model: LanguageModel, block: Block) -> _BlockSum:
+        updates, loss = block_updates(model, self.adapter, block, self.local, self.engine)
+        if self.scale is not None:
+            updates *= self.scale
+        clipped = self.rule(updates, self.clip_norm, model.layout)
+        tally = clipping.Tally.empty(updates.device)
+        tally.add(clipped.norms, self.clip_norm)
+        return _BlockSum(
+            total=clipped.total_on_grid(self.grid) if self.grid else clipped.total,
+            loss=loss,
+            tally=tally,
+            rows=[clipped.rows(self.grid)] if self.keep_rows else [],
+        )
+
+
+def _spread(
+    task: _Task, models: Sequence[LanguageModel], blocks: Iterable[Sequence[Unit]]
+) -> Generator[_BlockSum, None, None]:
+    """The sum of each block on the CPU, in the order of the blocks, computed on several devices."""
+
+    def worker(
+        model: LanguageModel, taken: Iterator[Sequence[Unit]]
+    ) -> Generator[_BlockSum, None, None]:
+        with _current(model.device):
+            for part in task.at(model.device).sums(model, taken):
+                yield part.cpu()
+
+    return spread.in_order(blocks, [functools.partial(worker, model) for model in models])
+
+
+def _current(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Make a GPU the current one of this thread, for libraries that ask for no other."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def load_block(model: LanguageModel, units: Sequence[Unit], max_tokens: int) -> Block:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -37,8 +39,10 @@ class EngineSettings:
     """Sizes that change speed and memory; they change a cohort's sum by float rounding only.
 
     Attributes:
-        max_tokens: positions of one stack, at most; smaller after the device ran out of memory.
+        max_tokens: positions of one stack, at most; smaller after a device ran out of memory.
         max_lanes: units of one block, whose gradients are held together, at most.
+        models: one model on several devices, among which blocks are divided; empty: one device.
+        turns: a lock for passes that only one thread may start at a time; None: all may.
 
     Raises:
         ConfigurationError: a size is below 1.
@@ -46,11 +50,23 @@ class EngineSettings:
 
     max_tokens: int = CPU_TOKENS
     max_lanes: int = MAX_LANES["cpu"]
+    models: Sequence[LanguageModel] = ()
+    turns: threading.Lock | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("max_tokens", self.max_tokens), ("max_lanes", self.max_lanes)):
             if value < 1:
                 raise ConfigurationError(f"engine.{name}={value}: must be at least 1.")
+
+    def models_of(self, model: LanguageModel) -> Sequence[LanguageModel]:
+        """The model on each device, itself the first.
+
+        Raises:
+            ValueError: the settings are of another model.
+        """
+        if self.models and self.models[0] is not model:
+            raise ValueError("Engine settings with several devices serve one model.")
+        return self.models or (model,)
 
     def attempt(
         self, compute: Callable[[], _Result], batch: Batch, *, shrink: bool = True
@@ -67,7 +83,8 @@ class EngineSettings:
             MemoryError: memory ran out with a single row.
         """
         try:
-            return compute()
+            with self.turns or contextlib.nullcontext():
+                return compute()
         except torch.OutOfMemoryError:
             pass  # handled below, once the traceback has released the tensors of the attempt
         if len(batch.inputs) == 1:
@@ -87,27 +104,55 @@ def _warn_once() -> None:
 
 
 def fitted(
-    model: LanguageModel, seq_len: int, max_tokens: int | None, max_lanes: int | None
+    model: LanguageModel,
+    seq_len: int,
+    max_tokens: int | None,
+    max_lanes: int | None,
+    others: Sequence[LanguageModel] = (),
 ) -> EngineSettings:
     """Engine settings with the given sizes; a size of None is chosen from free memory.
 
     On a GPU the number of positions is chosen by computing two stacks of random tokens. On a CPU
-    it is a constant.
+    it is a constant. Several devices get the sizes of the smallest, so that a block is computed in
+    the same stacks wherever it is.
 
     Args:
         seq_len: tokens of a record, at most.
+        others: the same model on further devices.
 
     Raises:
         ConfigurationError: a given size is negative.
     """
-    free = free_bytes(model.device)
+    models = (model, *others)
+    fits = [_fits(one, seq_len, max_tokens, max_lanes, _sharing(one, models)) for one in models]
+    return EngineSettings(
+        max_tokens=min(tokens for tokens, _ in fits),
+        max_lanes=min(lanes for _, lanes in fits),
+        models=models if others else (),
+    )
+
+
+def _sharing(model: LanguageModel, models: Sequence[LanguageModel]) -> int:
+    """How many of the models share the memory of this one's device."""
+    return sum(one.device == model.device for one in models)
+
+
+def _fits(
+    model: LanguageModel,
+    seq_len: int,
+    max_tokens: int | None,
+    max_lanes: int | None,
+    sharing: int,
+) -> tuple[int, int]:
+    """Positions of a stack and units of a block for one device, which ``sharing`` models share."""
+    free = free_bytes(model.device) / sharing
     limit = float(MAX_LANES[model.device.type])
     lanes = max_lanes or max(1, int(min(limit, free / 4 / _lane_bytes(model))))
     if max_tokens is None and model.device.type == "cuda":
         available = _MEMORY_FRACTION * (free - lanes * _lane_bytes(model))
         positions = min(float(MAX_TOKENS), available / _position_bytes(model, seq_len))
         max_tokens = max(seq_len - 1, int(positions))
-    return EngineSettings(max_tokens=max_tokens or CPU_TOKENS, max_lanes=lanes)
+    return max_tokens or CPU_TOKENS, lanes
 
 
 def _lane_bytes(model: LanguageModel) -> int:

@@ -30,6 +30,8 @@ _SEARCH_PATH = "hydra.searchpath="  # override that names further folders of con
 # Overrides of Hydra itself that a sweep obeys; a single run, only the first. No other is ignored.
 _OBEYED = ("hydra.searchpath", "hydra.sweep.dir", "hydra/launcher", "hydra.launcher",
            "hydra.sweeper.params", "hydra.job.env_set", "hydra.job.env_copy")  # fmt: skip
+# A run's devices have commas between them, which are choices of a sweep to Hydra.
+_LIST = re.compile(r"^(\+{0,2}device=)([\w:]+(?:,[\w:]+)+)$")
 OmegaConf.register_new_resolver(
     "unless", lambda value, other: other if value is None else None, replace=True
 )
@@ -222,6 +224,7 @@ def _grids_of_experiment(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:
+    overrides = [_LIST.sub(r"\1'\2'", item) for item in overrides]
     _check_obeyed(overrides, _OBEYED[:1])
     for item, override in zip(overrides, _parsed(overrides), strict=True):
         if override.is_sweep_override():

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from userdp.clients.models import acceleration, embedded, isolation_probe, language_model
+from userdp.clients.models import (
+    acceleration,
+    embedded,
+    isolation_probe,
+    language_model,
+    replica,
+)
 from userdp.clients.models.language_model import LanguageModel
 from userdp.clients.models.peft_adapter import LoraSettings
 from userdp.clients.tokenization.tokenizer import TokenizerEncode
@@ -157,17 +164,23 @@ def fit_engine(
 ) -> EngineSettings:
     """The sizes of stacks and blocks for this machine; switches checkpointing and compilation on.
 
+    With several devices, they hold a copy of the model for each. The first one alone is probed.
+
     Args:
+        model: on the first device of the settings.
         probed: results of the isolation probe of models around the same base tensors, whose device
-            and precision are therefore the same, too; takes this one's. A sweep checks each job
-            and runs it later. None: the model is probed in any case.
+            and precision are therefore the same, too; takes this one's, and copies of the base
+            tensors on further devices. A sweep checks each job and runs it later. None: the model
+            is probed in any case.
 
     Raises:
         ConfigurationError: a configured size is below 1, or the model mixes its users.
     """
     engine, probed = settings.engine, {} if probed is None else probed
-    acceleration.checkpoint(model.module, engine.checkpointing)
-    acceleration.compile_layers(model.module, engine.compile)
+    others = _replicas(settings, model, probed)
+    for one in (model, *others):
+        acceleration.checkpoint(one.module, engine.checkpointing)
+        acceleration.compile_layers(one.module, engine.compile)
     key = (
         repr(_lora(settings.model, settings.seed)),  # its targets may be a list
         *(model.layout.digest, model.classes, settings.model.seq_len),
@@ -175,12 +188,26 @@ def fit_engine(
     )
     if key not in probed:
         probed[key] = isolation_probe.probe(model, settings.model.seq_len)
-    return memory.fitted(
+    fitted = memory.fitted(
         model,
         settings.model.seq_len,
         None if engine.max_tokens == "auto" else engine.max_tokens,
         None if engine.max_lanes == "auto" else engine.max_lanes,
+        others,
     )
+    # A pass may compile layers, which torch does through variables that all threads share.
+    return replace(fitted, turns=threading.Lock()) if others and engine.compile else fitted
+
+
+def _replicas(
+    settings: Settings, model: LanguageModel, probed: dict[Hashable, Any]
+) -> list[LanguageModel]:
+    """The model on each device of the settings but the first."""
+    found = []
+    for device in devices.several(settings.device)[1:]:
+        moved = probed.setdefault(("tensors", device), {})
+        found.append(replica.replica(model, device, moved))
+    return found
 
 
 def _lora(model: Model, seed: int) -> LoraSettings:

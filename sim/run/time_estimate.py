@@ -27,7 +27,9 @@ def minutes(
         ("seconds a row", settings.model.lora, settings.engine, length, engine.max_tokens),
         lambda: _seconds_a_row(inputs.model, length, engine.max_tokens),
     )
-    return plan.rounds * settings.cohort * k * settings.strategy.local_steps * seconds / 60
+    devices = len({model.device for model in engine.models_of(inputs.model)})
+    rows = plan.rounds * settings.cohort * k * settings.strategy.local_steps
+    return rows * seconds / devices / 60
 
 
 def _seconds_a_row(model: LanguageModel, length: int, max_tokens: int) -> float:

@@ -194,6 +194,17 @@ def clear_or_resume(job: Job) -> Settings:
     return job.settings
 
 
+def is_running(folder: RunFolder) -> bool:
+    """Whether a process holds the ledger of a run."""
+    if not folder.ledger.exists():
+        return False
+    try:
+        with _locked(folder.ledger, "r+b"):
+            return False
+    except ConfigurationError:
+        return True
+
+
 @contextlib.contextmanager
 def exclusive(sweep: SweepFolder) -> Iterator[None]:
     """Lock a sweep's folder for this process; the folder is created if there is none.

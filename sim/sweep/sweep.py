@@ -185,6 +185,8 @@ def _output_to(path: Path) -> Iterator[None]:
 
 
 def _failure(job: Job) -> str:
+    if jobs.is_running(job.folder):  # the launcher stopped for the sake of another job
+        return "it is still running, and was left to itself; wait until it ends"
     return jobs.failure_reason(job.folder) or "its process ended without a message"
 
 

@@ -37,3 +37,49 @@ def test_auto_is_bfloat16_only_on_a_gpu_that_has_it(monkeypatch):
         assert devices.dtype("auto", cpu) == torch.float32
     assert devices.dtype("bfloat16", cpu) == torch.bfloat16
     assert devices.dtype("float32", gpu) == torch.float32
+
+
+def with_gpus(monkeypatch, *kinds):
+    """A machine with GPUs of these kinds."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(kinds))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: kinds[device.index])
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("cuda:0,cuda:1", ["cuda:0", "cuda:1"]),
+        ("cuda:2, cuda:0", ["cuda:2", "cuda:0"]),
+        ("cuda,cuda:1", ["cuda:0", "cuda:1"]),
+        ("cuda:all", ["cuda:0", "cuda:1", "cuda:2"]),
+        ("cuda:1", ["cuda:1"]),
+        ("cpu", ["cpu"]),
+        ("cpu,cpu", ["cpu", "cpu"]),
+    ],
+)
+def test_several_devices_keep_their_order_and_the_first_is_the_device(monkeypatch, name, wanted):
+    with_gpus(monkeypatch, "A", "A", "A")
+    assert [str(device) for device in devices.several(name)] == wanted
+    assert str(devices.device(name)) == wanted[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds", "told"),
+    [
+        ("cuda:0,cuda:0", "AA", "cuda:0 is named twice"),
+        ("cuda,cuda:1,cuda:0", "AA", "cuda:0 is named twice"),
+        ("cuda:0,cuda:2", "AA", "this machine has 2 GPUs"),
+        ("cuda:all", "", "this machine has 0 GPUs"),
+        ("cuda:all", "AB", r"GPUs of different kinds \(A, B\)"),
+        ("cuda:0,cuda:1", "AB", r"GPUs of different kinds \(A, B\)"),
+        ("cpu,cuda:0", "A", "a CPU and a GPU round differently"),
+        ("cuda:0,cpu", "A", "a CPU and a GPU round differently"),
+        ("auto,auto", "A", "choose auto, cpu"),
+        ("cpu,", "A", "choose auto, cpu"),
+        ("cuda:0,cuda:all", "AA", "choose auto, cpu"),
+    ],
+)
+def test_devices_that_are_missing_repeated_or_mixed_are_refused(monkeypatch, name, kinds, told):
+    with_gpus(monkeypatch, *kinds)
+    with pytest.raises(ConfigurationError, match=f"^device={name}: {told}"):
+        devices.several(name)

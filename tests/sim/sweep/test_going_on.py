@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from userdp.sim.run import runner
 from userdp.sim.run_folder import composed_epsilon
 from userdp.sim.run_folder.layout import RunFolder, SweepFolder
 from userdp.sim.sweep import jobs
+from userdp.sim.sweep import sweep as sweep_module
 
 pytestmark = pytest.mark.slow  # whole runs
 
@@ -202,6 +206,60 @@ def test_other_launchers_leave_the_same_folders(monkeypatch, capsys, launcher):
     for number in "01":
         ours, theirs = (Path(place) / number / "metrics.jsonl" for place in ("here", "mine"))
         assert ours.read_bytes() == theirs.read_bytes()
+
+
+def running_job(number):
+    """The process of a job that submitit started, once its ledger has some rounds."""
+    ledger, deadline = Path(f"mine/{number}/ledger.jsonl"), time.monotonic() + 240
+    while not ledger.exists() or ledger.read_bytes().count(b"\n") < 20:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    controllers = sorted(int(p.name) for p in Path("mine/.submitit").iterdir() if p.name.isdigit())
+    controller = controllers[number]
+    [process] = Path(f"/proc/{controller}/task/{controller}/children").read_text().split()
+    return int(process)
+
+
+@pytest.mark.slow
+def test_a_preempted_job_resumes_by_itself_and_a_killed_one_by_the_same_command(
+    monkeypatch, capsys
+):
+    """As a cluster ends jobs: a signal ahead of time, which submitit handles, and no signal."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("SUBMITIT_LOG_LEVEL", "NOCONFIG")
+    choices = ["cohort=4,6", "rounds=200", "eval_every=200", "output=mine"]
+    asked = [*choices, "hydra/launcher=submitit_local"]
+
+    def end():
+        os.kill(running_job(0), signal.SIGUSR2)
+        os.kill(running_job(1), signal.SIGKILL)
+
+    ending = threading.Thread(target=end)
+    ending.start()
+    assert sweep(*asked) == 1
+    ending.join()
+    assert "job 1 (cohort=6): its process ended without a message" in capsys.readouterr().err
+    before = Path("mine/0/ledger.jsonl").read_bytes()
+    assert "SIGUSR2" in Path("mine/0/output.txt").read_text()
+    assert before.count(b'"intent"') == 200  # the round that was cut off counts
+    assert before.count(b'"done"') in (199, 200)
+    assert sweep(*asked) == 0
+    assert "2 of 2 complete, 1 of them from before" in capsys.readouterr().out
+    assert Path("mine/0/ledger.jsonl").read_bytes() == before
+    assert Path("mine/1/ledger.jsonl").read_bytes().count(b'"intent"') == 200
+
+
+def test_a_job_that_its_launcher_left_running_is_not_called_dead(tmp_path):
+    [job] = jobs.compose(small_world.overrides(), tmp_path)
+    assert sweep_module._failure(job) == "its process ended without a message"
+    job.folder.ledger.parent.mkdir(parents=True)
+    job.folder.ledger.touch()
+    assert not jobs.is_running(job.folder)
+    with job.folder.ledger.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert "still running" in sweep_module._failure(job)
+    assert sweep_module._failure(job) == "its process ended without a message"
 
 
 def test_a_launcher_that_is_not_installed_is_named(capsys):
