@@ -7,7 +7,7 @@ from typing import Any
 
 from userdp.server.mechanisms import header_facts, registry
 from userdp.server.mechanisms.base import ZERO_OUT, Mechanism
-from userdp.server.statement import statement
+from userdp.server.statement import statement, trust
 from userdp.sim.common import foreign_code, renamed
 from userdp.sim.config import optimizer
 from userdp.sim.config.settings import Settings
@@ -89,12 +89,25 @@ def header(
         "data": {name: getattr(data, name) for name in _PUBLIC_DATA},
         **_asked(mechanism, settings),
         **({"canaries": data.canaries} if data.canaries else {}),
+        **_secure_sum(settings),
     }
 
 
 def _asked(mechanism: Mechanism, settings: Settings) -> dict[str, Any]:
     """What `userdp verify` builds the mechanism from once more, beside the fields above."""
     return {"cohort": mechanism.cohort, "strategy_options": dict(settings.strategy.options)}
+
+
+def _secure_sum(settings: Settings) -> dict[str, Any]:
+    """Who could read single nodes' sums: the one field that a run with secure sums has more.
+
+    All else is the same: masks change no sensitivity, no noise and no event.
+    """
+    runtime = settings.runtime
+    if not runtime.secure_sum:
+        return {}
+    keys = trust.OF_THE_RUN if runtime.keys is None else trust.OF_THE_NODES
+    return {"secure_sum": {"nodes": runtime.nodes, "keys": keys}}
 
 
 def continued(

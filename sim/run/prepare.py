@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from userdp.clients import node_keys
 from userdp.clients.training.clipping import CLIP_RULES
 from userdp.clients.training.memory import EngineSettings
+from userdp.server import secure_sum
 from userdp.server.ledger import ledger
 from userdp.server.optimizers import registry, schedules
 from userdp.server.optimizers.server_optimizer import ServerOptimizer
@@ -59,6 +61,7 @@ def prepare(settings: Settings, load: LoadInputs = run_inputs.load) -> Prepared:
     inputs = load(settings.data, settings.model, settings.seed, settings.device)
     plan = make_plan(settings, inputs)
     CLIP_RULES.find(plan.mechanism.clipping)
+    _check_secure_sum(settings, plan)
     optimizer = _optimizer(settings, plan, inputs)
     return Prepared(
         settings=settings,
@@ -68,6 +71,22 @@ def prepare(settings: Settings, load: LoadInputs = run_inputs.load) -> Prepared:
         engine=run_inputs.fit_engine(settings, inputs.model, inputs.probed),
         header=_header(settings, plan, inputs, rescaled=optimizer.rescales),
     )
+
+
+def _check_secure_sum(settings: Settings, plan: Plan) -> None:
+    """Refuse keys of another federation, and sums that cannot be masked without rounding."""
+    runtime = settings.runtime
+    if not runtime.secure_sum:
+        return
+    secure_sum.check(plan.mechanism)
+    if runtime.keys is None:
+        return
+    found = len(node_keys.roster(Path(runtime.keys)).keys)
+    if found != runtime.nodes:
+        raise ConfigurationError(
+            f"runtime.keys={runtime.keys}: the roster has {found} nodes, and "
+            f"runtime.nodes={runtime.nodes}; make keys for all nodes."
+        )
 
 
 def _header(

@@ -19,7 +19,7 @@ from userdp.server.accounting import second_opinion
 from userdp.server.ledger import hash_chain, ledger
 from userdp.server.ledger.ledger import Account
 from userdp.server.mechanisms.base import Mechanism
-from userdp.server.statement import claim, prose, schema, statement
+from userdp.server.statement import claim, prose, schema, statement, trust
 from userdp.sim.common import foreign_code, renamed, third_party
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.common.foreign_code import CodeNotLoadedError
@@ -60,6 +60,7 @@ class Verified:
             "verify RUN --head HEAD)",
             self.second,
             *self._simulation_only(),
+            f"Trust model: {trust.short(self.account.header)}.",
             f"{rounds} rounds intended, {unfinished} of them without a release.",
             prose.claim(self.statement),
         ]
