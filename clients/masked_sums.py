@@ -36,18 +36,18 @@ class MaskedSums:
     _secrets: dict[int, list[bytes]] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, folder: Path, *, own: bool = True) -> Self:
+    def of(cls, folder: Path, *, kept: bool = True) -> Self:
         """From a folder of keys.
 
         Args:
             folder: with the roster, and the private keys of this process's nodes.
-            own: whether other processes, now or later, use the same keys; answered rounds are then
-                kept in the folder, and else in memory.
+            kept: whether other processes, now or later, serve the same nodes with these keys:
+                answered rounds are then kept in the folder, and else in memory.
 
         Raises:
             ConfigurationError: the roster is missing, damaged or unsafe.
         """
-        return cls(folder, node_keys.roster(folder), AnsweredRounds(folder if own else None))
+        return cls(folder, node_keys.roster(folder), AnsweredRounds(folder if kept else None))
 
     def check_place(self, place: Introduction) -> None:
         """Check that a node is one of the roster's, and has its key.

@@ -57,7 +57,7 @@ def context(contract: Contract, given: Sequence[np.ndarray]) -> bytes:
     digest = hashlib.sha256(json.dumps(asdict(contract), sort_keys=True).encode())
     for vector in given:
         digest.update(f"{vector.dtype.str} {vector.shape} ".encode())
-        digest.update(np.ascontiguousarray(vector))
+        digest.update(np.ascontiguousarray(vector).tobytes())
     return digest.digest()
 
 

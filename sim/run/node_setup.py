@@ -44,7 +44,7 @@ def host(
     settings: Settings,
     inputs: RunInputs,
     engine: EngineSettings,
-    masked_sums: MaskedSums | None = None,
+    masked: MaskedSums | None = None,
 ) -> Host:
     """The model and the training records, with perplexities if the selection needs them.
 
@@ -52,32 +52,34 @@ def host(
         settings: of the run.
         inputs: its model and records.
         engine: fitted to the device.
-        masked_sums: of a run with secure sums.
+        masked: of a run with secure sums.
     """
     population = _train_population(settings, inputs, engine)
-    return Host(inputs.model, population, engine, masked_sums=masked_sums)
+    return Host(inputs.model, population, engine, masked_sums=masked)
 
 
 @contextlib.contextmanager
-def keys(settings: Settings) -> Iterator[Path | None]:
-    """The folder of the nodes' keys in a run with secure sums; fresh ones where none is configured.
+def masked_sums(settings: Settings) -> Iterator[MaskedSums | None]:
+    """What masks the sums of this process's nodes; None in a run without secure sums.
 
-    Fresh keys are for a simulation: they lie in the cache while it runs, where its processes find
-    them, and are deleted at its end.
+    Where no keys are configured, fresh ones are made, for a simulation: they lie in the cache while
+    it runs, where its other processes find them, and are deleted at its end.
     """
     runtime = settings.runtime
-    if not runtime.secure_sum or runtime.keys is not None:
-        yield None if runtime.keys is None else Path(runtime.keys)
-        return
-    with node_keys.temporary(cache.cache_root() / "keys", runtime.nodes) as folder:
-        yield folder
+    if not runtime.secure_sum:
+        yield None
+    elif runtime.keys is not None:
+        yield MaskedSums.of(Path(runtime.keys))
+    else:
+        with node_keys.temporary(cache.cache_root() / "keys", runtime.nodes) as folder:
+            yield MaskedSums.of(folder, kept=False)
 
 
-def with_keys(config: Mapping[str, Any], folder: Path | None) -> Mapping[str, Any]:
+def with_keys(config: Mapping[str, Any], masked: MaskedSums | None) -> Mapping[str, Any]:
     """The configuration that nodes in other processes are built from, with their folder of keys."""
-    if folder is None:
+    if masked is None:
         return config
-    return {**config, "runtime": {**config["runtime"], "keys": str(folder.absolute())}}
+    return {**config, "runtime": {**config["runtime"], "keys": str(masked.folder.absolute())}}
 
 
 def app_from_config(values: Mapping[str, Any]) -> ClientApp:

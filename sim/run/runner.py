@@ -93,7 +93,7 @@ def run(
     stopped = environment_errors.raised_as(
         StoppedError, _places(settings), lambda: _resume_command(settings)
     )
-    with stopped, opened as ledger, node_setup.keys(settings) as keys:
+    with stopped, opened as ledger, node_setup.masked_sums(settings) as masked:
         if settings.track.simulation_only:  # before the first such value is printed or written
             ledger.note(hash_chain.SIMULATION_ONLY)
         _print_start(prepared, minutes)
@@ -102,12 +102,8 @@ def run(
         tracker = trackers.of(settings)
         _start(tracker, prepared, config)
         try:
-            masked = (
-                None if keys is None else MaskedSums.of(keys, own=settings.runtime.keys is not None)
-            )
             strategy = _strategy(prepared, ledger, mechanism, tracker, masked)
-            nodes = _nodes(prepared, node_setup.with_keys(config, keys), masked)
-            return _run_rounds(prepared, nodes, strategy, tracker)
+            return _run_rounds(prepared, config, strategy, tracker, masked)
         except KeyboardInterrupt as interrupt:
             interrupt.add_note(_resume_command(settings))
             raise
@@ -118,9 +114,14 @@ def run(
 
 
 def _run_rounds(
-    prepared: Prepared, nodes: Nodes, strategy: PrivateStrategy, tracker: Tracker
+    prepared: Prepared,
+    config: Mapping[str, Any],
+    strategy: PrivateStrategy,
+    tracker: Tracker,
+    masked: MaskedSums | None,
 ) -> Result:
     start = time.perf_counter()
+    nodes = _nodes(prepared, config, masked)
     before, after = _train(prepared, nodes, strategy, tracker)
     seconds = time.perf_counter() - start
     prepared.plan.mechanism.delete_secrets(prepared.folder.checkpoint)
@@ -199,7 +200,7 @@ def _nodes(prepared: Prepared, config: Mapping[str, Any], masked: MaskedSums | N
     return Nodes(
         count=settings.runtime.nodes,
         app=client_app(host),
-        config=config,
+        config=node_setup.with_keys(config, masked),
         make_app=node_setup.app_from_config,
     )
 
