@@ -112,13 +112,14 @@ def private(folder: Path, partition: int) -> X25519PrivateKey:
     path = private_path(folder, partition)
     start = f"runtime.keys={folder}: {path.name}"
     try:
-        if stat.S_IMODE(path.stat().st_mode) & 0o077:
-            raise ConfigurationError(f"{start}: others may read it; chmod 600 {path}")
+        mode = stat.S_IMODE(path.stat().st_mode)
         key = load_pem_private_key(path.read_bytes(), password=None)
     except OSError as error:
         raise ConfigurationError(f"{start}: {error.strerror}.") from None
     except (ValueError, TypeError):
         raise ConfigurationError(f"{start}: it holds no private key.") from None
+    if mode & 0o077:
+        raise ConfigurationError(f"{start}: others may read it; chmod 600 {path}")
     if not isinstance(key, X25519PrivateKey):
         raise ConfigurationError(f"{start}: it holds a key of another kind than X25519.")
     if key.public_key().public_bytes_raw() != roster(folder).keys[partition]:
