@@ -20,6 +20,8 @@ _PUBLIC_DATA = (
     *("format", "user", "text", "prompt", "chat", "text_pair", "label"),
     *("split_column", "holdout"),
 )
+# Fields that only a header whose configuration asks for them has.
+WHERE_ASKED = ("noise", "canaries", "secure_sum")
 
 
 def code(settings: Settings, mechanism: Mechanism) -> str:

@@ -219,6 +219,8 @@ def _check_configuration(
         for name, value in asked.items()
         if name in header or name not in hash_chain.UNRECORDED[account.format]
     }
+    absent = [name for name in ledger_header.WHERE_ASKED if name in header and name not in asked]
+    known |= dict.fromkeys(absent)
     stored = mechanism_facts.comparable(mechanism, renamed.current(header))
     problems = findings.contradictions(
         stored, known, source="the ledger", other=f"in {run.config.name}"
