@@ -14,7 +14,7 @@ import json
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,26 +64,51 @@ def private_path(folder: Path, partition: int) -> Path:
 
 
 def make(folder: Path, nodes: int) -> Roster:
-    """Make fresh keys for all nodes of a federation; private ones are for their owner's eyes.
+    """Make fresh keys for all nodes of a federation on one machine.
 
     Args:
         folder: created where it is missing.
-        nodes: how many.
+        nodes: how many, two or more.
 
     Raises:
-        ConfigurationError: the folder holds keys already, or there are fewer than two nodes.
+        ConfigurationError: the folder holds keys already.
+        ValueError: there are fewer than two nodes.
     """
     if (folder / ROSTER).exists():
         raise ConfigurationError(f"runtime.keys={folder}: it holds keys already; take a new one.")
+    return write_roster(folder, [make_private(folder, partition) for partition in range(nodes)])
+
+
+def make_private(folder: Path, partition: int) -> bytes:
+    """Make the private key of one node, readable by its owner alone; returns the public key.
+
+    Raises:
+        ConfigurationError: the node has a key already.
+    """
+    path = private_path(folder, partition)
+    if path.exists():
+        raise ConfigurationError(f"runtime.keys={folder}: {path.name} is there; take a new folder.")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    made = [X25519PrivateKey.generate() for _ in range(nodes)]
-    for partition, key in enumerate(made):
-        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        durable_file.replace(private_path(folder, partition), pem, mode=0o600)
-    public = [key.public_key().public_bytes_raw() for key in made]
-    text = json.dumps({"format": 1, "nodes": [key.hex() for key in public]}, indent=1)
-    durable_file.replace(folder / ROSTER, text.encode())  # last: with it the folder is complete
-    return roster(folder)
+    key = X25519PrivateKey.generate()
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    durable_file.replace(path, pem, mode=0o600)
+    return key.public_key().public_bytes_raw()
+
+
+def write_roster(folder: Path, keys: Sequence[bytes]) -> Roster:
+    """Write the roster of a federation.
+
+    Args:
+        folder: of the keys.
+        keys: public keys of 32 bytes, in the order of the partitions.
+
+    Raises:
+        ValueError: as `Roster`.
+    """
+    made = Roster(tuple(keys))
+    text = json.dumps({"format": 1, "nodes": [key.hex() for key in keys]}, indent=1)
+    durable_file.replace(folder / ROSTER, text.encode())
+    return made
 
 
 def roster(folder: Path) -> Roster:
