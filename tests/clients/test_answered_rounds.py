@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -73,24 +74,31 @@ def test_another_process_refuses_what_this_one_has_answered(folder):
         AnsweredRounds(folder).note(1, RUN, 4)
 
 
-def test_of_many_who_would_answer_a_round_at_once_one_does(folder):
-    start, won = threading.Barrier(8), []
+def test_of_many_who_would_answer_a_round_at_once_one_does(folder, monkeypatch):
+    start, outcomes = threading.Barrier(4), []
+    check = AnsweredRounds.check
+
+    def slow(self, *arguments):
+        check(self, *arguments)
+        time.sleep(0.2)  # long enough for the others to pass the same check, if they could
+
+    monkeypatch.setattr(AnsweredRounds, "check", slow)
 
     def answer():
         rounds = AnsweredRounds(folder)  # as in a process of its own
         start.wait()
         try:
             rounds.note(0, RUN, 1)
-        except AnsweredError:
-            return
-        won.append(1)
+            outcomes.append("answered")
+        except Exception as error:
+            outcomes.append(type(error).__name__)
 
-    threads = [threading.Thread(target=answer) for _ in range(8)]
+    threads = [threading.Thread(target=answer) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(won) == 1
+    assert sorted(outcomes) == ["AnsweredError"] * 3 + ["answered"]
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"a": "b"}', b'{"a": null}', b"\xff"])

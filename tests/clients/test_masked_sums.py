@@ -77,6 +77,22 @@ def test_all_nodes_together_say_the_exact_sum(rosters, nodes, size, chance):
     assert total.figures == dict.fromkeys(FIGURES, 3.0 * nodes)
 
 
+def test_nodes_need_nothing_but_their_own_key_and_the_roster(tmp_path):
+    """As in a deployment: keys are made at home, and only public ones are given away."""
+    homes = [tmp_path / name for name in ("a", "b", "c")]
+    public = [node_keys.make_private(home, place) for place, home in enumerate(homes)]
+    rosters = {node_keys.write_roster(home, public).digest for home in homes}
+    assert len(rosters) == 1
+    assert all(len(list(home.iterdir())) == 2 for home in homes)
+    vectors = [
+        sent(3, steps_of([10**place]), place, MaskedSums.of(home), round=1)
+        for place, home in enumerate(homes)
+    ]
+    assert fixed(1, 3).decoded(sum(vectors, np.zeros_like(vectors[0]))).total / GRID == [111]
+    with pytest.raises(ConfigurationError, match=r"node-0.key is there"):
+        node_keys.make_private(homes[0], 0)
+
+
 @pytest.mark.parametrize("nodes", range(2, 8))
 def test_the_sum_of_all_but_one_says_nothing(rosters, nodes):
     number = next(NUMBER)
