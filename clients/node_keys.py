@@ -63,6 +63,11 @@ def private_path(folder: Path, partition: int) -> Path:
     return folder / f"node-{partition}.key"
 
 
+def private_paths(folder: Path) -> list[Path]:
+    """The files of all private keys that lie in a folder."""
+    return sorted(folder.glob("node-*.key"))
+
+
 def make(folder: Path, nodes: int) -> Roster:
     """Make fresh keys for all nodes of a federation on one machine.
 

@@ -43,6 +43,7 @@ def header(
     rescaled: bool = False,
     revision: str | None = None,
     dtype: str = "",
+    keys: str = trust.AT_THE_SERVER,
 ) -> dict[str, Any]:
     """All parameters that must be the same for a run to be resumed.
 
@@ -53,6 +54,7 @@ def header(
             clip.
         revision: of the base model, where it comes from the hub.
         dtype: precision of the base model's weights.
+        keys: where the private keys of secure sums are, in words of `trust`.
     """
     mechanism, strategy, data = plan.mechanism, settings.strategy, settings.data
     return {
@@ -91,7 +93,7 @@ def header(
         "data": {name: getattr(data, name) for name in _PUBLIC_DATA},
         **_asked(mechanism, settings),
         **({"canaries": data.canaries} if data.canaries else {}),
-        **_secure_sum(settings),
+        **_secure_sum(settings, keys),
     }
 
 
@@ -100,7 +102,7 @@ def _asked(mechanism: Mechanism, settings: Settings) -> dict[str, Any]:
     return {"cohort": mechanism.cohort, "strategy_options": dict(settings.strategy.options)}
 
 
-def _secure_sum(settings: Settings) -> dict[str, Any]:
+def _secure_sum(settings: Settings, keys: str) -> dict[str, Any]:
     """Who could read single nodes' sums: the one field that a run with secure sums has more.
 
     All else is the same: masks change no sensitivity, no noise and no event.
@@ -108,8 +110,9 @@ def _secure_sum(settings: Settings) -> dict[str, Any]:
     runtime = settings.runtime
     if not runtime.secure_sum:
         return {}
-    keys = trust.OF_THE_RUN if runtime.keys is None else trust.OF_THE_NODES
-    return {"secure_sum": {"nodes": runtime.nodes, "keys": keys}}
+    made_here = runtime.keys is None  # by the process of the server
+    found = trust.AT_THE_SERVER if made_here else keys
+    return {"secure_sum": {"nodes": runtime.nodes, "keys": found}}
 
 
 def continued(

@@ -15,6 +15,7 @@ from userdp.server import secure_sum
 from userdp.server.ledger import ledger
 from userdp.server.optimizers import registry, schedules
 from userdp.server.optimizers.server_optimizer import ServerOptimizer
+from userdp.server.statement import trust
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config.data import Data
 from userdp.sim.config.settings import Model, Settings
@@ -100,11 +101,19 @@ def _header(
         rescaled=rescaled,
         revision=inputs.revision,
         dtype=inputs.model.dtype,
+        keys=_keys(settings),
     )
     if settings.resume is None:
         return header
     stored = ledger.verify(RunFolder(settings.folder).ledger).header
     return ledger_header.continued(header, stored, counted=settings.privacy.users is None)
+
+
+def _keys(settings: Settings) -> str:
+    """Where the private keys of secure sums are: not at the server, if its folder holds none."""
+    folder = settings.runtime.keys
+    elsewhere = folder is not None and not node_keys.private_paths(Path(folder))
+    return trust.AT_THE_NODES if elsewhere else trust.AT_THE_SERVER
 
 
 def make_plan(settings: Settings, inputs: RunInputs) -> Plan:

@@ -209,6 +209,7 @@ def _check_configuration(
             rescaled=header["rescaled"],
             revision=header.get("base_revision"),
             dtype=header.get("base_dtype", ""),
+            keys=header.get("secure_sum", {}).get("keys", trust.AT_THE_SERVER),
         )
     except KeyError as error:
         raise ConfigurationError(f"verify: {run.ledger} lacks {error} in its header.") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -72,15 +73,53 @@ def test_a_run_with_secure_sums_equals_a_plain_one_but_for_its_trust_model(name)
     assert told["epsilon"] == secret["epsilon"]
 
 
-def test_statement_card_and_verify_name_who_saw_what(capsys):
+def at_home(count):
+    """A runtime whose nodes have folders of their own, and the server the roster alone."""
+    homes = [Path(f"home-{place}").absolute() for place in range(count)]
+    public = [node_keys.make_private(home, place) for place, home in enumerate(homes)]
+    for folder in (*homes, Path("server")):
+        node_keys.write_roster(folder, public)
+
+    @contextlib.contextmanager
+    def start(nodes):
+        runtime = nodes.config["runtime"]
+        configs = [{**nodes.config, "runtime": {**runtime, "keys": str(home)}} for home in homes]
+        apps = [nodes.make_app(config) for config in configs]
+
+        def app(message, context):
+            return apps[int(context.node_config["partition-id"])](message, context)
+
+        yield in_process.InProcessGrid(app, nodes.count)
+
+    return start
+
+
+def test_a_private_key_that_comes_to_the_server_ends_its_trust_model(capsys, monkeypatch):
+    monkeypatch.setattr(in_process, "start", at_home(2))
+    two = ["rounds=2", "runtime.nodes=2", "runtime.secure_sum=true", "runtime.keys=server"]
+    whole_runs.stopped("run", 2, *two, "rounds=3")
+    shutil.copy("home-0/node-0.key", "server/node-0.key")
+    capsys.readouterr()
+    assert cli.main(["run", "resume=run"]) == 2
+    assert "secure_sum.keys: 'at the nodes' in the ledger" in capsys.readouterr().err
+    Path("server/node-0.key").unlink()
+    assert cli.main(["run", "resume=run"]) == 0
+    assert cli.main(["verify", "run"]) == 0
+
+
+def test_statement_card_and_verify_name_who_saw_what(capsys, monkeypatch):
     whole_runs.ran("plain", "rounds=1", "runtime.nodes=2")
     whole_runs.ran("simulated", "rounds=1", *MASKED)
     node_keys.make(Path("keys"), 4)
-    whole_runs.ran("deployed", "rounds=1", *MASKED, "runtime.keys=keys")
+    whole_runs.ran("one machine", "rounds=1", *MASKED, "runtime.keys=keys")
+    monkeypatch.setattr(in_process, "start", at_home(2))
+    two = ["rounds=2", "runtime.nodes=2", "runtime.secure_sum=true", "runtime.keys=server"]
+    whole_runs.ran("deployed", *two)
     told = {
         "plain": ("the server saw each node's sum", "the server sees each node's sum"),
-        "simulated": ("keys of a simulation, which hide nothing", "is no secure aggregation"),
-        "deployed": ("the server saw only the sum over 4 nodes", "saw only the sum over all 4"),
+        "simulated": ("keys at the server, which hide nothing", "is no secure aggregation"),
+        "one machine": ("keys at the server, which hide nothing", "is no secure aggregation"),
+        "deployed": ("the server saw only the sum over 2 nodes", "saw only the sum over all 2"),
     }
     for name, (short, sentence) in told.items():
         capsys.readouterr()
