@@ -14,13 +14,14 @@ from flwr.clientapp.typing import Mod
 from torch import Tensor
 
 from userdp.clients.batching import unit_records
+from userdp.clients.masked_sums import MaskedSums
 from userdp.clients.models.language_model import LanguageModel
 from userdp.clients.training import cohort_update
 from userdp.clients.training.memory import EngineSettings
 from userdp.sim.common.errors import ConfigurationError, NodeError, located
 from userdp.sim.data.population import Population
-from userdp.sim.protocol import introduction, messages
-from userdp.sim.protocol.contract import Assignment
+from userdp.sim.protocol import introduction, messages, secure_sum
+from userdp.sim.protocol.contract import Assignment, Contract
 from userdp.sim.protocol.introduction import Introduction
 from userdp.sim.protocol.messages import ForeignMessageError
 
@@ -36,6 +37,7 @@ class Host:
     population: Population
     engine: EngineSettings
     own_users: bool = False  # the population is of one node's users, and not of all nodes'
+    masked_sums: MaskedSums | None = None  # if given, no sum leaves without masks
 
     def train(self, message: Message, place: Introduction | None = None) -> Message:
         """The reply to a train message: the clipped sum over the units that it names.
@@ -46,10 +48,13 @@ class Host:
 
         Raises:
             ForeignMessageError: another strategy wrote the message.
+            ConfigurationError: the message asks for masks that the node has not, or for no masks
+                where it has some; or the node has answered this round.
             ValueError: a unit of the message is hosted by another node.
         """
         arrays, contract, assignment = messages.read_train(message)
         scale = messages.read_scale(message)
+        place = self._checked(contract, place)
         cohort = cohort_update.cohort_sum(
             self.model,
             self._vector(arrays),
@@ -63,14 +68,21 @@ class Host:
             keep_rows=contract.keep_rows,
             grid=contract.grid,
         )
-        return messages.train_reply(message, self.model.layout, cohort)
+        if self.masked_sums is None or place is None:
+            return messages.train_reply(message, self.model.layout, cohort)
+        given = [arrays] if scale is None else [arrays, scale]
+        told = [self.model.layout.to_vector(record) for record in given]
+        context = secure_sum.context(contract, told)
+        vector = self.masked_sums.masked(cohort, contract, place, context)
+        return messages.masked_reply(message, vector)
 
     def introduce(self, message: Message, place: Introduction) -> Message:
         """The reply to the question which part of the declared users this node hosts.
 
         Raises:
             ForeignMessageError: another strategy asks.
-            ConfigurationError: the node has more users than its share of the declared positions.
+            ConfigurationError: the node has more users than its share of the declared positions,
+                or keys of another federation.
         """
         users = messages.read_introduction_request(message)
         share = introduction.positions(users, place.partition, place.partitions)
@@ -79,6 +91,8 @@ class Host:
                 f"privacy.users={users}: a node has more users than its share of them, {share}; "
                 "declare more, or spread the users evenly."
             )
+        if self.masked_sums is not None:
+            self.masked_sums.check_place(place)
         return messages.introduction(message, place)
 
     def place(self, context: Context) -> Introduction:
@@ -88,7 +102,21 @@ class Host:
             for name, default in ((PARTITION, 0), (PARTITIONS, 1))
         )
         digest = self.model.layout.digest
-        return Introduction(partition=partition, partitions=partitions, layout=digest)
+        roster = self.masked_sums.roster.digest if self.masked_sums is not None else ""
+        return Introduction(
+            partition=partition, partitions=partitions, layout=digest, roster=roster
+        )
+
+    def _checked(self, contract: Contract, place: Introduction | None) -> Introduction | None:
+        """The place of the node, once node and server agree on whether its sum is masked."""
+        if self.masked_sums is not None:
+            return self.masked_sums.check(contract, place)
+        if contract.secure_sum:
+            raise ConfigurationError(
+                "runtime.secure_sum=false: the server asks for a masked sum, and this node has no "
+                "keys; set runtime.secure_sum=true and runtime.keys for it."
+            )
+        return place
 
     def _hosted(self, assignment: Assignment, place: Introduction | None) -> Assignment:
         """The assignment in slots of this node's population.

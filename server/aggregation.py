@@ -6,8 +6,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
+from flwr.app import Message
 
+from userdp.server.reply_check import Asked, checked
 from userdp.sim.protocol.cohort_sum import CohortSum
+from userdp.sim.protocol.layout import Layout
 
 
 @dataclass
@@ -30,6 +33,14 @@ class Aggregation:
         """
         bits = 0.0 if count_unclipped else None
         return cls(np.zeros(size), bits, rows={} if keep_rows else None)
+
+    def take(self, reply: Message, asked: Asked, layout: Layout) -> None:
+        """Check the reply of one node, and add it.
+
+        Raises:
+            ReplyRefusedError: the reply is not one to ``asked``.
+        """
+        self.add(reply.metadata.src_node_id, checked(reply, asked, layout))
 
     def add(self, node: int, reply: CohortSum) -> None:
         """Add the reply of one node.

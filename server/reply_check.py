@@ -72,37 +72,50 @@ def checked(reply: Message, asked: Asked, layout: Layout) -> CohortSum:
         raise ReplyRefusedError(
             f"its reply does not have the form of the contract ({type(error).__name__})"
         ) from None
-    _check_sum(cohort.total, asked)
-    _check_rows(cohort, asked)
-    _check_bits(cohort.unclipped_bits, asked)
-    _check_figures(cohort.figures, asked.units)
+    check(cohort, asked.contract, asked.units)
     return cohort
 
 
-def _check_sum(total: np.ndarray, asked: Asked) -> None:
+def check(cohort: CohortSum, contract: Contract, units: int) -> None:
+    """Hold a sum, of one node or of all together, to the limits that follow from its units.
+
+    Args:
+        cohort: the sum.
+        contract: of the round.
+        units: n, that were asked for.
+
+    Raises:
+        ReplyRefusedError: the sum is beyond a limit.
+    """
+    _check_sum(cohort.total, contract, units)
+    _check_rows(cohort, contract, units)
+    _check_bits(cohort.unclipped_bits, contract, units)
+    _check_figures(cohort.figures, units)
+
+
+def _check_sum(total: np.ndarray, contract: Contract, units: int) -> None:
     with np.errstate(over="ignore"):  # squares of huge numbers: not finite either
         norm = float(np.linalg.norm(total))
     if not math.isfinite(norm):
         raise ReplyRefusedError("its sum is not finite")
-    limit = asked.units * asked.contract.clip_norm
-    if norm > limit * (1.0 + _margin(asked.units, len(total))):
+    limit = units * contract.clip_norm
+    if norm > limit * (1.0 + _margin(units, len(total))):
         raise ReplyRefusedError(
-            f"its sum is longer than {asked.units} units of clip norm "
-            f"{asked.contract.clip_norm:g} can be"
+            f"its sum is longer than {units} units of clip norm {contract.clip_norm:g} can be"
         )
 
 
-def _check_rows(cohort: CohortSum, asked: Asked) -> None:
-    rows, contract = cohort.rows, asked.contract
+def _check_rows(cohort: CohortSum, contract: Contract, units: int) -> None:
+    rows = cohort.rows
     if (rows is not None) != contract.keep_rows:
         raise ReplyRefusedError(f"the contract has keep_rows={contract.keep_rows}")
     if rows is None:
         return
-    if len(rows) > asked.units:
-        raise ReplyRefusedError(f"it has more rows than the {asked.units} units it was asked for")
+    if len(rows) > units:
+        raise ReplyRefusedError(f"it has more rows than the {units} units it was asked for")
     with np.errstate(over="ignore"):
         norms = np.linalg.norm(rows, axis=1)
-    margin = _margin(asked.units, len(cohort.total))
+    margin = _margin(units, len(cohort.total))
     if not np.isfinite(norms).all():
         raise ReplyRefusedError("a row is not finite")
     if (norms > contract.clip_norm * (1.0 + margin)).any():
@@ -112,15 +125,13 @@ def _check_rows(cohort: CohortSum, asked: Asked) -> None:
         raise ReplyRefusedError("its rows do not add up to its sum")
 
 
-def _check_bits(bits: float | None, asked: Asked) -> None:
-    if (bits is not None) != asked.contract.count_unclipped:
-        raise ReplyRefusedError(
-            f"the contract has count_unclipped={asked.contract.count_unclipped}"
-        )
+def _check_bits(bits: float | None, contract: Contract, units: int) -> None:
+    if (bits is not None) != contract.count_unclipped:
+        raise ReplyRefusedError(f"the contract has count_unclipped={contract.count_unclipped}")
     if bits is None:
         return
-    if not _is_finite(bits) or abs(bits) > asked.units / 2:
-        raise ReplyRefusedError(f"its clip bits are not those of {asked.units} units")
+    if not _is_finite(bits) or abs(bits) > units / 2:
+        raise ReplyRefusedError(f"its clip bits are not those of {units} units")
 
 
 def _check_figures(figures: Mapping[str, float], units: int) -> None:

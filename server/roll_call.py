@@ -35,12 +35,14 @@ class RollCall:
         users: N, declared.
         layout: `Layout.digest` of the run's adapter.
         patience: seconds to wait for nodes that are not there yet, and for their answers.
+        roster: digest of the keys under which the nodes mask their sums; empty: they mask none.
     """
 
     nodes: int
     users: int
     layout: str
     patience: float
+    roster: str = ""
     _known: dict[int, Introduction] = field(default_factory=dict)
 
     def hosts(self, grid: Grid) -> list[int]:
@@ -92,6 +94,8 @@ class RollCall:
         for node, found in self._known.items():
             if found.layout != self.layout:
                 raise RollCallError(f"node {node} has another adapter; give all nodes one model")
+            if found.roster != self.roster:
+                raise RollCallError(f"node {node} {_other_keys(found.roster, self.roster)}")
             if found.partitions != self.nodes:
                 raise RollCallError(
                     f"node {node} is one of {found.partitions} nodes by its own account, and "
@@ -103,6 +107,15 @@ class RollCall:
                 "two nodes host the same part of the users; give each its own partition-id, from "
                 f"0 to {self.nodes - 1}"
             )
+
+
+def _other_keys(found: str, wanted: str) -> str:
+    """What is wrong with a node whose keys are not those of the run."""
+    if not found:
+        return "masks no sums, and the run has runtime.secure_sum=true; set it for the node too"
+    if not wanted:
+        return "masks its sums, and the run has runtime.secure_sum=false; set it to true"
+    return "has another list of keys than the run; give all of them one roster (runtime.keys)"
 
 
 def _read(node: int, reply: Message) -> Introduction:

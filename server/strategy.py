@@ -23,6 +23,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from userdp.server import secure_sum
 from userdp.server.aggregation import Aggregation
 from userdp.server.budget import Budget
 from userdp.server.checkpoint import Checkpoint
@@ -30,8 +31,9 @@ from userdp.server.ledger.ledger import Ledger
 from userdp.server.mechanisms import release_check
 from userdp.server.mechanisms.base import Mechanism, Release
 from userdp.server.optimizers.server_optimizer import ServerOptimizer
-from userdp.server.reply_check import Asked, ReplyRefusedError, checked
+from userdp.server.reply_check import Asked, ReplyRefusedError
 from userdp.server.roll_call import RollCall, RollCallError
+from userdp.server.secure_sum import MaskedAggregation
 from userdp.server.time_limit import RuntimeFailedError
 from userdp.sim.common import rng
 from userdp.sim.protocol import messages
@@ -40,6 +42,8 @@ from userdp.sim.protocol.contract import Assignment, LocalWork
 from userdp.sim.protocol.layout import Layout
 from userdp.sim.tracking import metric_kinds
 from userdp.sim.tracking.tracker import Tracker
+
+_Sum = Aggregation | MaskedAggregation
 
 
 class BudgetSpentError(Exception):
@@ -72,6 +76,7 @@ class PrivateStrategy(Strategy):
         timeout: seconds in which the nodes have to answer; None: no limit.
         roll_call: finds out which node hosts which users; None takes the nodes as they are, in the
             order of their ids.
+        secure_sum: ask every node in every round, and read the sum over all of them alone.
     """
 
     def __init__(
@@ -89,12 +94,13 @@ class PrivateStrategy(Strategy):
         drop_failed_nodes: bool = False,
         timeout: float | None = None,
         roll_call: RollCall | None = None,
+        secure_sum: bool = False,
     ) -> None:
         self.mechanism, self.work, self.layout = mechanism, work, layout
         self.ledger, self.budget, self.optimizer = ledger, budget, optimizer
         self.secrets, self.tracker, self.checkpoints = secrets, tracker, checkpoints
         self.drop_failed_nodes, self.timeout = drop_failed_nodes, timeout
-        self.roll_call = roll_call
+        self.roll_call, self.secure_sum = roll_call, secure_sum
         self.number = 0  # the ledger's number of the current round
         self._sent: dict[int, Asked] = {}  # by node, until its reply was added
         self._answered: set[int] = set()  # nodes whose reply was added in this round
@@ -184,15 +190,17 @@ class PrivateStrategy(Strategy):
     def _requests(
         self, arrays: ArrayRecord, assignment: Assignment, nodes: list[int]
     ) -> Iterable[tuple[int, Asked]]:
-        """One request for each node that hosts sampled units.
+        """One request for each node that hosts sampled units; for all nodes where sums are masked.
 
         The user at position p is hosted by node p mod n of the n nodes.
         """
         contract = self.mechanism.contract(self.number, self.work)
+        if self.secure_sum:
+            contract = secure_sum.contract_of(contract, self.mechanism, self.ledger.run)
         scale = self.optimizer.scale
         scaling = None if scale is None else self.layout.to_arrays(scale)
         hosts = assignment.users % len(nodes)
-        for host in np.unique(hosts).tolist():
+        for host in range(len(nodes)) if self.secure_sum else np.unique(hosts).tolist():
             hosted = hosts == host
             slots = assignment.slots[hosted] if len(assignment.slots) else assignment.slots
             part = Assignment(assignment.users[hosted], slots)
@@ -201,11 +209,7 @@ class PrivateStrategy(Strategy):
 
     def _aggregated(self, replies: Iterable[Message]) -> CohortSum:
         """The sum over all nodes; a node that failed is sent its message once more."""
-        aggregation = Aggregation.empty(
-            self.layout.size,
-            count_unclipped=self.mechanism.adaptive is not None,
-            keep_rows=self.mechanism.keeps_rows,
-        )
+        aggregation = self._empty()
         failed = self._add(aggregation, replies)
         if failed and self._grid is not None:
             again = [self._sent[node].message for node in failed]
@@ -213,9 +217,22 @@ class PrivateStrategy(Strategy):
             failed = self._add(aggregation, replies)
         if failed and not self.drop_failed_nodes:
             raise self._stop(f"{len(failed)} node(s) failed twice")
-        return aggregation.cohort()
+        try:
+            return aggregation.cohort()
+        except ReplyRefusedError as error:  # of the sum, where no single reply can be read
+            raise self._stop(f"the sum over all nodes is refused: {error}") from None
 
-    def _add(self, aggregation: Aggregation, replies: Iterable[Message]) -> list[int]:
+    def _empty(self) -> _Sum:
+        """The sum over no node yet."""
+        if self.secure_sum:
+            return MaskedAggregation.empty(self._sent.values(), self.layout.size)
+        return Aggregation.empty(
+            self.layout.size,
+            count_unclipped=self.mechanism.adaptive is not None,
+            keep_rows=self.mechanism.keeps_rows,
+        )
+
+    def _add(self, aggregation: _Sum, replies: Iterable[Message]) -> list[int]:
         """Add the replies to ``aggregation``; returns the nodes without a good reply so far."""
         try:
             for reply in replies:
@@ -225,7 +242,7 @@ class PrivateStrategy(Strategy):
             raise self._stop(str(error)) from None
         return sorted(self._sent)
 
-    def _add_one(self, aggregation: Aggregation, reply: Message) -> None:
+    def _add_one(self, aggregation: _Sum, reply: Message) -> None:
         """Add one reply, once it is the first of its node to this round and passes all checks."""
         node, number = reply.metadata.src_node_id, self.number
         if reply.metadata.group_id != str(number):
@@ -235,10 +252,9 @@ class PrivateStrategy(Strategy):
         if node not in self._sent:
             raise self._stop(f"node {node} sent a reply, and was not asked")
         try:
-            cohort = checked(reply, self._sent[node], self.layout)
+            aggregation.take(reply, self._sent[node], self.layout)
         except ReplyRefusedError as error:
             raise self._stop(f"the reply of node {node} is refused: {error}") from None
-        aggregation.add(node, cohort)
         del self._sent[node]
         self._answered.add(node)
 

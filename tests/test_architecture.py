@@ -73,8 +73,10 @@ LIBRARIES = {
     "flwr": {
         *("sim.protocol", "sim.runtime", "clients.app", "server.app", "server.strategy"),
         *("server.reply_check", "server.roll_call", "server.time_limit"),
+        *("server.aggregation", "server.secure_sum"),
         *("sim.run", "analysis.benchmark"),
     },
+    "cryptography": {"sim.protocol.secure_sum", "clients.node_keys"},
     "wandb": {"sim.tracking.wandb_tracker", "analysis.report.wandb_summary"},
     "tensorboard": {"sim.tracking.tensorboard_tracker"},
     "hydra": {"sim.config.hydra_compose", "sim.sweep.launcher", "sim.run.prepare"},

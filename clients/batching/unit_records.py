@@ -64,6 +64,8 @@ def _slot_units(
     population: Population, contract: Contract, assignment: Assignment
 ) -> Iterator[Unit]:
     """One unit per assigned record slot: its one sequence, or none."""
+    if not len(assignment.users):  # a node is asked for a masked sum without a unit of its own
+        return
     owners, starts = np.unique(assignment.users, return_index=True)
     for user, slots in zip(owners.tolist(), np.split(assignment.slots, starts[1:]), strict=True):
         chosen = _selected(population, contract, user)

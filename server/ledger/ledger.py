@@ -221,6 +221,11 @@ class Ledger:
         return self._chain.head
 
     @property
+    def run(self) -> str:
+        """Name of the run: the hash of the ledger's first line, the same after every resume."""
+        return self._chain.hashes[0]
+
+    @property
     def format(self) -> int:
         """Format of the file, which a resumed run keeps."""
         return self._chain.format

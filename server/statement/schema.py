@@ -11,11 +11,6 @@ from userdp.sim.common import foreign_code
 
 FORMAT = 2
 LACKING = {1: ("simulation_only", "files"), FORMAT: ()}  # fields that older formats do not have
-TRUST_MODEL = (
-    "Trusted server and trusted nodes: they see users' data, coins and sums before noise. The "
-    "adversary sees everything that is listed as released. This is a simulation in one process or "
-    "on trusted machines, without secure aggregation: simulation is not a deployment."
-)
 NOT_COVERED = (
     "tuning: settings that were chosen by looking at other runs on the same users",
     "the base model and its tokenizer: what they learned from their own training data",

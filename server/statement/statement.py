@@ -15,7 +15,7 @@ from typing import Any
 
 from userdp.server.mechanisms import registry
 from userdp.server.mechanisms.noise_grid import FLOAT
-from userdp.server.statement import conditions, prose, schema
+from userdp.server.statement import conditions, prose, schema, trust
 from userdp.server.statement.claim import Claim
 
 # Fields of the ledger's header that a statement is built from.
@@ -46,7 +46,8 @@ def build(
         header: of the ledger, with every name of ``HEADER_FIELDS``; also with ``split`` (else
             whole users are held out), with ``simulated_cohort`` where noise was scaled for a cohort
             that was not run, with ``canaries`` where users were planted, with ``mechanism_code``
-            where the mechanism is of another package, and with ``noise`` where it is not float.
+            where the mechanism is of another package, with ``noise`` where it is not float, and
+            with ``secure_sum`` where nodes masked their sums.
         spent: the ledger's composition, which gives the number of rounds.
         claim: for that same composition.
         ledger_hash: hash of the ledger's last entry.
@@ -73,7 +74,7 @@ def build(
         "format": schema.FORMAT,
         "private": not reasons,
         "reasons": reasons,
-        "trust_model": schema.TRUST_MODEL,
+        "trust_model": trust.model(header),
         "noise_multiplier": event["noise_multiplier"],
         "sampling": _sampling(header),
         "rounds": sum(count for _, count in spent),

@@ -156,7 +156,8 @@ class Runtime(Closed):
     """The group ``runtime``: the nodes of the federation.
 
     Raises:
-        ConfigurationError: there is no such runtime, or nodes that are late would be dropped.
+        ConfigurationError: there is no such runtime, nodes that are late would be dropped, or sums
+            cannot be masked so.
     """
 
     nodes: Annotated[Whole, Between(1, 1_000_000)]
@@ -166,6 +167,8 @@ class Runtime(Closed):
     )
     patience: Positive = 300.0  # seconds to wait for the nodes of the run before its first round
     options: dict[str, Any] = field(default_factory=dict)  # of a runtime that has some
+    secure_sum: Flag = False  # the server reads the sum over all nodes alone
+    keys: PathText | None = None  # folder of the nodes' keys; None: fresh ones, for a simulation
     kind: Code = "in_process"  # of `userdp.sim.runtime.registry.RUNTIMES`, or a dotted name
 
     def __post_init__(self) -> None:
@@ -175,6 +178,26 @@ class Runtime(Closed):
                 f"runtime.timeout={self.timeout:g}: with runtime.drop_failed_nodes=true one user's "
                 "long records would take all users of a node out of a release, which no clip "
                 "bounds; leave out one of the two."
+            )
+        self._check_secure_sum()
+
+    def _check_secure_sum(self) -> None:
+        if not self.secure_sum:
+            if self.keys is not None:
+                raise ConfigurationError(
+                    f"runtime.keys={self.keys}: keys mask sums; set runtime.secure_sum=true, or "
+                    "leave them out."
+                )
+            return
+        if self.nodes < 2:
+            raise ConfigurationError(
+                f"runtime.nodes={self.nodes}: the sum over one node is that node's; with "
+                "runtime.secure_sum=true take two or more."
+            )
+        if self.drop_failed_nodes:
+            raise ConfigurationError(
+                "runtime.drop_failed_nodes=true: masks cancel in the sum over all nodes alone, so "
+                "with runtime.secure_sum=true none can be left out; set it to false."
             )
 
 
@@ -245,6 +268,11 @@ class Settings(Closed):
     def __post_init__(self) -> None:
         optimizer.check(self.optimizer)
         self._check_noise()
+        if self.runtime.secure_sum and self.strategy.mechanism.keeps_rows:
+            raise ConfigurationError(
+                f"runtime.secure_sum=true: strategy={self.strategy.name} needs the update of every "
+                "unit, and not only their sum; take another strategy."
+            )
         if self.data.canaries and not self.track.simulation_only:
             raise ConfigurationError(
                 f"data.canaries={self.data.canaries}: invented users are for simulations; set "

@@ -43,6 +43,8 @@ class Contract(LocalWork):
     groups: int = 0
     group: int = 0  # the round's group, 0 to groups - 1
     grid: float = 0.0  # a power of two: round clipped updates towards zero to its multiples
+    # The run under whose name nodes mask their sums (`userdp.sim.protocol.secure_sum`), or empty.
+    secure_sum: str = ""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ class Introduction:
     partition: int  # 0 to partitions - 1
     partitions: int  # number of nodes
     layout: str  # `Layout.digest` of the node's adapter
+    roster: str = ""  # digest of the keys under which it masks its sums; empty: it masks none
 
 
 def positions(users: int, partition: int, partitions: int) -> int:

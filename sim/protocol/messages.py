@@ -148,6 +148,30 @@ def read_reply(message: Message, layout: Layout) -> CohortSum:
     return CohortSum(total, dict(figures), bits, _rows(content, layout))
 
 
+def masked_reply(message: Message, vector: np.ndarray) -> Message:
+    """The reply to a train message of a round with secure sums, which holds nothing else.
+
+    Args:
+        message: the train message.
+        vector: (entries,) uint64, masked.
+    """
+    return Message(RecordDict({"masked": ArrayRecord({"sum": to_array(vector)})}), reply_to=message)
+
+
+def read_masked_reply(message: Message, entries: int) -> np.ndarray:
+    """The masked vector (entries,) uint64 of a node's reply.
+
+    Raises:
+        ValueError: the reply holds something else, or a vector of another length or dtype.
+        KeyError: a record is missing.
+    """
+    content = message.content
+    vector = content.array_records["masked"]["sum"].numpy()
+    if vector.shape != (entries,) or vector.dtype != np.uint64 or len(content) != 1:
+        raise ValueError("The reply is not one masked vector.")
+    return vector
+
+
 def _rows(content: RecordDict, layout: Layout) -> np.ndarray | None:
     """(units, D) float64 clipped updates, if the reply has them.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from userdp.server.mechanisms import header_facts, registry
 from userdp.server.mechanisms.base import ZERO_OUT, Mechanism
-from userdp.server.statement import statement
+from userdp.server.statement import statement, trust
 from userdp.sim.common import foreign_code, renamed
 from userdp.sim.config import optimizer
 from userdp.sim.config.settings import Settings
@@ -20,6 +20,8 @@ _PUBLIC_DATA = (
     *("format", "user", "text", "prompt", "chat", "text_pair", "label"),
     *("split_column", "holdout"),
 )
+# Fields that only a header whose configuration asks for them has.
+WHERE_ASKED = ("noise", "canaries", "secure_sum")
 
 
 def code(settings: Settings, mechanism: Mechanism) -> str:
@@ -41,6 +43,7 @@ def header(
     rescaled: bool = False,
     revision: str | None = None,
     dtype: str = "",
+    keys: str = trust.AT_THE_SERVER,
 ) -> dict[str, Any]:
     """All parameters that must be the same for a run to be resumed.
 
@@ -51,6 +54,7 @@ def header(
             clip.
         revision: of the base model, where it comes from the hub.
         dtype: precision of the base model's weights.
+        keys: where the private keys of secure sums are, in words of `trust`.
     """
     mechanism, strategy, data = plan.mechanism, settings.strategy, settings.data
     return {
@@ -89,12 +93,26 @@ def header(
         "data": {name: getattr(data, name) for name in _PUBLIC_DATA},
         **_asked(mechanism, settings),
         **({"canaries": data.canaries} if data.canaries else {}),
+        **_secure_sum(settings, keys),
     }
 
 
 def _asked(mechanism: Mechanism, settings: Settings) -> dict[str, Any]:
     """What `userdp verify` builds the mechanism from once more, beside the fields above."""
     return {"cohort": mechanism.cohort, "strategy_options": dict(settings.strategy.options)}
+
+
+def _secure_sum(settings: Settings, keys: str) -> dict[str, Any]:
+    """Who could read single nodes' sums: the one field that a run with secure sums has more.
+
+    All else is the same: masks change no sensitivity, no noise and no event.
+    """
+    runtime = settings.runtime
+    if not runtime.secure_sum:
+        return {}
+    made_here = runtime.keys is None  # by the process of the server
+    found = trust.AT_THE_SERVER if made_here else keys
+    return {"secure_sum": {"nodes": runtime.nodes, "keys": found}}
 
 
 def continued(

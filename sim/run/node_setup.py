@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from flwr.clientapp import ClientApp
 from omegaconf import OmegaConf
 
+from userdp.clients import node_keys
 from userdp.clients.app import Host, client_app
+from userdp.clients.masked_sums import MaskedSums
 from userdp.clients.training.memory import EngineSettings
 from userdp.sim.common import cache, third_party
+from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config import validation
 from userdp.sim.config.settings import Settings
 from userdp.sim.data import selection
@@ -35,9 +40,46 @@ def local_work(settings: Settings) -> LocalWork:
     )
 
 
-def host(settings: Settings, inputs: RunInputs, engine: EngineSettings) -> Host:
-    """The model and the training records, with perplexities if the selection needs them."""
-    return Host(inputs.model, _train_population(settings, inputs, engine), engine)
+def host(
+    settings: Settings,
+    inputs: RunInputs,
+    engine: EngineSettings,
+    masked: MaskedSums | None = None,
+) -> Host:
+    """The model and the training records, with perplexities if the selection needs them.
+
+    Args:
+        settings: of the run.
+        inputs: its model and records.
+        engine: fitted to the device.
+        masked: of a run with secure sums.
+    """
+    population = _train_population(settings, inputs, engine)
+    return Host(inputs.model, population, engine, masked_sums=masked)
+
+
+@contextlib.contextmanager
+def masked_sums(settings: Settings) -> Iterator[MaskedSums | None]:
+    """What masks the sums of this process's nodes; None in a run without secure sums.
+
+    Where no keys are configured, fresh ones are made, for a simulation: they lie in the cache while
+    it runs, where its other processes find them, and are deleted at its end.
+    """
+    runtime = settings.runtime
+    if not runtime.secure_sum:
+        yield None
+    elif runtime.keys is not None:
+        yield MaskedSums.of(Path(runtime.keys))
+    else:
+        with node_keys.temporary(cache.cache_root() / "keys", runtime.nodes) as folder:
+            yield MaskedSums.of(folder, kept=False)
+
+
+def with_keys(config: Mapping[str, Any], masked: MaskedSums | None) -> Mapping[str, Any]:
+    """The configuration that nodes in other processes are built from, with their folder of keys."""
+    if masked is None:
+        return config
+    return {**config, "runtime": {**config["runtime"], "keys": str(masked.folder.absolute())}}
 
 
 def app_from_config(values: Mapping[str, Any]) -> ClientApp:
@@ -51,12 +93,22 @@ def app_from_config(values: Mapping[str, Any]) -> ClientApp:
         values: the resolved configuration, as `config.yaml` of a run folder holds it.
 
     Raises:
-        ConfigurationError: the configuration is not valid, or data or model do not fit it.
+        ConfigurationError: the configuration is not valid, data or model do not fit it, or keys for
+            secure sums are missing.
     """
     third_party.environment()
     settings = validation.parse(OmegaConf.create(dict(values)))
     inputs = run_inputs.build(settings)
-    return client_app(host(settings, inputs, run_inputs.fit_engine(settings, inputs.model)))
+    runtime, engine = settings.runtime, run_inputs.fit_engine(settings, inputs.model)
+    masked = None
+    if runtime.secure_sum:
+        if runtime.keys is None:
+            raise ConfigurationError(
+                "runtime.keys=null: a node of a federation with runtime.secure_sum=true needs its "
+                "folder of keys."
+            )
+        masked = MaskedSums.of(Path(runtime.keys))
+    return client_app(host(settings, inputs, engine, masked))
 
 
 def _train_population(settings: Settings, inputs: RunInputs, engine: EngineSettings) -> Population:

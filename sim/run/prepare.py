@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from userdp.clients import node_keys
 from userdp.clients.training.clipping import CLIP_RULES
 from userdp.clients.training.memory import EngineSettings
+from userdp.server import secure_sum
 from userdp.server.ledger import ledger
 from userdp.server.optimizers import registry, schedules
 from userdp.server.optimizers.server_optimizer import ServerOptimizer
+from userdp.server.statement import trust
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config.data import Data
 from userdp.sim.config.settings import Model, Settings
@@ -59,6 +62,7 @@ def prepare(settings: Settings, load: LoadInputs = run_inputs.load) -> Prepared:
     inputs = load(settings.data, settings.model, settings.seed, settings.device)
     plan = make_plan(settings, inputs)
     CLIP_RULES.find(plan.mechanism.clipping)
+    _check_secure_sum(settings, plan)
     optimizer = _optimizer(settings, plan, inputs)
     return Prepared(
         settings=settings,
@@ -68,6 +72,22 @@ def prepare(settings: Settings, load: LoadInputs = run_inputs.load) -> Prepared:
         engine=run_inputs.fit_engine(settings, inputs.model, inputs.probed),
         header=_header(settings, plan, inputs, rescaled=optimizer.rescales),
     )
+
+
+def _check_secure_sum(settings: Settings, plan: Plan) -> None:
+    """Refuse keys of another federation, and sums that cannot be masked without rounding."""
+    runtime = settings.runtime
+    if not runtime.secure_sum:
+        return
+    secure_sum.check(plan.mechanism)
+    if runtime.keys is None:
+        return
+    found = len(node_keys.roster(Path(runtime.keys)).keys)
+    if found != runtime.nodes:
+        raise ConfigurationError(
+            f"runtime.keys={runtime.keys}: the roster has {found} nodes, and "
+            f"runtime.nodes={runtime.nodes}; make keys for all nodes."
+        )
 
 
 def _header(
@@ -81,11 +101,19 @@ def _header(
         rescaled=rescaled,
         revision=inputs.revision,
         dtype=inputs.model.dtype,
+        keys=_keys(settings),
     )
     if settings.resume is None:
         return header
     stored = ledger.verify(RunFolder(settings.folder).ledger).header
     return ledger_header.continued(header, stored, counted=settings.privacy.users is None)
+
+
+def _keys(settings: Settings) -> str:
+    """Where the private keys of secure sums are: not at the server, if its folder holds none."""
+    folder = settings.runtime.keys
+    elsewhere = folder is not None and not node_keys.private_paths(Path(folder))
+    return trust.AT_THE_NODES if elsewhere else trust.AT_THE_SERVER
 
 
 def make_plan(settings: Settings, inputs: RunInputs) -> Plan:

@@ -17,6 +17,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from userdp.clients.app import client_app
 from userdp.clients.evaluation.heldout import Evaluation
+from userdp.clients.masked_sums import MaskedSums
 from userdp.server import budget
 from userdp.server.app import server_app
 from userdp.server.ledger import hash_chain
@@ -92,7 +93,7 @@ def run(
     stopped = environment_errors.raised_as(
         StoppedError, _places(settings), lambda: _resume_command(settings)
     )
-    with stopped, opened as ledger:
+    with stopped, opened as ledger, node_setup.masked_sums(settings) as masked:
         if settings.track.simulation_only:  # before the first such value is printed or written
             ledger.note(hash_chain.SIMULATION_ONLY)
         _print_start(prepared, minutes)
@@ -101,8 +102,8 @@ def run(
         tracker = trackers.of(settings)
         _start(tracker, prepared, config)
         try:
-            strategy = _strategy(prepared, ledger, mechanism, tracker)
-            return _run_rounds(prepared, config, strategy, tracker)
+            strategy = _strategy(prepared, ledger, mechanism, tracker, masked)
+            return _run_rounds(prepared, config, strategy, tracker, masked)
         except KeyboardInterrupt as interrupt:
             interrupt.add_note(_resume_command(settings))
             raise
@@ -113,10 +114,15 @@ def run(
 
 
 def _run_rounds(
-    prepared: Prepared, config: Mapping[str, Any], strategy: PrivateStrategy, tracker: Tracker
+    prepared: Prepared,
+    config: Mapping[str, Any],
+    strategy: PrivateStrategy,
+    tracker: Tracker,
+    masked: MaskedSums | None,
 ) -> Result:
     start = time.perf_counter()
-    before, after = _train(prepared, config, strategy, tracker)
+    nodes = _nodes(prepared, config, masked)
+    before, after = _train(prepared, nodes, strategy, tracker)
     seconds = time.perf_counter() - start
     prepared.plan.mechanism.delete_secrets(prepared.folder.checkpoint)
     released = strategy.mechanism.summary()
@@ -125,11 +131,11 @@ def _run_rounds(
 
 
 def _train(
-    prepared: Prepared, config: Mapping[str, Any], strategy: PrivateStrategy, tracker: Tracker
+    prepared: Prepared, nodes: Nodes, strategy: PrivateStrategy, tracker: Tracker
 ) -> tuple[Evaluation, Evaluation]:
     """Train for the rounds that are left; scores of the base model and of the last adapter."""
     plan, ledger, settings = prepared.plan, strategy.ledger, prepared.settings
-    nodes, before = _nodes(prepared, config), base_score.score(prepared)
+    before = base_score.score(prepared)
     if not reader.metrics(prepared.folder):  # a resumed run has logged round 0 before
         tracker.log(0, before.metrics())
     rounds_left = max(0, plan.rounds - ledger.rounds_intended)
@@ -188,13 +194,13 @@ def _watch(prepared: Prepared) -> divergence.Watch:
     )
 
 
-def _nodes(prepared: Prepared, config: Mapping[str, Any]) -> Nodes:
+def _nodes(prepared: Prepared, config: Mapping[str, Any], masked: MaskedSums | None) -> Nodes:
     settings = prepared.settings
-    host = node_setup.host(settings, prepared.inputs, prepared.engine)
+    host = node_setup.host(settings, prepared.inputs, prepared.engine, masked)
     return Nodes(
         count=settings.runtime.nodes,
         app=client_app(host),
-        config=config,
+        config=node_setup.with_keys(config, masked),
         make_app=node_setup.app_from_config,
     )
 
@@ -204,7 +210,11 @@ def _halted(spent: int, planned: int) -> str:
 
 
 def _strategy(
-    prepared: Prepared, ledger: Ledger, mechanism: Mechanism, tracker: Tracker
+    prepared: Prepared,
+    ledger: Ledger,
+    mechanism: Mechanism,
+    tracker: Tracker,
+    masked: MaskedSums | None,
 ) -> PrivateStrategy:
     settings, plan = prepared.settings, prepared.plan
     replay_seed = settings.seed if settings.privacy.reproducible else None
@@ -232,7 +242,9 @@ def _strategy(
             plan.mechanism.users,
             prepared.inputs.model.layout.digest,
             settings.runtime.patience,
+            roster=masked.roster.digest if masked is not None else "",
         ),
+        secure_sum=masked is not None,
     )
 
 

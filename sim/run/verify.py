@@ -19,7 +19,7 @@ from userdp.server.accounting import second_opinion
 from userdp.server.ledger import hash_chain, ledger
 from userdp.server.ledger.ledger import Account
 from userdp.server.mechanisms.base import Mechanism
-from userdp.server.statement import claim, prose, schema, statement
+from userdp.server.statement import claim, prose, schema, statement, trust
 from userdp.sim.common import foreign_code, renamed, third_party
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.common.foreign_code import CodeNotLoadedError
@@ -60,6 +60,7 @@ class Verified:
             "verify RUN --head HEAD)",
             self.second,
             *self._simulation_only(),
+            f"Trust model: {trust.short(self.account.header)}.",
             f"{rounds} rounds intended, {unfinished} of them without a release.",
             prose.claim(self.statement),
         ]
@@ -208,6 +209,7 @@ def _check_configuration(
             rescaled=header["rescaled"],
             revision=header.get("base_revision"),
             dtype=header.get("base_dtype", ""),
+            keys=header.get("secure_sum", {}).get("keys", trust.AT_THE_SERVER),
         )
     except KeyError as error:
         raise ConfigurationError(f"verify: {run.ledger} lacks {error} in its header.") from None
@@ -218,6 +220,8 @@ def _check_configuration(
         for name, value in asked.items()
         if name in header or name not in hash_chain.UNRECORDED[account.format]
     }
+    absent = [name for name in ledger_header.WHERE_ASKED if name in header and name not in asked]
+    known |= dict.fromkeys(absent)
     stored = mechanism_facts.comparable(mechanism, renamed.current(header))
     problems = findings.contradictions(
         stored, known, source="the ledger", other=f"in {run.config.name}"

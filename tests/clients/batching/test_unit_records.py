@@ -136,3 +136,10 @@ def test_declared_positions_that_no_user_occupies_are_empty_units():
     population = tiny.people(2)
     assert fetched(population, BY_USER, tiny.everyone(5))[2:] == [[]] * 3
     assert fetched(population, BY_SLOT, tiny.everyone(5, 3))[6:] == [[]] * 9
+
+
+@pytest.mark.parametrize("contract", [BY_USER, BY_SLOT], ids=["user", "slot"])
+def test_a_node_without_a_sampled_unit_has_no_unit(contract):
+    """With secure sums such a node is asked too, and answers zero."""
+    nobody = Assignment(np.empty(0, np.int64), np.empty(0, np.int64))
+    assert fetched(tiny.people(2), contract, nobody) == []

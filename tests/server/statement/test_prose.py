@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.statements import GROUP, RECORDS, built, claim
-from userdp.server.statement import prose, schema
+from userdp.server.statement import prose, schema, trust
 
 
 @given(st.floats(1e-12, 1e6))
@@ -25,7 +25,7 @@ def test_prose_leads_with_the_claim_and_names_limits():
     first = text.splitlines()[0]
     assert "(epsilon = 2.12454, delta = 1e-05)" in first
     assert "adding or removing one user" in first
-    for part in (*schema.NOT_COVERED, schema.SIMULATION_ONLY, schema.TRUST_MODEL, "Mironov"):
+    for part in (*schema.NOT_COVERED, schema.SIMULATION_ONLY, trust.WITHOUT_MASKS, "Mironov"):
         assert part in text
     assert "simulation is not a deployment" in text
     assert schema.SIMULATION_ONLY not in prose.text(built())
