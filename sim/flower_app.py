@@ -37,7 +37,7 @@ def words(run_config: Mapping[str, Any]) -> list[str]:
     ['data=jsonl', 'data.path=my mail.jsonl']
 
     Raises:
-        ConfigurationError: it is no text, lacks a quotation mark, or has a word that Flower decides.
+        ConfigurationError: it is no text, lacks a quotation mark, or says what Flower decides.
     """
     text = run_config.get(KEY, "")
     if not isinstance(text, str):
