@@ -12,8 +12,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -93,10 +95,10 @@ class _Pool(RayBackend):
     _ending = False
 
     def init_ray(self, backend_config: Any) -> None:
-        """Start Ray, without changing this process: Flower would set PYTHONPATH for good."""
+        """Start Ray; as Flower does it, but for what this would change in the process for good."""
         before = signal.getsignal(signal.SIGTERM)
         try:
-            with warnings.catch_warnings():
+            with _import_path_handed_on(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 ray.init(**backend_config["init_args"])
         finally:
@@ -231,15 +233,34 @@ def _told(call: Callable[..., None], arguments: tuple[Any, ...]) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Flower's log silent: its workers write the whole texts of errors."""
-    log = logging.getLogger("flwr")
-    before = log.level
-    log.setLevel(logging.CRITICAL + 1)
+def _import_path_handed_on() -> Iterator[None]:
+    """Processes that start in this block find the modules that this one finds.
+
+    The environment is as before afterwards, without what Ray adds to it.
+    """
+    before, name = dict(os.environ), "PYTHONPATH"
+    known = [os.environ[name]] if name in os.environ else []
+    os.environ[name] = os.pathsep.join([*filter(None, sys.path), *known])
     try:
         yield
     finally:
-        log.setLevel(before)
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Flower's log silent, which has the texts of errors, and Ray's notices of deaths."""
+    log, notices = logging.getLogger("flwr"), "_worker_logs_enabled"
+    level, told = log.level, getattr(ray._private.worker, notices)
+    log.setLevel(logging.CRITICAL + 1)
+    setattr(ray._private.worker, notices, False)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        setattr(ray._private.worker, notices, told)
 
 
 @contextlib.contextmanager
