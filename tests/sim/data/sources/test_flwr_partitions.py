@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 import sys
-import types
+from pathlib import Path
 
 import datasets as hf
 import numpy as np
 import pytest
 
 from helpers import small_world
+from helpers.partitioners import ByNaturalId
 from helpers.whole_runs import adapter, check_refused, ran
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.data.sources.base import SourceRequest
 from userdp.sim.data.sources.flwr_partitions import PartitionSource
 
 REPEATABLE = ("privacy.reproducible=true", "optimizer=sgd")
-
-
-class ByNaturalId:
-    """As `flwr_datasets.partitioner.NaturalIdPartitioner`, whose ids are known after a load."""
-
-    def __init__(self, partition_by):
-        self.by, self.dataset, self.partition_id_to_natural_id = partition_by, None, {}
-
-    @property
-    def num_partitions(self):
-        return len(self.dataset.unique(self.by))
-
-    def load_partition(self, partition_id):
-        self.partition_id_to_natural_id = dict(enumerate(self.dataset.unique(self.by)))
-        name = self.partition_id_to_natural_id[partition_id]
-        return self.dataset.filter(lambda row: row[self.by] == name)
 
 
 class ByPairs(ByNaturalId):
@@ -106,20 +91,29 @@ def test_an_error_of_the_partitioner_is_told_without_its_text(tmp_path):
     assert "locker" not in str(caught.value)
 
 
+MY_USERS = """
+import datasets
+from helpers.partitioners import ByNaturalId
+from userdp.sim.data.sources.flwr_partitions import PartitionSource
+
+def make(path):
+    partitioner = ByNaturalId(partition_by="user_id")
+    partitioner.dataset = datasets.load_dataset("json", data_files=path, split="train")
+    return partitioner
+
+SOURCE = PartitionSource(make)
+"""
+
+
 @pytest.fixture
 def _my_users(tmp_path, monkeypatch):
     """A module of the user's own, as the documentation has it."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("USERDP_CACHE", str(small_world.folder() / "cache"))
-
-    def make(path):
-        partitioner = ByNaturalId("user_id")
-        partitioner.dataset = hf.load_dataset("json", data_files=path, split="train")
-        return partitioner
-
-    module = types.ModuleType("my_users")
-    module.SOURCE = PartitionSource(make)
-    monkeypatch.setitem(sys.modules, "my_users", module)
+    Path("my_users.py").write_text(MY_USERS)
+    yield
+    sys.modules.pop("my_users", None)
 
 
 @pytest.mark.usefixtures("_my_users")
