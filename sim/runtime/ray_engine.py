@@ -119,7 +119,8 @@ class _Pool(RayBackend):
         """End the actors, whatever they are at: threads that wait for them go on."""
         self._ending = True
         if self.pool is not None:
-            for actor in [*self.pool.pool, *self.pool._future_to_actor.values()]:
+            actors: list[Any] = [*self.pool.pool, *self.pool._future_to_actor.values()]
+            for actor in actors:
                 ray.kill(actor, no_restart=True)
 
     def terminate(self) -> None:

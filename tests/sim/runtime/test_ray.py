@@ -281,3 +281,34 @@ def test_a_process_that_cannot_load_its_model_stops_the_run_before_a_round(monke
     assert "model.path=gone" in err  # what failed there
     assert "no round was spent" in err
     assert not of_ray()
+
+
+@pytest.mark.slow
+def test_flowers_own_strategy_over_our_app_is_told_what_is_missing(caplog):
+    """The ClientApp that `flwr run` loads, under FedAvg, in Flower's own simulation."""
+    from flwr.app import ArrayRecord
+    from flwr.serverapp import ServerApp
+    from flwr.serverapp.strategy import FedAvg
+    from flwr.simulation import run_simulation
+
+    from userdp.sim.flower_app import client_app
+
+    server, results = ServerApp(), []
+
+    @server.main()
+    def main(grid, context):
+        strategy = FedAvg(fraction_evaluate=0.0)
+        start = ArrayRecord([np.zeros(2)])
+        results.append(strategy.start(grid=grid, initial_arrays=start, num_rounds=1))
+
+    log = logging.getLogger("flwr")
+    with caplog.at_level(logging.INFO, logger="flwr"), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", "")  # which Flower changes for good
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or Ray warns
+        patch.setattr(log, "propagate", True)
+        resources = {"num_cpus": 1, "num_gpus": 0.0}
+        run_simulation(server, client_app, 2, backend_config={"client_resources": resources})
+    assert "serves userdp's PrivateStrategy alone: the message lacks adapter" in caplog.text
+    assert "KeyError" not in caplog.text
+    assert results
+    assert not of_ray()
