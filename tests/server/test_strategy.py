@@ -151,7 +151,10 @@ def test_a_failed_node_is_asked_once_more_and_the_round_equals_one_without_failu
         )
         adapters.append(run.run())
     assert len(run.grid.sent) == 4
-    assert run.grid.sent[0] is run.grid.sent[3]  # the same message, the same intent
+    first, again = run.grid.sent[0], run.grid.sent[3]
+    assert again.content == first.content  # the same request, the same intent
+    assert again.metadata.group_id == first.metadata.group_id
+    assert again.metadata.dst_node_id == first.metadata.dst_node_id
     assert kinds(run.entries())[1:] == [("intent", 1), ("done", 1)]
     np.testing.assert_allclose(*adapters, rtol=0, atol=1e-6)
 
