@@ -212,7 +212,7 @@ class PrivateStrategy(Strategy):
         aggregation = self._empty()
         failed = self._add(aggregation, replies)
         if failed and self._grid is not None:
-            again = [self._sent[node].message for node in failed]
+            again = [messages.again(self._sent[node].message) for node in failed]
             replies = self._grid.send_and_receive(again, timeout=self.timeout)
             failed = self._add(aggregation, replies)
         if failed and not self.drop_failed_nodes:

@@ -74,9 +74,11 @@ LIBRARIES = {
         *("sim.protocol", "sim.runtime", "clients.app", "server.app", "server.strategy"),
         *("server.reply_check", "server.roll_call", "server.time_limit"),
         *("server.aggregation", "server.secure_sum"),
-        *("sim.run", "analysis.benchmark"),
+        *("sim.run", "sim.flower_app", "analysis.benchmark"),
     },
     "cryptography": {"sim.protocol.secure_sum", "clients.node_keys"},
+    "ray": {"sim.runtime.ray_engine", "analysis.benchmark.peers"},
+    "psutil": {"sim.runtime.ray_engine"},
     "wandb": {"sim.tracking.wandb_tracker", "analysis.report.wandb_summary"},
     "tensorboard": {"sim.tracking.tensorboard_tracker"},
     "hydra": {"sim.config.hydra_compose", "sim.sweep.launcher", "sim.run.prepare"},
@@ -132,6 +134,8 @@ PARTICULAR = {
     "high_perplexity": {"sim.data.selection"},
     "low_perplexity": {"sim.data.selection"},
     "in_process": {"sim.runtime", "sim.config.settings"},
+    "ray": {"sim.runtime"},
+    "flower": {"sim.runtime"},
     "joint": {"clients.training", "sim.protocol.contract", "server.mechanisms.base"},
 }
 RENAMED = "sim.common.renamed"  # holds old names of particular things: that is what it is for

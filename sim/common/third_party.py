@@ -12,6 +12,8 @@ _VARIABLES = {
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads cost more than they win
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # it would install the project anew for every process
     "WANDB_SILENT": "true",
     "DATASETS_VERBOSITY": "error",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",

@@ -32,13 +32,22 @@ def introduction_request(node: int, users: int) -> Message:
     return Message(content, dst_node_id=node, message_type=QUERY, group_id="0")
 
 
+def check_introduction_request(message: Message) -> None:
+    """Refuse a question of another strategy.
+
+    Raises:
+        ForeignMessageError: another strategy asks.
+    """
+    _check_ours(message, ("declared",))
+
+
 def read_introduction_request(message: Message) -> int:
     """The number of declared users.
 
     Raises:
         ForeignMessageError: another strategy asks.
     """
-    _check_ours(message, ("declared",))
+    check_introduction_request(message)
     users: Any = message.content.config_records["declared"]["users"]
     return int(users)
 
@@ -92,13 +101,33 @@ def train_message(
     return Message(content, dst_node_id=node, message_type=TRAIN, group_id=str(contract.round))
 
 
+def again(message: Message) -> Message:
+    """The same request, to be sent once more: a message that was sent keeps marks of its way."""
+    sent = message.metadata
+    return Message(
+        message.content,
+        dst_node_id=sent.dst_node_id,
+        message_type=sent.message_type,
+        group_id=sent.group_id,
+    )
+
+
+def check_train(message: Message) -> None:
+    """Refuse a train message of another strategy.
+
+    Raises:
+        ForeignMessageError: another strategy wrote it.
+    """
+    _check_ours(message, _TRAIN_RECORDS)
+
+
 def read_train(message: Message) -> tuple[ArrayRecord, Contract, Assignment]:
     """The adapter, the contract and the units of a train message.
 
     Raises:
         ForeignMessageError: another strategy wrote it.
     """
-    _check_ours(message, _TRAIN_RECORDS)
+    check_train(message)
     content = message.content
     fields: dict[str, Any] = dict(content.config_records["contract"])
     record = content.config_records["assignment"]

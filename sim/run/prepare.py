@@ -25,7 +25,7 @@ from userdp.sim.planning import planner
 from userdp.sim.planning.planner import Plan
 from userdp.sim.run import input_digests, ledger_header, trackers
 from userdp.sim.run_folder.layout import RunFolder
-from userdp.sim.runtime.registry import RUNTIMES
+from userdp.sim.runtime import registry as runtimes
 
 LoadInputs = Callable[[Data, Model, int, str], RunInputs]
 
@@ -58,7 +58,7 @@ def prepare(settings: Settings, load: LoadInputs = run_inputs.load) -> Prepared:
     """
     _check_folder(settings)
     trackers.check(settings)
-    RUNTIMES.find(settings.runtime.kind)
+    _check_runtime(settings)
     inputs = load(settings.data, settings.model, settings.seed, settings.device)
     plan = make_plan(settings, inputs)
     CLIP_RULES.find(plan.mechanism.clipping)
@@ -167,6 +167,12 @@ def _check_folder(settings: Settings) -> None:
             f"resume={folder.path}: the run is complete: all of its {account.rounds} rounds are "
             "spent; start a new run."
         )
+
+
+def _check_runtime(settings: Settings) -> None:
+    runtime = settings.runtime
+    asked = runtimes.Asked(nodes=runtime.nodes, options=runtime.options, device=settings.device)
+    runtimes.check(runtime.kind, asked)
 
 
 def _check_writable(folder: Path) -> None:

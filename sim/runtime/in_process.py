@@ -21,6 +21,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from userdp.sim.common.errors import ConfigurationError, NodeError, located
+from userdp.sim.runtime import registry
 from userdp.sim.runtime.registry import Nodes
 
 _LOG = logging.getLogger("userdp")
@@ -29,6 +30,7 @@ CLIENT_APP_RAISED = 3  # flwr's ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 _SERVER = 1
 
 
+@registry.refusing(lambda asked: registry.check_options("in_process", asked))
 @contextlib.contextmanager
 def start(nodes: Nodes) -> Iterator[Grid]:
     """The runtime ``in_process``: all nodes are served one after another in this process."""

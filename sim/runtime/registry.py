@@ -11,6 +11,9 @@ a run that returns a context manager, which opens Flower's `Grid` and ends what 
         finally:
             ...
 
+A runtime that may refuse a configuration does so before the run's folder exists: `refusing` gives
+it a function for this.
+
 A runtime in this process serves all nodes by ``nodes.app``, as `userdp.sim.runtime.in_process`
 does. A runtime whose nodes are other processes calls ``nodes.make_app(nodes.config)`` in each of
 them. The strategy relies on this of every grid:
@@ -28,12 +31,13 @@ them. The strategy relies on this of every grid:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.common.table import Table
 
 if TYPE_CHECKING:  # slow to import, and not needed to check a configuration
@@ -57,8 +61,71 @@ class Nodes:
         return options
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a configuration asks of a runtime, known before any data or model is loaded."""
+
+    nodes: int
+    options: Mapping[str, Any]  # `runtime.options`
+    device: str  # of the configuration: auto, cpu, cuda, ...
+
+
 Runtime: TypeAlias = Callable[[Nodes], "AbstractContextManager[Grid]"]
+Check: TypeAlias = Callable[[Asked], object]
 
 RUNTIMES: Table[Runtime] = Table(
-    "runtime.kind", {"in_process": "userdp.sim.runtime.in_process.start"}, kinds=[FunctionType]
+    "runtime.kind",
+    {
+        "in_process": "userdp.sim.runtime.in_process.start",
+        "ray": "userdp.sim.runtime.ray.start",
+        "flower": "userdp.sim.runtime.flower.start",
+    },
+    kinds=[FunctionType],
 )
+_CHECK = "check"  # attribute of a runtime that can refuse
+
+
+def refusing(check: Check) -> Callable[[Runtime], Runtime]:
+    """A decorator that gives a runtime the function by which it refuses a configuration.
+
+    Args:
+        check: raises `ConfigurationError` for what the runtime cannot serve, a library that is not
+            installed included; it is called before the run's folder exists, and starts nothing.
+    """
+
+    def decorated(runtime: Runtime) -> Runtime:
+        setattr(runtime, _CHECK, check)
+        return runtime
+
+    return decorated
+
+
+def check(kind: str, asked: Asked) -> None:
+    """Let the runtime of this name refuse what it cannot serve.
+
+    Raises:
+        ConfigurationError: there is no such runtime, or it refuses.
+    """
+    refusal: Check | None = getattr(RUNTIMES.find(kind), _CHECK, None)
+    if refusal is not None:
+        refusal(asked)
+
+
+def check_options(kind: str, asked: Asked, known: Collection[str] = ()) -> None:
+    """Refuse options of a runtime that it does not have.
+
+    Args:
+        kind: name of the runtime.
+        known: names of the options it has.
+
+    Raises:
+        ConfigurationError: names the first unknown one.
+    """
+    for name, value in asked.options.items():
+        if name not in known:
+            remedy = (
+                f"choose one of {', '.join(known)}" if known else "there are none; leave it out"
+            )
+            raise ConfigurationError(
+                f"runtime.options.{name}={value}: no option of runtime.kind={kind}; {remedy}."
+            )

@@ -151,9 +151,25 @@ def test_a_failed_node_is_asked_once_more_and_the_round_equals_one_without_failu
         )
         adapters.append(run.run())
     assert len(run.grid.sent) == 4
-    assert run.grid.sent[0] is run.grid.sent[3]  # the same message, the same intent
+    first, again = run.grid.sent[0], run.grid.sent[3]
+    assert again.content == first.content  # the same request, the same intent
+    assert again.metadata.group_id == first.metadata.group_id
+    assert again.metadata.dst_node_id == first.metadata.dst_node_id
     assert kinds(run.entries())[1:] == [("intent", 1), ("done", 1)]
     np.testing.assert_allclose(*adapters, rtol=0, atol=1e-6)
+
+
+def test_a_message_that_is_sent_once_more_is_a_new_one_with_the_same_contents(tmp_path):
+    """Flower's grids mark a message that was delivered, and refuse to take it again."""
+    everyone = tiny.everyone(6)
+    run = tiny.federation(tmp_path, USER, tiny.people(6), cohort=everyone, train=Failing(1))
+    run.run(1)
+    first, second = run.grid.sent
+    assert first is not second
+    assert first.metadata.message_id != second.metadata.message_id
+    for name in ("dst_node_id", "message_type", "group_id"):
+        assert getattr(first.metadata, name) == getattr(second.metadata, name)
+    assert first.content == second.content
 
 
 def test_a_node_that_fails_twice_stops_the_run_before_the_release(tmp_path, caplog, capfd):
