@@ -18,7 +18,7 @@ _Result = TypeVar("_Result")
 # From the items that it takes to one result for each, in their order; runs in a thread of its own.
 Worker: TypeAlias = Callable[[Iterator[_Item]], Generator[_Result, None, None]]
 
-_AHEAD = 4  # items a worker, on their way or waiting for an earlier one: bounds the memory
+_AHEAD = 4  # results a worker that may wait for an earlier one: bounds the memory
 THREAD = "userdp device"  # name of every thread
 
 
@@ -54,7 +54,9 @@ class _Shared(Generic[_Item, _Result]):
     """What the threads share: the items that are left, and the results that are there.
 
     Args:
-        most: items that may be handed out before the first of them has its result returned.
+        most: results that may wait for an earlier one. A worker waits with a result beyond, and
+            never for an item: a worker that failed may still have to end a thread that asks for
+            one.
     """
 
     def __init__(self, items: Iterable[_Item], most: int) -> None:
@@ -111,7 +113,7 @@ class _Shared(Generic[_Item, _Result]):
         """The items for one worker; their numbers are put behind ``numbers``."""
         while True:
             with self._source:
-                if not self._wait_for_place():
+                if self._closed:
                     return
                 try:
                     item = next(self._items)
@@ -122,15 +124,8 @@ class _Shared(Generic[_Item, _Result]):
             yield item
             del item
 
-    def _wait_for_place(self) -> bool:
-        """Wait until an item may be handed out; whether one may be at all."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._closed or self._taken < self._returned + self._most
-            )
-            return not self._closed
-
     def _deliver(self, number: int, result: _Result) -> None:
         with self._changed:
+            self._changed.wait_for(lambda: self._closed or number < self._returned + self._most)
             self._done[number] = result
             self._changed.notify_all()

@@ -243,6 +243,10 @@ def test_several_devices_get_the_sizes_of_the_smallest(monkeypatch):
     assert list(fitted.models) == list(models)
     assert memory.fitted(model, 32, None, None).max_lanes == 30
     assert not memory.fitted(model, 32, None, None).models
+    sizes = dict(zip(map(id, models), [(300, 9), (100, 7), (200, 5)], strict=True))
+    monkeypatch.setattr(memory, "_fits", lambda one, *_: sizes[id(one)])
+    least = memory.fitted(model, 32, None, None, models[1:])
+    assert (least.max_tokens, least.max_lanes) == (100, 5)
 
 
 def test_passes_that_may_compile_hold_the_lock_and_release_it_when_memory_runs_out():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -115,6 +116,23 @@ def test_errors_of_several_workers_are_raised_as_one():
 
     with pytest.raises(LookupError, match="each"):
         list(spread.in_order(range(9), [failing] * 3))
+    assert not working()
+
+
+def test_a_worker_that_fails_while_a_thread_of_its_own_fetches_ahead_ends():
+    """As a GPU's does, which loads a block while it computes the one before it."""
+
+    def fails_late(items):
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            for item in items:
+                if item == 0:
+                    time.sleep(0.3)  # the other worker has as many results as may wait
+                    pool.submit(next, items, None)
+                    raise LookupError("late")
+                yield item
+
+    with pytest.raises(LookupError, match="late"):
+        list(spread.in_order(iter(range(10**9)), [fails_late] * 2))
     assert not working()
 
 
