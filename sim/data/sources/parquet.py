@@ -68,7 +68,7 @@ def _batches(table: pq.ParquetFile, group: int, names: list[str]) -> Iterator[pa
     # Arrow ends the process where it is asked for the size of a column with damaged metadata; where
     # it is asked for values, it raises an error.
     next(read(batch_size=1), None)
-    return read(batch_size=_batch_rows(table, group, names))
+    yield from read(batch_size=_batch_rows(table, group, names))
 
 
 def _batch_rows(table: pq.ParquetFile, group: int, names: Sequence[str]) -> int:
