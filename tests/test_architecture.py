@@ -55,6 +55,7 @@ ROOMS = [
     "sim.run.evidence",
     "sim.run.health",
     "sim.run",
+    "sim.federation",
     "sim.sweep",
     "analysis.aggregates",
     "analysis.report.figures",
@@ -73,8 +74,10 @@ LIBRARIES = {
     "flwr": {
         *("sim.protocol", "sim.runtime", "clients.app", "server.app", "server.strategy"),
         *("server.reply_check", "server.roll_call", "server.time_limit"),
-        *("sim.run", "analysis.benchmark"),
+        *("sim.run", "sim.federation.node", "analysis.benchmark"),
     },
+    "cryptography": {"sim.federation.certificates"},
+    "httpx": {"sim.runtime.flower_api"},
     "wandb": {"sim.tracking.wandb_tracker", "analysis.report.wandb_summary"},
     "tensorboard": {"sim.tracking.tensorboard_tracker"},
     "hydra": {"sim.config.hydra_compose", "sim.sweep.launcher", "sim.run.prepare"},
@@ -107,6 +110,7 @@ LIBRARIES = {
 # Settings are plain values beyond these rooms.
 MAY_KNOW_SETTINGS = {
     *("sim.config", "sim.planning", "sim.inputs", "sim.run", "sim.sweep", "sim.api", "sim.cli"),
+    "sim.federation",
     *("analysis.comparison", "analysis.audit", "analysis.report.wandb_summary"),
 }
 # Names of single mechanisms, clip rules, accountants, sources, selection rules and runtimes that
@@ -130,6 +134,7 @@ PARTICULAR = {
     "high_perplexity": {"sim.data.selection"},
     "low_perplexity": {"sim.data.selection"},
     "in_process": {"sim.runtime", "sim.config.settings"},
+    "superlink": {"sim.runtime", "sim.federation"},
     "joint": {"clients.training", "sim.protocol.contract", "server.mechanisms.base"},
 }
 RENAMED = "sim.common.renamed"  # holds old names of particular things: that is what it is for
@@ -409,6 +414,8 @@ OTHER_WRITERS = {
     "server.ledger.ledger",  # grows by lines
     "sim.tracking.tracker",  # grows by lines
     "sim.sweep.sweep",  # the output of a job, a log
+    "sim.federation.processes",  # the output of a process, a log
+    "sim.federation.shard",  # grows by lines
     "sim.console.streams",  # the null device
     "sim.data.population",  # inside a folder of the cache, from here
     "sim.data.population_writer",

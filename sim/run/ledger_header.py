@@ -17,7 +17,7 @@ from userdp.sim.planning.planner import Plan
 _PACKAGES = ("userdp.sim", "userdp.clients", "userdp.server")
 # Public facts about the data: they decide who a user is, and who is held out.
 _PUBLIC_DATA = (
-    *("format", "user", "text", "prompt", "chat", "text_pair", "label"),
+    *("user", "text", "prompt", "chat", "text_pair", "label"),
     *("split_column", "holdout"),
 )
 
@@ -86,7 +86,10 @@ def header(
             "base_dtype": dtype,
             "model": {"lora": vars(settings.model.lora)},
         },
-        "data": {name: getattr(data, name) for name in _PUBLIC_DATA},
+        "data": {
+            "format": data.described_format,
+            **{name: getattr(data, name) for name in _PUBLIC_DATA},
+        },
         **_asked(mechanism, settings),
         **({"canaries": data.canaries} if data.canaries else {}),
     }

@@ -60,7 +60,8 @@ def app_from_config(values: Mapping[str, Any]) -> ClientApp:
 
 
 def _train_population(settings: Settings, inputs: RunInputs, engine: EngineSettings) -> Population:
-    if not selection.RULES.find(settings.selection.rule).needs_perplexity:
+    needed = selection.RULES.find(settings.selection.rule).needs_perplexity
+    if not (needed and len(inputs.corpus.train)):  # a server may have no record
         return inputs.corpus.train
     seq_len = settings.model.seq_len
     return inputs.cached(

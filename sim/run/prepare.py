@@ -22,7 +22,7 @@ from userdp.sim.planning import planner
 from userdp.sim.planning.planner import Plan
 from userdp.sim.run import input_digests, ledger_header, trackers
 from userdp.sim.run_folder.layout import RunFolder
-from userdp.sim.runtime.registry import RUNTIMES
+from userdp.sim.runtime.registry import RUNTIMES, Deployment, holds_records
 
 LoadInputs = Callable[[Data, Model, int, str], RunInputs]
 
@@ -55,8 +55,11 @@ def prepare(settings: Settings, load: LoadInputs = run_inputs.load) -> Prepared:
     """
     _check_folder(settings)
     trackers.check(settings)
-    RUNTIMES.find(settings.runtime.kind)
+    runtime = RUNTIMES.find(settings.runtime.kind)
+    if isinstance(runtime, Deployment):
+        runtime.check(settings.runtime.options)
     inputs = load(settings.data, settings.model, settings.seed, settings.device)
+    _check_sides(settings, inputs)
     plan = make_plan(settings, inputs)
     CLIP_RULES.find(plan.mechanism.clipping)
     optimizer = _optimizer(settings, plan, inputs)
@@ -148,6 +151,26 @@ def _check_writable(folder: Path) -> None:
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise ConfigurationError(
             f"output={folder}: {nearest} cannot be written; choose a folder that can."
+        )
+
+
+def _check_sides(settings: Settings, inputs: RunInputs) -> None:
+    """Refuse a part of the data where the server needs more than it holds."""
+    path, corpus = settings.data.path, inputs.corpus
+    if not len(corpus.heldout):
+        raise ConfigurationError(
+            f"data.path={path}: it holds the records of one node and none to score; name the "
+            "server's folder beside it."
+        )
+    if not len(corpus.train) and not holds_records(settings.runtime.kind):
+        raise ConfigurationError(
+            f"data.path={path}: it holds no record to train on, and "
+            f"runtime={settings.runtime.kind} trains on the records of this process."
+        )
+    if settings.counts_users and holds_records(settings.runtime.kind):
+        raise ConfigurationError(
+            "privacy.users=null: the nodes hold the records, so the server cannot count the "
+            "users; declare an upper bound of their number, privacy.users=N."
         )
 
 

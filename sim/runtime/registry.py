@@ -57,8 +57,37 @@ class Nodes:
         return options
 
 
-Runtime: TypeAlias = Callable[[Nodes], "AbstractContextManager[Grid]"]
+Start: TypeAlias = Callable[[Nodes], "AbstractContextManager[Grid]"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """A runtime whose nodes hold their own records, which the server's process never reads."""
+
+    start: Start
+    check: Callable[[Mapping[str, Any]], None]  # refuses ``runtime.options``, before a run starts
+
+    def __call__(self, nodes: Nodes) -> AbstractContextManager[Grid]:
+        """As `start`."""
+        return self.start(nodes)
+
+
+Runtime: TypeAlias = Start | Deployment
 
 RUNTIMES: Table[Runtime] = Table(
-    "runtime.kind", {"in_process": "userdp.sim.runtime.in_process.start"}, kinds=[FunctionType]
+    "runtime.kind",
+    {
+        "in_process": "userdp.sim.runtime.in_process.start",
+        "superlink": "userdp.sim.runtime.superlink.RUNTIME",
+    },
+    kinds=[FunctionType, Deployment],
 )
+
+
+def holds_records(kind: str) -> bool:
+    """Whether the nodes of a runtime hold records of their own, of which the server has none.
+
+    Raises:
+        ConfigurationError: there is no such runtime.
+    """
+    return isinstance(RUNTIMES.find(kind), Deployment)
