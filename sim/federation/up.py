@@ -138,12 +138,12 @@ class _Federation:
             durable_file.remove(self.folder / name)
         self._start_superlink()
         endpoint = Endpoint(**link_options.endpoint(self.link, "up: "))
-        self._wait("the SuperLink", lambda: _answers(endpoint))
+        self._wait("the SuperLink", lambda: _online(endpoint) is not None)
         for number in range(self._nodes):
             self._start_supernode(number, endpoint)
         for number, place in enumerate(places):
             self._start_worker(number, place, overrides)
-        self._wait("the SuperNodes", lambda: flower_api.online(endpoint) == self._nodes)
+        self._wait("the SuperNodes", lambda: _online(endpoint) == self._nodes)
         self._wait("the nodes", self._are_ready)
 
     def _start_superlink(self) -> None:
@@ -236,12 +236,12 @@ class _Federation:
             time.sleep(_PAUSE)
 
 
-def _answers(endpoint: Endpoint) -> bool:
+def _online(endpoint: Endpoint) -> int | None:
+    """The number of SuperNodes; None where the SuperLink does not answer yet."""
     try:
-        flower_api.online(endpoint, seconds=0.0)
+        return flower_api.online(endpoint, seconds=0.0)
     except flower_api.FAILED:
-        return False
-    return True
+        return None
 
 
 def _last_line(log: Path) -> str:
@@ -252,12 +252,13 @@ def _last_line(log: Path) -> str:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Flower's own folder inside ours; nothing is installed, sent home or sent to a proxy."""
+    """Flower's own folder inside ours; nothing is installed, sent home, or sent to a proxy."""
     return {
         "FLWR_HOME": str(folder / "flwr"),
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_LOG_LEVEL": "WARNING",  # which node takes part in a round is nobody's business
         "NO_PROXY": f"{_HOST},localhost",
         "no_proxy": f"{_HOST},localhost",
     }
