@@ -33,7 +33,8 @@ from userdp.sim.runtime.flower_api import Answer, Endpoint, NodeTasks
 
 _LOG = logging.getLogger("userdp")
 READY = "is ready"  # printed when the node answers messages
-_PAUSE = 0.1  # seconds between two questions whether a message waits
+# Seconds between two questions whether a message waits; the SuperNode asks for one every 3 seconds.
+_PAUSE = 0.5
 _PATIENCE = 1.0  # seconds to wait after a question that failed
 
 

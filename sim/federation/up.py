@@ -258,7 +258,8 @@ def _environment(folder: Path) -> dict[str, str]:
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_LOG_LEVEL": "WARNING",  # which node takes part in a round is nobody's business
+        # At its usual level a SuperNode tells in which rounds it takes part, which is secret.
+        "FLWR_LOG_LEVEL": os.environ.get("FLWR_LOG_LEVEL", "WARNING"),
         "NO_PROXY": f"{_HOST},localhost",
         "no_proxy": f"{_HOST},localhost",
     }

@@ -25,16 +25,19 @@ import httpx
 from flwr.app import Context, Error, Message
 from flwr.cli.build import build_fab_from_files
 from flwr.common.constant import ErrorCode, SubStatus
-from flwr.common.serde import fab_to_proto, run_from_proto
+from flwr.common.serde import context_from_proto, fab_to_proto, run_from_proto
 from flwr.proto.control_pb2 import (
     ListNodesRequest,
     RegisterNodeRequest,
     StartRunRequest,
     StopRunRequest,
 )
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.proto.node_pb2 import Node
 from flwr.proto.runtime_pb2 import (
     AcquireTaskRequest,
     GetNodesRequest,
+    PullAppMessagesRequest,
     PullTaskInputRequest,
     PushTaskOutputRequest,
     SendTaskHeartbeatRequest,
@@ -43,6 +46,11 @@ from flwr.supercore.constant import TaskType
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.heartbeat import HeartbeatSender
+from flwr.supercore.inflatable.inflatable_protobuf_utils import (
+    make_confirm_message_received_fn_protobuf,
+    make_pull_object_fn_protobuf,
+)
+from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree
 from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, SuperExecAuthHttpInterceptor
 from flwr.supercore.interceptors.http.utils import add_headers
 from flwr.supercore.retry import RetryInvoker, exponential
@@ -51,14 +59,15 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
-from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message
+from flwr.supernode.runtime.run_clientapp import push_message
 
 CLIENT_APP_RAISED = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 NODE_UNAVAILABLE = ErrorCode.NODE_UNAVAILABLE
 # What a call raises where nobody answers, where it is refused, or where the run has ended.
 FAILED = (httpx.HTTPError, RunNotRunningException)
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
-_BUSY = (502, 503, 504)
+_BUSY, _UNKNOWN = (502, 503, 504), 401
+_MESSAGE_COMES = 30.0  # seconds until a task's message is there
 _LONGEST_WAIT = 2.0  # seconds between two tries
 _AT_THE_END = 3.0  # seconds that a call may take which only tidies up
 
@@ -76,6 +85,8 @@ class Endpoint:
 
 def refusal(error: BaseException) -> str:
     """What a failed call says, without the text of the error, which may hold anything."""
+    if isinstance(error, httpx.HTTPStatusError) and error.response.status_code == _UNKNOWN:
+        return "it refuses, since the secret or the key is not the one expected"
     if isinstance(error, httpx.HTTPStatusError):
         return f"it refuses, with status {error.response.status_code}"
     if isinstance(error, RunNotRunningException):
@@ -164,6 +175,22 @@ def online(endpoint: Endpoint, seconds: float = 10.0) -> int:
     with control(endpoint, seconds) as client:
         nodes = client.ListNodes(ListNodesRequest()).nodes_info
         return sum(node.status == "online" for node in nodes)
+
+
+def show_secret(endpoint: Endpoint, seconds: float) -> None:
+    """Ask for a task of no kind, which is given to nobody, but refused without the secret.
+
+    Args:
+        seconds: for which it is tried where nobody answers.
+
+    Raises:
+        FAILED: the secret is wrong, or the SuperLink cannot be reached.
+    """
+    client = _client(RuntimeHttpClient, endpoint, _retries(seconds))
+    try:
+        client.AcquireTask(AcquireTaskRequest())
+    finally:
+        client.close()
 
 
 def register(endpoint: Endpoint, public_key: bytes) -> int:
@@ -347,7 +374,7 @@ class NodeTasks:
         client = _client(RuntimeHttpClient, self._endpoint, _retries(self._seconds), task.token)
         try:
             with _heartbeat(client):
-                message, context, _, _ = pull_task_input(client)
+                message, context = _pulled(client)
                 push_message(client, answer(message, context), context)
                 client.PushTaskOutput(
                     PushTaskOutputRequest(sub_status=SubStatus.COMPLETED, details="")
@@ -359,6 +386,46 @@ class NodeTasks:
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
+
+
+def _pulled(client: RuntimeHttpClient) -> tuple[Message, Context]:
+    """The message of a task, and the context of its node.
+
+    As Flower's `pull_task_input`, but for two things. A SuperNode gives a task away before it has
+    stored the message: one that is not there yet is waited for, where Flower's process takes
+    seconds to start. And the app bundle is not looked at.
+
+    Raises:
+        TimeoutError: the message does not come.
+    """
+    task = client.PullTaskInput(PullTaskInputRequest())
+    TaskIdentity.task_id = task.task_id
+    TaskIdentity.run_id = task.run.run_id
+    TaskIdentity.node_id = task.context.node_id
+    context = context_from_proto(task.context)
+    [tree] = _trees(client)
+    node = Node(node_id=context.node_id)
+    message = pull_and_inflate_object_from_tree(
+        tree,
+        make_pull_object_fn_protobuf(client.PullObject, node, context.run_id),
+        make_confirm_message_received_fn_protobuf(
+            client.ConfirmMessageReceived, node, context.run_id
+        ),
+        return_type=Message,
+    )
+    message.metadata.__dict__["_message_id"] = tree.object_id
+    return message, context
+
+
+def _trees(client: RuntimeHttpClient) -> list[ObjectTree]:
+    """The names of the objects that the message of a task consists of, in a list of one."""
+    end = time.monotonic() + _MESSAGE_COMES
+    while time.monotonic() < end:
+        answer = client.PullMessages(PullAppMessagesRequest())
+        if answer.messages_list:
+            return [answer.message_object_trees[0]]
+        time.sleep(0.1)
+    raise TimeoutError("A task came without its message.")
 
 
 def error_reply(message: Message, code: int, reason: str) -> Message:

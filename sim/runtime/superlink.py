@@ -15,12 +15,13 @@ from typing import Any
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+from userdp.server.strategy import NodeFailedError
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.runtime import flower_api, link_options
 from userdp.sim.runtime.flower_api import Endpoint, LinkGrid
 from userdp.sim.runtime.registry import Deployment, Nodes
 
-_PAUSE = 0.1  # seconds between two looks for replies
+_PAUSE = 0.25  # seconds between two looks for replies
 _LOOK = 3.0  # seconds between two looks at the nodes
 _AT_ONCE = 8  # replies that are fetched, and held in memory, at a time
 # Seconds for which a call to the SuperLink is tried where nobody answers.
@@ -50,14 +51,14 @@ def app_bundle() -> bytes:
 
 
 def check(options: Mapping[str, Any]) -> None:
-    """Check the options, and that a SuperLink answers where they say.
+    """Check the options, and that a SuperLink answers where they say, and takes the secret.
 
     Raises:
         ConfigurationError: they are wrong, or it does not answer or is not the one expected.
     """
     endpoint = Endpoint(**link_options.read(options))
     try:
-        flower_api.online(endpoint, seconds=_PATIENCE)
+        flower_api.show_secret(endpoint, seconds=_PATIENCE)
     except flower_api.FAILED as error:
         raise ConfigurationError(
             f"runtime.options: the SuperLink at {endpoint.address}: {flower_api.refusal(error)}."
@@ -66,9 +67,21 @@ def check(options: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def start(nodes: Nodes) -> Iterator[Grid]:
-    """A run of the SuperLink, which ends with the block and is stopped where that fails."""
+    """A run of the SuperLink, which ends with the block and is stopped where that fails.
+
+    Raises:
+        NodeFailedError: it does not begin; no round is spent.
+    """
     endpoint = Endpoint(**link_options.read(nodes.options))
-    with flower_api.run(endpoint, app_bundle(), SuperLinkGrid, _PATIENCE) as grid:
+    with contextlib.ExitStack() as stack:
+        try:
+            begun = flower_api.run(endpoint, app_bundle(), SuperLinkGrid, _PATIENCE)
+            grid = stack.enter_context(begun)
+        except (*flower_api.FAILED, TimeoutError) as error:
+            raise NodeFailedError(
+                f"The SuperLink at {endpoint.address}: {flower_api.refusal(error)}; no round was "
+                "spent."
+            ) from None
         yield grid
 
 

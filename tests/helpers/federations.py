@@ -48,7 +48,8 @@ class Federation:
     def overrides(self):
         nodes = json.loads((self.folder / STATE).read_text())["nodes"]
         return [*WORLD, "data=shard", f"data.path={self.shards / 'server'}", "runtime=superlink",
-                f"runtime.nodes={nodes}", f"runtime.options.federation={self.folder}"]  # fmt: skip
+                f"runtime.nodes={nodes}", "runtime.patience=100",
+                f"runtime.options.federation={self.folder}"]  # fmt: skip
 
     def process(self, name):
         return next(one for one in state.processes(self.folder) if one.name == name)
