@@ -29,7 +29,8 @@ from userdp.sim.federation import words
 from userdp.sim.inputs import run_inputs
 from userdp.sim.run import node_setup
 from userdp.sim.runtime import flower_api, link_options
-from userdp.sim.runtime.flower_api import Answer, Endpoint, NodeTasks
+from userdp.sim.runtime.flower_api import Endpoint
+from userdp.sim.runtime.flower_node import Answer, NodeTasks
 
 _LOG = logging.getLogger("userdp")
 READY = "is ready"  # printed when the node answers messages

@@ -10,6 +10,7 @@ from userdp.server.mechanisms.base import ZERO_OUT, Mechanism
 from userdp.server.statement import statement
 from userdp.sim.common import foreign_code, renamed
 from userdp.sim.config import optimizer
+from userdp.sim.config.data import Data
 from userdp.sim.config.settings import Settings
 from userdp.sim.data import selection
 from userdp.sim.planning.planner import Plan
@@ -86,13 +87,15 @@ def header(
             "base_dtype": dtype,
             "model": {"lora": vars(settings.model.lora)},
         },
-        "data": {
-            "format": data.described_format,
-            **{name: getattr(data, name) for name in _PUBLIC_DATA},
-        },
+        "data": _public_data(data),
         **_asked(mechanism, settings),
         **({"canaries": data.canaries} if data.canaries else {}),
     }
+
+
+def _public_data(data: Data) -> dict[str, Any]:
+    fields = {name: getattr(data, name) for name in _PUBLIC_DATA}
+    return {"format": data.described_format, **fields}
 
 
 def _asked(mechanism: Mechanism, settings: Settings) -> dict[str, Any]:

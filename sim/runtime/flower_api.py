@@ -6,8 +6,9 @@ as it hears a heartbeat. So the process of a run is its own ServerApp, and a pro
 loaded a model once is the ClientApp of all messages to a node. Neither installs, imports or runs
 anything of the app bundle that comes with a task.
 
-All internals of Flower that this takes are used in this file. They are those of 1.41, which
-``pyproject.toml`` pins; where one has moved, the import below fails and names it.
+All internals of Flower that a deployment takes are used here and in `flower_node`, the part of the
+node. They are those of 1.41, which ``pyproject.toml`` pins; where one has moved, an import fails
+and names it.
 
 Flower's own clients end the process by a signal where they are refused, and try for ever where
 nobody answers. Ours raise the error, after a limited time.
@@ -22,22 +23,19 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import httpx
-from flwr.app import Context, Error, Message
+from flwr.app import Error, Message
 from flwr.cli.build import build_fab_from_files
 from flwr.common.constant import ErrorCode, SubStatus
-from flwr.common.serde import context_from_proto, fab_to_proto, run_from_proto
+from flwr.common.serde import fab_to_proto, run_from_proto
 from flwr.proto.control_pb2 import (
     ListNodesRequest,
     RegisterNodeRequest,
     StartRunRequest,
     StopRunRequest,
 )
-from flwr.proto.message_pb2 import ObjectTree
-from flwr.proto.node_pb2 import Node
 from flwr.proto.runtime_pb2 import (
     AcquireTaskRequest,
     GetNodesRequest,
-    PullAppMessagesRequest,
     PullTaskInputRequest,
     PushTaskOutputRequest,
     SendTaskHeartbeatRequest,
@@ -46,29 +44,21 @@ from flwr.supercore.constant import TaskType
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.heartbeat import HeartbeatSender
-from flwr.supercore.inflatable.inflatable_protobuf_utils import (
-    make_confirm_message_received_fn_protobuf,
-    make_pull_object_fn_protobuf,
-)
-from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree
 from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, SuperExecAuthHttpInterceptor
 from flwr.supercore.interceptors.http.utils import add_headers
 from flwr.supercore.retry import RetryInvoker, exponential
-from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
-from flwr.supernode.runtime.run_clientapp import push_message
 
 CLIENT_APP_RAISED = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 NODE_UNAVAILABLE = ErrorCode.NODE_UNAVAILABLE
 # What a call raises where nobody answers, where it is refused, or where the run has ended.
-FAILED = (httpx.HTTPError, RunNotRunningException)
+FAILED = (httpx.HTTPError,)
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
-_BUSY, _UNKNOWN = (502, 503, 504), 401
-_MESSAGE_COMES = 30.0  # seconds until a task's message is there
-_LONGEST_WAIT = 2.0  # seconds between two tries
+_BUSY, _UNKNOWN, _ENDED = (502, 503, 504), 401, 403
+_LONGEST_WAIT = 2  # seconds between two tries
 _AT_THE_END = 3.0  # seconds that a call may take which only tidies up
 
 _Client = TypeVar("_Client", ControlHttpClient, RuntimeHttpClient)
@@ -85,12 +75,11 @@ class Endpoint:
 
 def refusal(error: BaseException) -> str:
     """What a failed call says, without the text of the error, which may hold anything."""
-    if isinstance(error, httpx.HTTPStatusError) and error.response.status_code == _UNKNOWN:
-        return "it refuses, since the secret or the key is not the one expected"
     if isinstance(error, httpx.HTTPStatusError):
-        return f"it refuses, with status {error.response.status_code}"
-    if isinstance(error, RunNotRunningException):
-        return "the run has ended there"
+        status = error.response.status_code
+        if status == _UNKNOWN:
+            return "it refuses, since the secret or the key is not the one expected"
+        return "the run has ended there" if status == _ENDED else f"it refuses, status {status}"
     if isinstance(error, httpx.ConnectError) and _is_tls(error):
         return "its certificate is not the one expected, or it does not encrypt"
     return f"it does not answer ({type(error).__name__})"
@@ -113,13 +102,11 @@ class _Version:
         return call_next(context)
 
 
-def _retries(seconds: float) -> RetryInvoker:
+def retries(seconds: float) -> RetryInvoker:
     """Tries a call again where nobody answers, for so long; a refusal is final."""
 
     def is_final(error: Exception) -> bool:
         if isinstance(error, httpx.HTTPStatusError):
-            if error.response.status_code == httpx.codes.FORBIDDEN:
-                raise RunNotRunningException from None
             return error.response.status_code not in _BUSY
         return _is_tls(error)
 
@@ -132,8 +119,8 @@ def _retries(seconds: float) -> RetryInvoker:
     )
 
 
-def _client(
-    kind: type[_Client], endpoint: Endpoint, retries: RetryInvoker, token: str | None = None
+def client_of(
+    kind: type[_Client], endpoint: Endpoint, tries: RetryInvoker, token: str | None = None
 ) -> _Client:
     interceptors: list[Any] = [_Version()]
     if token is not None:
@@ -148,7 +135,7 @@ def _client(
         endpoint.certificate is None,
         endpoint.certificate,
         interceptors,
-        retry_invoker=retries,
+        retry_invoker=tries,
     )
 
 
@@ -159,7 +146,7 @@ def control(endpoint: Endpoint, seconds: float = 10.0) -> Iterator[ControlHttpCl
     Args:
         seconds: for which a call is tried where nobody answers.
     """
-    client = _client(ControlHttpClient, endpoint, _retries(seconds))
+    client = client_of(ControlHttpClient, endpoint, retries(seconds))
     try:
         yield client
     finally:
@@ -186,7 +173,7 @@ def show_secret(endpoint: Endpoint, seconds: float) -> None:
     Raises:
         FAILED: the secret is wrong, or the SuperLink cannot be reached.
     """
-    client = _client(RuntimeHttpClient, endpoint, _retries(seconds))
+    client = client_of(RuntimeHttpClient, endpoint, retries(seconds))
     try:
         client.AcquireTask(AcquireTaskRequest())
     finally:
@@ -227,8 +214,8 @@ class LinkGrid(HttpGrid):
             endpoint.certificate,
             token=token,
         )
-        self._retry_invoker = _retries(seconds)
-        self._client = _client(RuntimeHttpClient, endpoint, self._retry_invoker, token)
+        self._retry_invoker = retries(seconds)
+        self._client = client_of(RuntimeHttpClient, endpoint, self._retry_invoker, token)
 
     def online_since(self) -> dict[int, str]:
         """When each node that is online was heard of first, by its id."""
@@ -255,7 +242,7 @@ class LinkGrid(HttpGrid):
 
     def heartbeat(self) -> contextlib.AbstractContextManager[None]:
         """Keeps the task alive inside the block."""
-        return _heartbeat(self._runtime_client)
+        return heartbeat_of(self._runtime_client)
 
 
 _Grid = TypeVar("_Grid", bound=LinkGrid)
@@ -303,7 +290,7 @@ def _claimed(endpoint: Endpoint, run: int, seconds: float) -> str:
     Raises:
         TimeoutError: it was not given away in time.
     """
-    client = _client(RuntimeHttpClient, endpoint, _retries(seconds))
+    client = client_of(RuntimeHttpClient, endpoint, retries(seconds))
     request = AcquireTaskRequest(supported_task_types=[str(TaskType.SERVER_APP)])
     end = time.monotonic() + max(seconds, 60.0)
     try:
@@ -324,7 +311,7 @@ def _stop(endpoint: Endpoint, run: int) -> None:
 
 
 @contextlib.contextmanager
-def _heartbeat(client: RuntimeHttpClient) -> Iterator[None]:
+def heartbeat_of(client: RuntimeHttpClient) -> Iterator[None]:
     def beat() -> bool:
         """Whether the next one may wait; Flower's own raises a signal where a task is over."""
         try:
@@ -341,91 +328,6 @@ def _heartbeat(client: RuntimeHttpClient) -> Iterator[None]:
         yield
     finally:
         sender.stop()
-
-
-Answer = Callable[[Message, Context], Message]
-
-
-class NodeTasks:
-    """The messages to one SuperNode, which this process answers.
-
-    Args:
-        endpoint: of the SuperNode's runtime interface.
-        seconds: for which a call is tried where nobody answers.
-    """
-
-    def __init__(self, endpoint: Endpoint, seconds: float = 20.0) -> None:
-        self._endpoint, self._seconds = endpoint, seconds
-        self._client = _client(RuntimeHttpClient, endpoint, _retries(0.0))
-
-    def answer_next(self, answer: Answer) -> bool:
-        """Answer the next message; False where none waits.
-
-        Args:
-            answer: makes the reply, and raises nothing.
-
-        Raises:
-            FAILED: the SuperNode does not answer or refuses, or the message's run has ended.
-        """
-        request = AcquireTaskRequest(supported_task_types=[str(TaskType.CLIENT_APP)])
-        task = self._client.AcquireTask(request)
-        if not task.token:
-            return False
-        client = _client(RuntimeHttpClient, self._endpoint, _retries(self._seconds), task.token)
-        try:
-            with _heartbeat(client):
-                message, context = _pulled(client)
-                push_message(client, answer(message, context), context)
-                client.PushTaskOutput(
-                    PushTaskOutputRequest(sub_status=SubStatus.COMPLETED, details="")
-                )
-        finally:
-            client.close()
-        return True
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._client.close()
-
-
-def _pulled(client: RuntimeHttpClient) -> tuple[Message, Context]:
-    """The message of a task, and the context of its node.
-
-    As Flower's `pull_task_input`, but for two things. A SuperNode gives a task away before it has
-    stored the message: one that is not there yet is waited for, where Flower's process takes
-    seconds to start. And the app bundle is not looked at.
-
-    Raises:
-        TimeoutError: the message does not come.
-    """
-    task = client.PullTaskInput(PullTaskInputRequest())
-    TaskIdentity.task_id = task.task_id
-    TaskIdentity.run_id = task.run.run_id
-    TaskIdentity.node_id = task.context.node_id
-    context = context_from_proto(task.context)
-    [tree] = _trees(client)
-    node = Node(node_id=context.node_id)
-    message = pull_and_inflate_object_from_tree(
-        tree,
-        make_pull_object_fn_protobuf(client.PullObject, node, context.run_id),
-        make_confirm_message_received_fn_protobuf(
-            client.ConfirmMessageReceived, node, context.run_id
-        ),
-        return_type=Message,
-    )
-    message.metadata.__dict__["_message_id"] = tree.object_id
-    return message, context
-
-
-def _trees(client: RuntimeHttpClient) -> list[ObjectTree]:
-    """The names of the objects that the message of a task consists of, in a list of one."""
-    end = time.monotonic() + _MESSAGE_COMES
-    while time.monotonic() < end:
-        answer = client.PullMessages(PullAppMessagesRequest())
-        if answer.messages_list:
-            return [answer.message_object_trees[0]]
-        time.sleep(0.1)
-    raise TimeoutError("A task came without its message.")
 
 
 def error_reply(message: Message, code: int, reason: str) -> Message:

@@ -18,7 +18,8 @@ from userdp.clients.app import client_app
 from userdp.sim.data.sources import shard as shards
 from userdp.sim.federation import node
 from userdp.sim.runtime import link_options
-from userdp.sim.runtime.flower_api import Endpoint, NodeTasks
+from userdp.sim.runtime.flower_api import Endpoint
+from userdp.sim.runtime.flower_node import NodeTasks
 
 
 def _changed(reply, change):

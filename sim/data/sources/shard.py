@@ -93,15 +93,22 @@ class _ShardSource(Source):
     own_columns = True
 
     def origin(self, path: str | None) -> Origin:
+        """What was cut, as the shard tells; raises as `read` does."""
         shard = read(path)
         # A node scores nobody, and may have no user; the server trains nobody.
         lacks = ("train",) if shard.part is None else ("train", "heldout")
         return Origin(format=shard.data_format, settings=shard.data, may_lack=lacks)
 
     def check(self, request: SourceRequest) -> None:
+        """Refuse a path without a shard; raises as `read` does."""
         read(request.path)
 
     def open(self, request: SourceRequest, cache_folder: Path) -> Opened:
+        """Hash the records, once while they stay unchanged.
+
+        Raises:
+            ConfigurationError: there is no such shard, or it is damaged.
+        """
         read(request.path)
         file = Path(str(request.path)) / RECORDS
         if not file.is_file():
