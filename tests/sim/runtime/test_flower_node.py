@@ -1,4 +1,4 @@
-"""The worker of a SuperNode beside a stand-in: tasks without messages, dead tasks, failed pushes."""
+"""The worker of a SuperNode beside a stand-in: late messages, dead tasks, failed pushes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.common.constant import SubStatus
 from flwr.common.serde import context_to_proto
+from flwr.proto.message_pb2 import ConfirmMessageReceivedResponse, PullObjectResponse
 from flwr.proto.runtime_pb2 import (
-    ConfirmMessageReceivedResponse,
     PullAppMessagesResponse,
-    PullObjectResponse,
     PullTaskInputResponse,
 )
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
@@ -106,10 +105,10 @@ def test_a_dead_task_is_left_for_the_next_one_and_ended(node, pushed):
 
 def test_a_reply_that_cannot_be_pushed_ends_its_task(node, monkeypatch):
     def refuses(*_):
-        raise ValueError
+        raise ValueError("the store is full")
 
     monkeypatch.setattr(flower_node, "push_message", refuses)
-    with pytest.raises(ValueError, match=""):
+    with pytest.raises(ValueError, match="store is full"):
         _Task(node, never).answer(lambda *_: 1)
     assert node.ended == [SubStatus.FAILED]
 
