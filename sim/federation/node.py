@@ -152,13 +152,11 @@ def serve(tasks: NodeTasks, answer: Answer, wait: Callable[[float], None] = time
     told: str | None = None
     while True:
         try:
-            if not tasks.answer_next(answer):
-                wait(_PAUSE)
-            told = None
+            pause, reason = 0.0 if tasks.answer_next(answer) else _PAUSE, None
         except Exception as error:  # of one message: the next is answered all the same
             known = isinstance(error, flower_api.FAILED)
-            reason = flower_api.refusal(error) if known else located(error)
-            if reason != told:
-                _LOG.warning("the SuperNode: %s", reason)
-            told = reason
-            wait(_PATIENCE)
+            pause, reason = _PATIENCE, flower_api.refusal(error) if known else located(error)
+        if reason not in (None, told):
+            _LOG.warning("the SuperNode: %s", reason)
+        told = reason
+        wait(pause)

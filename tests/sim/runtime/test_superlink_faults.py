@@ -6,6 +6,7 @@ The table in docs/superlink.md has a row for each.
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 
@@ -190,21 +191,17 @@ def test_a_certificate_of_another_authority_is_refused(federation, tmp_path, cap
     assert "its certificate is not the one expected" in outcome.line
 
 
-def _refused_supernode(federation, *changes):
-    """What a SuperNode says that is started with other files than `userdp up` made."""
+def test_a_supernode_with_a_key_that_was_not_admitted_is_refused(federation, tmp_path):
     words, variables = federation.command("supernode-1")
-    for name, value in changes:
+    certificates.node_key(tmp_path / "other.key")
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+    for name, value in (("--auth-supernode-private-key", tmp_path / "other.key"), ("--port", port)):
         words[words.index(name) + 1] = str(value)
     ended = subprocess.run(words, env=variables, capture_output=True, text=True, timeout=60)
-    return ended.returncode, ended.stdout + ended.stderr
-
-
-def test_a_supernode_with_a_key_that_was_not_admitted_is_refused(federation, tmp_path):
-    certificates.node_key(tmp_path / "other.key")
-    code, _ = _refused_supernode(
-        federation, ("--auth-supernode-private-key", tmp_path / "other.key"), ("--port", "1")
-    )
-    assert code != 0
+    assert ended.returncode != 0
+    assert "Failed to initialize the connection" in ended.stdout + ended.stderr
 
 
 def _with(federation, folder, **options):
@@ -247,3 +244,47 @@ def test_a_supernode_that_is_killed_stops_the_run(federation, node_0, tmp_path, 
     node_0.does("honest")
     federation.start(words, variables)
     assert_resumes(folder, capfd)
+
+
+@pytest.mark.trust
+def test_a_worker_that_is_killed_and_started_again_loses_no_round(
+    federation, control, node_0, tmp_path, capfd
+):
+    folder, worker = tmp_path / "run", federation.others[0]
+    words, (_, variables) = worker.args, federation.command("node-1")
+    variables["PYTHONPATH"] = str(TESTS)
+    node_0.does("die")
+
+    def restart():
+        worker.wait()
+        node_0.does("honest")
+        federation.start(words, variables)
+
+    thread = meanwhile(restart)
+    outcome = run(folder, capfd, *federation.overrides, f"output={folder}")
+    thread.join()
+    assert (outcome.code, rounds(folder)) == (0, (2, ())), outcome.line
+    assert cli.main(["verify", str(folder)]) == 0
+
+
+def test_a_superlink_that_ends_stops_the_run(federation, node_0, tmp_path, capfd):
+    """The last test: it ends the federation, and starts another in its place."""
+    folder = tmp_path / "run"
+    node_0.does("hold")
+
+    def end():
+        node_0.is_reached()
+        federation.end("superlink", signal.SIGKILL)
+
+    thread = meanwhile(end)
+    outcome = run(folder, capfd, *federation.overrides, f"output={folder}")
+    thread.join()
+    assert_stopped(outcome, (1,), "the runtime failed")
+    for child in federation.others:
+        child.kill()
+    assert cli.main(["down", str(federation.folder)]) == 0
+    words = ["--nodes", "4", "--shards", str(federation.shards), "--state", str(federation.folder)]
+    assert cli.main(["up", *words]) == 0
+    assert_resumes(folder, capfd)
+    assert cli.main(["down", str(federation.folder)]) == 0
+    assert cli.main(["down", str(federation.folder)]) == 0
