@@ -187,7 +187,8 @@ class _Task:
         while time.monotonic() < end:
             answer = self.client.PullMessages(PullAppMessagesRequest())
             if answer.messages_list:
-                return answer.message_object_trees[0]
+                tree: ObjectTree = answer.message_object_trees[0]
+                return tree
             if self.superseded():
                 raise SupersededError
             time.sleep(_SHORT)

@@ -23,6 +23,9 @@ from userdp.sim.runtime.registry import Deployment, Nodes
 
 _PAUSE = 0.25  # seconds between two looks for replies
 _LOOK = 3.0  # seconds between two looks at the nodes
+_RETURN = (
+    30.0  # seconds in which a node that is not there may come back, before it is sent anything
+)
 _AT_ONCE = 8  # replies that are fetched, and held in memory, at a time
 # Seconds for which a call to the SuperLink is tried where nobody answers.
 _PATIENCE = 15.0
@@ -101,12 +104,13 @@ class SuperLinkGrid(LinkGrid):
         """The replies in the order in which they come.
 
         Args:
-            messages: to the nodes; each is sent by itself, so that one is in memory.
+            messages: to the nodes; each is sent by itself.
             timeout: seconds after which the rest is given up; None: no limit.
         """
         waiting: dict[str, Message] = {}
-        since = self.online_since()
-        for message in messages:
+        made = list(messages)
+        since = self._awaited({message.metadata.dst_node_id for message in made})
+        for message in made:
             if name := next(iter(self.push_messages([message])), None):
                 waiting[name] = message
             else:  # the SuperLink does not know the node
@@ -120,6 +124,17 @@ class SuperLinkGrid(LinkGrid):
                 yield from self._lost(waiting, since)
             if waiting:
                 time.sleep(_PAUSE)
+
+    def _awaited(self, nodes: set[int]) -> dict[int, str]:
+        """When each node came, once these are there, or have been waited for.
+
+        A message to a node that is not there fails at once, so without this, one that is started
+        again would fail twice before it is back.
+        """
+        end = time.monotonic() + _RETURN
+        while not nodes <= (since := self.online_since()).keys() and time.monotonic() < end:
+            time.sleep(_PAUSE)
+        return since
 
     def _arrived(self, waiting: dict[str, Message]) -> Iterator[Message]:
         for names in flower_api.batches(waiting, _AT_ONCE):

@@ -136,6 +136,7 @@ def reply(name, error=None):
 def link(monkeypatch):
     monkeypatch.setattr(superlink, "_PAUSE", 0.001)
     monkeypatch.setattr(superlink, "_LOOK", 0.01)
+    monkeypatch.setattr(superlink, "_RETURN", 0.05)
     return Link()
 
 
@@ -172,6 +173,20 @@ def test_a_node_that_is_not_there_or_was_started_again_gets_an_error_reply(link)
     assert lost.has_error()
     assert lost.error.code == flower_api.NODE_UNAVAILABLE
     assert link.replies == {}
+
+
+def test_a_node_that_is_coming_back_is_waited_for(link):
+    looks = []
+
+    def online():
+        looks.append(1)
+        return link.since if len(looks) > 3 else {1: "a"}
+
+    grid = link.grid()
+    grid.online_since = online
+    link.replies = {"m0": reply("m0")}
+    [one] = grid.send_and_receive([message(2)])
+    assert (one.metadata.reply_to_message_id, len(looks)) == ("m0", 4)
 
 
 def test_a_time_limit_ends_it(link):
