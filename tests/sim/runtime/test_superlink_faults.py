@@ -236,6 +236,7 @@ def test_a_supernode_that_is_killed_stops_the_run(federation, node_0, tmp_path, 
     def kill():
         node_0.is_reached()
         federation.end("supernode-1", signal.SIGKILL)
+        node_0.does("honest")
 
     thread = meanwhile(kill)
     outcome = run(folder, capfd, *federation.overrides, f"output={folder}")
