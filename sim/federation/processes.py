@@ -61,7 +61,7 @@ def began(pid: int) -> str | None:
     stat = Path("/proc", str(pid), "stat")
     if Path("/proc/self/stat").exists():
         try:
-            fields = stat.read_text("utf-8", "replace").rpartition(")")[2].split()
+            fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         except OSError:
             return None
         return None if fields[0] in ("Z", "X") else fields[19]  # clock ticks since the system began

@@ -214,7 +214,7 @@ class _Federation:
 
     def _are_ready(self) -> bool:
         logs = [self._log(f"node-{number}") for number in range(self._nodes)]
-        return all(node.READY in log.read_text("utf-8", "replace") for log in logs)
+        return all(node.READY in log.read_text(encoding="utf-8", errors="replace") for log in logs)
 
     def _wait(self, what: str, there: Callable[[], bool]) -> None:
         """Wait until something is there.
@@ -246,7 +246,7 @@ def _online(endpoint: Endpoint) -> int | None:
 
 def _last_line(log: Path) -> str:
     """What a process that ended said last, where it is a line of ours; else where its log is."""
-    lines = log.read_text("utf-8", "replace").splitlines() if log.exists() else []
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     ours = [line for line in lines if line.startswith("userdp: ")]
     return f": {ours[-1].removeprefix('userdp: ')}" if ours else f"; see {log}."
 
