@@ -9,6 +9,7 @@ import stat
 import threading
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_public_key, load_ssh_private_key
 from flwr.supercore.primitives.asymmetric import bytes_to_public_key, uses_nist_ec_curve
 
@@ -76,6 +77,9 @@ def test_a_server_cannot_sign_for_others(tmp_path):
     """The chain from a server's certificate to one that it signed is refused."""
     authority = certificates.Authority(tmp_path)
     signed = authority.sign("superlink")
+    found = x509.load_pem_x509_certificate(signed.certificate.read_bytes()).extensions
+    assert not found.get_extension_for_class(x509.BasicConstraints).value.ca
+    assert not found.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
     assert not list(tmp_path.glob("ca.key"))
     with serving(authority.sign("other")) as port, pytest.raises(ssl.SSLCertVerificationError):
         greeting(port, signed.certificate)
