@@ -32,6 +32,12 @@ HELP = """userdp: federated fine-tuning of language models under user-level diff
   userdp report FOLDER [output=DIR]   one HTML page about a run or a sweep, figures beside it
   userdp bench  [case=NAME] [overrides] [--json] [--long]
                                       a round beside plain training and peers, same tokens
+  userdp shard  [overrides] nodes=N output=FOLDER   cuts the data into a folder for each node
+  userdp up     --nodes N --shards FOLDER [--state FOLDER] [--insecure] [--secure_sum]
+                                      starts SuperLink, SuperNodes and workers on this machine
+  userdp down   [FOLDER]              ends these processes
+  userdp node   shard=FOLDER supernode=HOST:PORT certificate=FILE secret=FILE [overrides]
+                                      the worker of one SuperNode (docs/superlink.md)
 
 Overrides name a value of the configuration:
   userdp run data=jsonl data.path=mail.jsonl model=local model.path=my-model privacy.epsilon=3
@@ -68,6 +74,10 @@ def _main(words: list[str]) -> int:
         "bench": _bench,
         "compare": _compare,
         "report": _report,
+        "shard": _shard,
+        "up": _up,
+        "down": _down,
+        "node": _node,
     }
     if not words or words[0] == "help" or {"-h", "--help"} & set(words):
         print(HELP, end="")
@@ -222,6 +232,30 @@ def _report(arguments: list[str]) -> None:
 
     third_party.accountants()
     command.main(_overrides(arguments))
+
+
+def _shard(arguments: list[str]) -> None:
+    from userdp.sim.federation import shard
+
+    shard.main(arguments)
+
+
+def _up(arguments: list[str]) -> None:
+    from userdp.sim.federation import up
+
+    up.main(arguments)
+
+
+def _down(arguments: list[str]) -> None:
+    from userdp.sim.federation import down
+
+    down.main(arguments)
+
+
+def _node(arguments: list[str]) -> None:
+    from userdp.sim.federation import node
+
+    node.main(arguments)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ ROOMS = [
     "sim.run.evidence",
     "sim.run.health",
     "sim.run",
+    "sim.federation",
     "sim.sweep",
     "analysis.aggregates",
     "analysis.report.figures",
@@ -74,9 +75,12 @@ LIBRARIES = {
         *("sim.protocol", "sim.runtime", "clients.app", "server.app", "server.strategy"),
         *("server.reply_check", "server.roll_call", "server.time_limit"),
         *("server.aggregation", "server.secure_sum"),
-        *("sim.run", "sim.flower_app", "analysis.benchmark"),
+        *("sim.run", "sim.flower_app", "sim.federation.node", "analysis.benchmark"),
     },
-    "cryptography": {"sim.protocol.secure_sum", "clients.node_keys"},
+    "cryptography": {
+        *("sim.protocol.secure_sum", "clients.node_keys", "sim.federation.certificates"),
+    },
+    "httpx": {"sim.runtime.flower_api"},
     "ray": {"sim.runtime.ray_engine", "analysis.benchmark.peers"},
     "psutil": {"sim.runtime.ray_engine"},
     "wandb": {"sim.tracking.wandb_tracker", "analysis.report.wandb_summary"},
@@ -111,6 +115,7 @@ LIBRARIES = {
 # Settings are plain values beyond these rooms.
 MAY_KNOW_SETTINGS = {
     *("sim.config", "sim.planning", "sim.inputs", "sim.run", "sim.sweep", "sim.api", "sim.cli"),
+    "sim.federation",
     *("analysis.comparison", "analysis.audit", "analysis.report.wandb_summary"),
 }
 # Names of single mechanisms, clip rules, accountants, sources, selection rules and runtimes that
@@ -136,6 +141,7 @@ PARTICULAR = {
     "in_process": {"sim.runtime", "sim.config.settings"},
     "ray": {"sim.runtime"},
     "flower": {"sim.runtime"},
+    "superlink": {"sim.runtime", "sim.federation"},
     "joint": {"clients.training", "sim.protocol.contract", "server.mechanisms.base"},
 }
 RENAMED = "sim.common.renamed"  # holds old names of particular things: that is what it is for
@@ -415,6 +421,8 @@ OTHER_WRITERS = {
     "server.ledger.ledger",  # grows by lines
     "sim.tracking.tracker",  # grows by lines
     "sim.sweep.sweep",  # the output of a job, a log
+    "sim.federation.processes",  # the output of a process, a log
+    "sim.federation.shard",  # grows by lines
     "sim.console.streams",  # the null device
     "sim.data.population",  # inside a folder of the cache, from here
     "sim.data.population_writer",

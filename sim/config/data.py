@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from userdp.sim.common.bounds import Between
 from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.common.plain_text import shown
+from userdp.sim.config import refusal
 from userdp.sim.config.field_types import (
     Closed,
     Code,
@@ -18,7 +20,7 @@ from userdp.sim.config.field_types import (
     Share,
     Whole,
 )
-from userdp.sim.data.sources.base import GeneratedPopulation
+from userdp.sim.data.sources.base import GeneratedPopulation, Origin
 from userdp.sim.data.sources.registry import SOURCES
 
 MOST_CLASSES = 100_000  # outputs of a classification head
@@ -27,19 +29,9 @@ _ClassName = Annotated[Whole, Between(-(2**63), 2**63 - 1)] | Column
 
 
 @dataclass(frozen=True, kw_only=True)
-class Data(Closed):
-    """The group ``data`` of the configuration.
+class Described(Closed):
+    """The part of the group ``data`` that says who is a user, what a record is, who is held out."""
 
-    Raises:
-        ConfigurationError: a value is out of range or does not fit the format.
-    """
-
-    format: Code  # name of an entry of `SOURCES`
-    users: Annotated[Whole, _INVENTED] = 2400  # of a generated population
-    path: PathText | None = None
-    name: Name | None = None  # configuration of a data set of the hub
-    hub_split: Name = "train"
-    options: dict[str, Any] = field(default_factory=dict, hash=False)  # `Source.option_names`
     user: Column | None = "user_id"  # None: every record belongs to another user
     text: Column | None = "text"
     prompt: Column | None = None
@@ -51,6 +43,24 @@ class Data(Closed):
     split_column: Column | None = None
     holdout: Share = 0.1
     seed: Seed = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data(Described):
+    """The group ``data`` of the configuration.
+
+    Data that were cut from others tell by themselves what `Described` holds, which then counts.
+
+    Raises:
+        ConfigurationError: a value is out of range or does not fit the format.
+    """
+
+    format: Code  # name of an entry of `SOURCES`
+    users: Annotated[Whole, _INVENTED] = 2400  # of a generated population
+    path: PathText | None = None
+    name: Name | None = None  # configuration of a data set of the hub
+    hub_split: Name = "train"
+    options: dict[str, Any] = field(default_factory=dict, hash=False)  # `Source.option_names`
     strict: Flag = False
     canaries: Annotated[Whole, Between(0, 1_000_000)] = (
         0  # invented users, added to measure memorisation
@@ -66,7 +76,32 @@ class Data(Closed):
                 f"data.canaries={self.canaries}: a classification learns no text to remember; "
                 "leave out data.label, or the canaries."
             )
+        self._describe()
         self._check_source()
+
+    def _describe(self) -> None:
+        """Take over what the data tell of those that they were cut from."""
+        if (origin := self.origin) is None:
+            return
+        told = refusal.checked(Described, origin.settings, f"data.path={shown(self.path)}: data.")
+        for name, value in vars(told).items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def origin(self) -> Origin | None:
+        """What the data tell of those that they were cut from; None if they are no part of others.
+
+        Raises:
+            ConfigurationError: the data do not exist, or are damaged.
+        """
+        source = SOURCES.find(self.format)
+        return None if isinstance(source, GeneratedPopulation) else source.origin(self.path)
+
+    @property
+    def described_format(self) -> str:
+        """The format by which a claim describes the data: of those that they were cut from."""
+        origin = self.origin
+        return self.format if origin is None else origin.format
 
     def _check_source(self) -> None:
         source = SOURCES.find(self.format)

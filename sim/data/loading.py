@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,10 +104,19 @@ class CorpusSettings:
         return cache.fingerprint(corpus.FORMAT, contents, settings, encode.name)
 
 
-def load(source: Source, settings: CorpusSettings, encode: Encode, cache_folder: Path) -> Corpus:
+def load(
+    source: Source,
+    settings: CorpusSettings,
+    encode: Encode,
+    cache_folder: Path,
+    may_lack: Collection[str] = (),
+) -> Corpus:
     """Read, tokenise and divide the source, or map what an earlier call with the same key wrote.
 
     Records are stored whole, however long, but for labelled ones.
+
+    Args:
+        may_lack: sides that may be without a record: "train" for data that nobody trains on.
 
     Raises:
         ConfigurationError: the source is missing, lacks a column or holds no training record.
@@ -118,9 +127,9 @@ def load(source: Source, settings: CorpusSettings, encode: Encode, cache_folder:
 
     def build(folder: Path) -> None:
         dropped: Counter[str] = Counter()
-        examples = _examples(settings, opened.rows(), encode, dropped)
-        corpus.write(folder, examples, _batch_encoder(settings, encode), dropped)
-        if len(Corpus.load(folder).train) == 0:
+        read = examples(settings, opened.rows(), encode, dropped)
+        corpus.write(folder, read, _batch_encoder(settings, encode), dropped)
+        if "train" not in may_lack and len(Corpus.load(folder).train) == 0:
             raise ConfigurationError(
                 f"data.path={settings.path!r}: no training record; "
                 f"dropped because of: {', '.join(sorted(dropped)) or 'nothing, there is no row'}"
@@ -145,14 +154,17 @@ def generate(
     )
 
     def build(folder: Path) -> None:
-        examples = (
-            Example(user, text, holdout.user_held_out(seed, user, share))
-            for user, texts in population.users(seed, users)
-            for text in texts
-        )
-        corpus.write(folder, examples, encode, {})
+        corpus.write(folder, generated(population, seed, users), encode, {})
 
     return cache.stored(cache.place(cache_folder, "corpora", key), build, Corpus.load)
+
+
+def generated(population: GeneratedPopulation, seed: int, users: int) -> Iterator[Example]:
+    """The records of a generated population, each with its side; arguments as of `generate`."""
+    for user, texts in population.users(seed, users):
+        held_out = holdout.user_held_out(seed, user, population.holdout)
+        for text in texts:
+            yield Example(user, text, held_out)
 
 
 def _batch_encoder(
@@ -167,10 +179,19 @@ def _batch_encoder(
     return encode if columns.prompt is None else encode.prompted
 
 
-def _examples(
+def examples(
     settings: CorpusSettings, rows: Iterator[Row], encode: Encode, dropped: Counter[str]
 ) -> Iterator[Example]:
-    """The good records, each with its side; counts bad ones, and users left without a record."""
+    """The good records in order, each with its side.
+
+    Args:
+        encode: of conversations, which are records only where the tokenizer takes them.
+        dropped: counts bad rows by reason, and users left without a record; updated.
+
+    Raises:
+        BadDataError: a bad row under ``settings.strict``.
+        ConfigurationError: a row without a side, where a column names it.
+    """
     positions: Counter[str] = Counter()
     seen: Counter[str] = Counter()
     users_with_bad_records = set()

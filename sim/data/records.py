@@ -73,6 +73,17 @@ class Columns:
         }
         return {setting: column for setting, column in columns.items() if column is not None}
 
+    def own(self) -> Columns:
+        """The columns of such records once they are written out, each with its user and its side.
+
+        >>> Columns(user=None, text="body").own()
+        Columns(user='user', text='text', prompt=None, chat=None, split='split', pair=None,\
+ label=None, classes=())
+        """
+        names = ("text", "prompt", "chat", "pair", "label")
+        named = {name: name for name in names if getattr(self, name) is not None}
+        return Columns(user="user", split="split", classes=self.classes, **named)
+
     def _check_labels(self) -> None:
         if self.label is None:
             if self.pair is not None:

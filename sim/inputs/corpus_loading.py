@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from userdp.clients.tokenization.tokenizer import TokenizerEncode
@@ -13,7 +14,7 @@ from userdp.sim.data.corpus import Corpus
 from userdp.sim.data.loading import BadDataError, CorpusSettings
 from userdp.sim.data.population import Population
 from userdp.sim.data.records import Columns
-from userdp.sim.data.sources.base import GeneratedPopulation
+from userdp.sim.data.sources.base import GeneratedPopulation, Source
 from userdp.sim.data.sources.registry import SOURCES
 
 
@@ -28,7 +29,7 @@ def check(data: Data, seq_len: int) -> None:
     """
     source = SOURCES.find(data.format)
     if not isinstance(source, GeneratedPopulation):
-        source.check(_settings(data, seq_len).request)
+        source.check(settings(data, seq_len).request)
 
 
 def load(data: Data, tokenizer: Any, seq_len: int) -> Corpus:
@@ -42,12 +43,12 @@ def load(data: Data, tokenizer: Any, seq_len: int) -> Corpus:
             held-out record to score.
     """
     encode, folder = TokenizerEncode(tokenizer), cache.cache_root()
-    source = SOURCES.find(data.format)
+    source, lacks = SOURCES.find(data.format), may_lack(data)
     if isinstance(source, GeneratedPopulation):
         corpus = loading.generate(source, data.seed, data.users, encode, folder)
     else:
         try:
-            corpus = loading.load(source, _settings(data, seq_len), encode, folder)
+            corpus = loading.load(source, settings(data, seq_len), encode, folder, lacks)
         except ConfigurationError:
             raise
         except (FileNotFoundError, BadDataError) as error:
@@ -56,9 +57,9 @@ def load(data: Data, tokenizer: Any, seq_len: int) -> Corpus:
             raise ConfigurationError(
                 f"data.path={data.path}: did not load: {type(error).__name__}."
             ) from None
-    if not len(corpus.train):
+    if "train" not in lacks and not len(corpus.train):
         raise ConfigurationError("data: no user is left to train on; lower data.holdout.")
-    if not _scorable(corpus.heldout, seq_len):
+    if "heldout" not in lacks and not _scorable(corpus.heldout, seq_len):
         raise ConfigurationError(
             "data.holdout: no record with a token to predict is held out to score; raise "
             "data.holdout, change data.split, or raise model.seq_len if prompts fill it."
@@ -66,8 +67,40 @@ def load(data: Data, tokenizer: Any, seq_len: int) -> Corpus:
     return corpus
 
 
-def _settings(data: Data, seq_len: int) -> CorpusSettings:
-    columns = Columns(
+def may_lack(data: Data) -> Collection[str]:
+    """The sides, of "train" and "heldout", that these data may be without: none, for whole data."""
+    return () if (origin := data.origin) is None else origin.may_lack
+
+
+def settings(data: Data, seq_len: int) -> CorpusSettings:
+    """What to read and how to divide it.
+
+    Args:
+        seq_len: tokens of the longest sequence that is trained or scored.
+
+    Raises:
+        ConfigurationError: a value does not fit the others.
+    """
+    source = SOURCES.find(data.format)
+    columns = _columns(data)
+    own = isinstance(source, Source) and source.own_columns
+    return CorpusSettings(
+        format=data.format,
+        path=data.path,
+        columns=columns.own() if own else columns,
+        split="column" if own else data.split,
+        holdout=data.holdout,
+        seed=data.seed,
+        strict=data.strict,
+        name=data.name,
+        hub_split=data.hub_split,
+        max_tokens=None if data.label is None else seq_len,
+        options=data.options,
+    )
+
+
+def _columns(data: Data) -> Columns:
+    return Columns(
         user=data.user,
         text=data.text,
         prompt=data.prompt,
@@ -76,19 +109,6 @@ def _settings(data: Data, seq_len: int) -> CorpusSettings:
         pair=data.text_pair,
         label=data.label,
         classes=data.class_names,
-    )
-    return CorpusSettings(
-        format=data.format,
-        path=data.path,
-        columns=columns,
-        split=data.split,
-        holdout=data.holdout,
-        seed=data.seed,
-        strict=data.strict,
-        name=data.name,
-        hub_split=data.hub_split,
-        max_tokens=None if data.label is None else seq_len,
-        options=data.options,
     )
 
 

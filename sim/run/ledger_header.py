@@ -10,6 +10,7 @@ from userdp.server.mechanisms.base import ZERO_OUT, Mechanism
 from userdp.server.statement import statement, trust
 from userdp.sim.common import foreign_code, renamed
 from userdp.sim.config import optimizer
+from userdp.sim.config.data import Data
 from userdp.sim.config.settings import Settings
 from userdp.sim.data import selection
 from userdp.sim.planning.planner import Plan
@@ -17,7 +18,7 @@ from userdp.sim.planning.planner import Plan
 _PACKAGES = ("userdp.sim", "userdp.clients", "userdp.server")
 # Public facts about the data: they decide who a user is, and who is held out.
 _PUBLIC_DATA = (
-    *("format", "user", "text", "prompt", "chat", "text_pair", "label"),
+    *("user", "text", "prompt", "chat", "text_pair", "label"),
     *("split_column", "holdout"),
 )
 # Fields that only a header whose configuration asks for them has.
@@ -90,11 +91,16 @@ def header(
             "base_dtype": dtype,
             "model": {"lora": vars(settings.model.lora)},
         },
-        "data": {name: getattr(data, name) for name in _PUBLIC_DATA},
+        "data": _public_data(data),
         **_asked(mechanism, settings),
         **({"canaries": data.canaries} if data.canaries else {}),
         **_secure_sum(settings, keys),
     }
+
+
+def _public_data(data: Data) -> dict[str, Any]:
+    fields = {name: getattr(data, name) for name in _PUBLIC_DATA}
+    return {"format": data.described_format, **fields}
 
 
 def _asked(mechanism: Mechanism, settings: Settings) -> dict[str, Any]:

@@ -98,9 +98,16 @@ def app_from_config(values: Mapping[str, Any]) -> ClientApp:
     """
     third_party.environment()
     settings = validation.parse(OmegaConf.create(dict(values)))
-    inputs = run_inputs.build(settings)
-    runtime, engine = settings.runtime, run_inputs.fit_engine(settings, inputs.model)
-    masked = None
+    return client_app(host_of_process(settings))
+
+
+def host_of_process(settings: Settings) -> Host:
+    """Model, records and keys of the nodes of a process that is not the server's.
+
+    Raises:
+        ConfigurationError: as `app_from_config`.
+    """
+    runtime, masked = settings.runtime, None
     if runtime.secure_sum:
         if runtime.keys is None:
             raise ConfigurationError(
@@ -108,11 +115,13 @@ def app_from_config(values: Mapping[str, Any]) -> ClientApp:
                 "folder of keys."
             )
         masked = MaskedSums.of(Path(runtime.keys))
-    return client_app(host(settings, inputs, engine, masked))
+    inputs = run_inputs.build(settings)
+    return host(settings, inputs, run_inputs.fit_engine(settings, inputs.model), masked)
 
 
 def _train_population(settings: Settings, inputs: RunInputs, engine: EngineSettings) -> Population:
-    if not selection.RULES.find(settings.selection.rule).needs_perplexity:
+    needed = selection.RULES.find(settings.selection.rule).needs_perplexity
+    if not (needed and len(inputs.corpus.train)):  # a server may have no record
         return inputs.corpus.train
     seq_len = settings.model.seq_len
     return inputs.cached(

@@ -60,6 +60,7 @@ def prepare(settings: Settings, load: LoadInputs = run_inputs.load) -> Prepared:
     trackers.check(settings)
     _check_runtime(settings)
     inputs = load(settings.data, settings.model, settings.seed, settings.device)
+    _check_sides(settings, inputs)
     plan = make_plan(settings, inputs)
     CLIP_RULES.find(plan.mechanism.clipping)
     _check_secure_sum(settings, plan)
@@ -182,6 +183,26 @@ def _check_writable(folder: Path) -> None:
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise ConfigurationError(
             f"output={folder}: {nearest} cannot be written; choose a folder that can."
+        )
+
+
+def _check_sides(settings: Settings, inputs: RunInputs) -> None:
+    """Refuse a part of the data where the server needs more than it holds."""
+    path, corpus = settings.data.path, inputs.corpus
+    if not len(corpus.heldout):
+        raise ConfigurationError(
+            f"data.path={path}: it holds the records of one node and none to score; name the "
+            "server's folder beside it."
+        )
+    if not len(corpus.train) and not runtimes.holds_records(settings.runtime.kind):
+        raise ConfigurationError(
+            f"data.path={path}: it holds no record to train on, and "
+            f"runtime={settings.runtime.kind} trains on the records of this process."
+        )
+    if settings.counts_users and runtimes.holds_records(settings.runtime.kind):
+        raise ConfigurationError(
+            "privacy.users=null: the nodes hold the records, so the server cannot count the "
+            "users; declare an upper bound of their number, privacy.users=N."
         )
 
 

@@ -294,8 +294,8 @@ def _start(tracker: Tracker, prepared: Prepared, config: Mapping[str, Any]) -> N
 
 def _print_start(prepared: Prepared, minutes: float | None) -> None:
     inputs, counts = prepared.inputs, {}
-    if prepared.settings.track.simulation_only:
-        train = inputs.corpus.train
+    train = inputs.corpus.train
+    if prepared.settings.track.simulation_only and len(train):  # the server may have no record
         counts = {
             "users": len(train),
             "records": len(train.user_records),

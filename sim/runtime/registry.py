@@ -70,8 +70,23 @@ class Asked:
     device: str  # of the configuration: auto, cpu, cuda, ...
 
 
-Runtime: TypeAlias = Callable[[Nodes], "AbstractContextManager[Grid]"]
+Start: TypeAlias = Callable[[Nodes], "AbstractContextManager[Grid]"]
 Check: TypeAlias = Callable[[Asked], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """A runtime whose nodes hold their own records, which the server's process never reads."""
+
+    start: Start
+    check: Check  # as `refusing` takes it
+
+    def __call__(self, nodes: Nodes) -> AbstractContextManager[Grid]:
+        """As `start`."""
+        return self.start(nodes)
+
+
+Runtime: TypeAlias = Start | Deployment
 
 RUNTIMES: Table[Runtime] = Table(
     "runtime.kind",
@@ -79,13 +94,23 @@ RUNTIMES: Table[Runtime] = Table(
         "in_process": "userdp.sim.runtime.in_process.start",
         "ray": "userdp.sim.runtime.ray.start",
         "flower": "userdp.sim.runtime.flower.start",
+        "superlink": "userdp.sim.runtime.superlink.RUNTIME",
     },
-    kinds=[FunctionType],
+    kinds=[FunctionType, Deployment],
 )
 _CHECK = "check"  # attribute of a runtime that can refuse
 
 
-def refusing(check: Check) -> Callable[[Runtime], Runtime]:
+def holds_records(kind: str) -> bool:
+    """Whether the nodes of a runtime hold records of their own, of which the server has none.
+
+    Raises:
+        ConfigurationError: there is no such runtime.
+    """
+    return isinstance(RUNTIMES.find(kind), Deployment)
+
+
+def refusing(check: Check) -> Callable[[Start], Start]:
     """A decorator that gives a runtime the function by which it refuses a configuration.
 
     Args:
@@ -93,7 +118,7 @@ def refusing(check: Check) -> Callable[[Runtime], Runtime]:
             installed included; it is called before the run's folder exists, and starts nothing.
     """
 
-    def decorated(runtime: Runtime) -> Runtime:
+    def decorated(runtime: Start) -> Start:
         setattr(runtime, _CHECK, check)
         return runtime
 

@@ -75,16 +75,42 @@ class Opened:
     rows: Callable[[], Iterator[Row]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What data that were cut from others tell of those: by it, a claim describes them.
+
+    Args:
+        format: ``data.format`` of the data that were cut.
+        settings: values of the group ``data`` that say who is a user and who is held out.
+        may_lack: sides, of "train" and "heldout", that may be without a record.
+    """
+
+    format: str
+    settings: Mapping[str, Any]
+    may_lack: Collection[str] = ()
+
+
 class Source(abc.ABC):
     """Reads the rows of one kind of data source.
 
     Attributes:
         has_labels: whether ``data.label`` may name a column.
         option_names: keys that ``data.options`` may have; any other is refused.
+        own_columns: whether the rows of data with an `origin` have the columns of
+            `userdp.sim.data.records.Columns.own`, whatever the settings call them.
     """
 
     has_labels: ClassVar[bool] = True
     option_names: ClassVar[Collection[str]] = ()
+    own_columns: ClassVar[bool] = False
+
+    def origin(self, path: str | None) -> Origin | None:
+        """What the data at ``path`` were cut from; None for data that are no part of others.
+
+        Raises:
+            ConfigurationError: the data do not exist, or do not tell.
+        """
+        return None
 
     def check(self, request: SourceRequest) -> None:  # noqa: B027 - a source may do without
         """Refuse a request that cannot be served, without reading the data.

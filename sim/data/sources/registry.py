@@ -18,6 +18,7 @@ SOURCES: Table[Source | GeneratedPopulation] = Table(
         "csv": "userdp.sim.data.sources.csv_files.SOURCE",
         "parquet": "userdp.sim.data.sources.parquet.SOURCE",
         "hub": "userdp.sim.data.sources.hub.SOURCE",
+        "shard": "userdp.sim.data.sources.shard.SOURCE",
     },
     kinds=[Source, GeneratedPopulation],
 )

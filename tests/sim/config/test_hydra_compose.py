@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config import hydra_compose, validation
+from userdp.sim.data.sources.shard import DESCRIPTION, Shard
 
 GROUPS = {
     path.parent.name: [file.stem for file in path.parent.glob("*.yaml")]
@@ -25,8 +26,12 @@ FROM_OUTSIDE = {
 @pytest.mark.parametrize(
     ("group", "option"), [(group, option) for group, names in GROUPS.items() for option in names]
 )
-def test_every_option_of_every_group_composes(group, option):
+def test_every_option_of_every_group_composes(group, option, tmp_path):
     path = [f"{group}.path=x"] if option in FROM_OUTSIDE.get(group, []) else []
+    if (group, option) == ("data", "shard"):  # what a shard tells is read with the configuration
+        path = [f"data.path={tmp_path}"]
+        whole = Shard(part=0, parts=1, data_format="jsonl", data={}, words=())
+        (tmp_path / DESCRIPTION).write_bytes(whole.json())
     asked, _ = hydra_compose.settings([f"{group}={option}", *path])
     assert hasattr(asked, group)
 

@@ -1,0 +1,1 @@
+"""A federation of processes: shards of the data, certificates, SuperLink, SuperNodes, workers."""
