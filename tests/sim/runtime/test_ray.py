@@ -269,9 +269,9 @@ def test_a_process_that_cannot_load_its_model_stops_the_run_before_a_round(monke
 
     nodes = runner._nodes
 
-    def without_model(prepared, config):
+    def without_model(prepared, config, masked):
         changed = {**config, "model": {**config["model"], "path": "gone"}}
-        return nodes(prepared, changed)
+        return nodes(prepared, changed, masked)
 
     monkeypatch.setattr(runner, "_nodes", without_model)
     words = small_world.overrides("runtime=ray", "output=run", "runtime.nodes=1")
