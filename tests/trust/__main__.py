@@ -24,6 +24,7 @@ NEIGHBOURS = "tests/clients/training/test_file_neighbours.py"
 FIREWALL = "tests/sim/test_firewall.py"
 AUDITS = "tests/analysis/audit/test_verdicts.py"
 FILES = "tests/sim/data/sources/test_hostile_files.py"
+FAULTS = "tests/sim/runtime/test_superlink_faults.py"
 EVERY_KILL = "tests/trust/test_every_kill.py"
 Row = tuple[str, str, bool]  # what was tried, what came of it, whether all was right
 
@@ -101,6 +102,7 @@ PARTS: dict[str, Callable[[], Row]] = {  # the longest first, so that two proces
     "audits": lambda: tested("audits and hostile files", AUDITS, FILES),
     "neighbours-1": lambda: tested("neighbours, float32", NEIGHBOURS, "-k", "not bfloat16"),
     "neighbours-2": lambda: tested("neighbours, bfloat16", NEIGHBOURS, "-k", "bfloat16"),
+    "superlink": lambda: tested("faults of a deployment", FAULTS),
     "points": lambda: tested("every kill, full disks", EVERY_KILL),
     "kills": killed,
     "firewall": lambda: tested("firewall", FIREWALL),

@@ -128,7 +128,7 @@ MUTATIONS = [
     Mutation(
         "a node's sum of any length is added",
         "server/reply_check.py",
-        "    if norm > limit * (1.0 + _margin(asked.units, len(total))):",
+        "    if norm > limit * (1.0 + _margin(units, len(total))):",
         "    if norm > 100 * limit:",
         _REPLY,
     ),
@@ -170,8 +170,8 @@ MUTATIONS = [
     Mutation(
         "a strict run prints how many users there are",
         "sim/run/runner.py",
-        "    if prepared.settings.track.simulation_only:\n        train",
-        "    if True:\n        train",
+        "    if prepared.settings.track.simulation_only and len(train):",
+        "    if True:",
         "tests/sim/test_firewall.py",
     ),
     Mutation(
