@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.user_config import UserConfig
 from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -26,7 +27,7 @@ from userdp.sim.runtime.registry import Nodes
 
 _LOG = logging.getLogger("userdp")
 
-CLIENT_APP_RAISED = 3  # flwr's ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+CLIENT_APP_RAISED = int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
 _SERVER = 1
 
 
