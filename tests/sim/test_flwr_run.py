@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -68,7 +69,14 @@ def flwr(app, tmp_path):
     yield call
     for process in psutil.process_iter(["cmdline"]):
         if any(str(home) in word for word in process.info["cmdline"] or []):
-            for each in [*process.children(recursive=True), process]:
+            _end(process)
+
+
+def _end(process):
+    """End a process and those below it, of which some may end by themselves meanwhile."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for each in [*process.children(recursive=True), process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 each.terminate()
 
 

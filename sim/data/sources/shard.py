@@ -92,8 +92,10 @@ def _checked(values: Mapping[str, Any]) -> Shard:
 class _ShardSource(Source):
     own_columns = True
 
-    def origin(self, path: str | None) -> Origin:
-        """What was cut, as the shard tells; raises as `read` does."""
+    def origin(self, path: str | None) -> Origin | None:
+        """What was cut, as the shard tells; raises as `read` does, but for a missing path."""
+        if path is None:  # `check` refuses it
+            return None
         shard = read(path)
         # A node scores nobody, and may have no user; the server trains nobody.
         lacks = ("train",) if shard.part is None else ("train", "heldout")

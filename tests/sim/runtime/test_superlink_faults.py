@@ -119,6 +119,7 @@ def test_a_slow_node_stops_a_run_with_a_time_limit(federation, node_0, tmp_path,
     assert_resumes(folder, capfd, "runtime.timeout=null")
 
 
+@pytest.mark.trust
 def test_a_supernode_that_is_started_again_loses_no_round(federation, node_0, tmp_path, capfd):
     folder, (words, variables) = tmp_path / "run", federation.command("supernode-0")
     node_0.does("hold")
@@ -143,7 +144,9 @@ def _server(federation, folder):
     return federation.start([*words, f"output={folder}"], variables)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.trust)]
+)
 def test_a_server_process_that_is_ended_is_resumed(number, federation, node_0, tmp_path, capfd):
     folder = tmp_path / "run"
     node_0.does("hold")
