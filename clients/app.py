@@ -37,6 +37,7 @@ class Host:
     population: Population
     engine: EngineSettings
     own_users: bool = False  # the population is of one node's users, and not of all nodes'
+    population_id: str = ""  # the same for all nodes whose users are of one population
     masked_sums: MaskedSums | None = None  # if given, no sum leaves without masks
 
     def train(self, message: Message, place: Introduction | None = None) -> Message:
@@ -104,7 +105,11 @@ class Host:
         digest = self.model.layout.digest
         roster = self.masked_sums.roster.digest if self.masked_sums is not None else ""
         return Introduction(
-            partition=partition, partitions=partitions, layout=digest, roster=roster
+            partition=partition,
+            partitions=partitions,
+            layout=digest,
+            population=self.population_id,
+            roster=roster,
         )
 
     def _checked(self, contract: Contract, place: Introduction | None) -> Introduction | None:

@@ -36,6 +36,8 @@ class RollCall:
         layout: `Layout.digest` of the run's adapter.
         patience: seconds to wait for nodes that are not there yet, and for their answers.
         roster: digest of the keys under which the nodes mask their sums; empty: they mask none.
+        population: id of the population whose users the nodes host; None where the server does not
+            know it: it must then be the same for all nodes.
     """
 
     nodes: int
@@ -43,6 +45,7 @@ class RollCall:
     layout: str
     patience: float
     roster: str = ""
+    population: str | None = None
     _known: dict[int, Introduction] = field(default_factory=dict)
 
     def hosts(self, grid: Grid) -> list[int]:
@@ -90,7 +93,21 @@ class RollCall:
             )
 
     def _check(self) -> None:
-        """Check that every user is hosted by exactly one node, with the run's adapter."""
+        """Check that every user is hosted by exactly one node, with the run's adapter.
+
+        By position this needs that the nodes number the users of one population: a user of two
+        populations would be on two nodes, and twice in a sum.
+        """
+        self._check_parts()
+        populations = {found.population for found in self._known.values()}
+        if len(populations | {self.population} - {None}) > 1:
+            raise RollCallError(
+                "the nodes host users of different populations, so that a user may be on two "
+                "nodes; give server and nodes the shards of one userdp shard command, or the same "
+                "data and tokenizer"
+            )
+
+    def _check_parts(self) -> None:
         for node, found in self._known.items():
             if found.layout != self.layout:
                 raise RollCallError(f"node {node} has another adapter; give all nodes one model")

@@ -18,6 +18,7 @@ _SCORES = "scores on evaluation users"
 _RECORD_SCORES = "scores on held-out records, also of users who train"
 RELEASED = ("the adapter after every round", "the configuration", _SCORES)
 _FOREIGN = "the noise of every round is added by code outside userdp"
+_ONE_NODE = "all records of a user are on one node"
 
 
 def holds_out_records(header: Mapping[str, Any]) -> bool:
@@ -41,13 +42,26 @@ def released(header: Mapping[str, Any], items: Sequence[str]) -> list[str]:
 
 
 def assumptions(header: Mapping[str, Any]) -> list[str]:
-    """Those of the claim's first sentence: a counted N, and noise from another package."""
+    """Those of the claim's first sentence: a counted N, noise from another package, and nodes
+    with records of their own."""
     items = []
     if header["users_counted"]:
         items.append(_counted(header))
     if code := header.get("mechanism_code"):
         items.append(f"{_FOREIGN}: {header['strategy']}, SHA-256 {code}")
+    if hosted := header.get("nodes_hold_records"):
+        items.append(_one_node_a_user(hosted["cut"]))
     return items
+
+
+def _one_node_a_user(cut: str | None) -> str:
+    """Who is on two nodes is two units of the mechanism, and its noise hides one."""
+    if cut is None:
+        return f"{_ONE_NODE}, which the owners of the nodes have to see to: nothing checked it"
+    return (
+        f"{_ONE_NODE}: userdp shard checked it for the cut {cut[:8]}, of which every node says "
+        "that its records are"
+    )
 
 
 def first_sentence(statement: Mapping[str, Any]) -> str:
@@ -56,7 +70,7 @@ def first_sentence(statement: Mapping[str, Any]) -> str:
     told = [
         item
         for item in statement["assumptions"]
-        if item == counted or item.startswith(f"{_FOREIGN}: ")
+        if item == counted or item.startswith((f"{_FOREIGN}: ", _ONE_NODE))
     ]
     return f", where {', and '.join(told)}" if told else ""
 

@@ -108,7 +108,9 @@ def load(settings: Settings) -> Host:
         ConfigurationError: data or model do not fit the configuration.
     """
     third_party.libraries()
-    return dataclasses.replace(node_setup.host_of_process(settings), own_users=True)
+    host = node_setup.host_of_process(settings)
+    cut = shards.read(settings.data.path).cut
+    return dataclasses.replace(host, own_users=True, population_id=cut)
 
 
 def answering(app: ClientApp, shard: Shard) -> Answer:

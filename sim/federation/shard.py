@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -100,8 +101,10 @@ def cut(settings: Settings, nodes: int, folder: Path, of_nodes: Sequence[str] = 
     if data.generated and not any(word.startswith("privacy.users=") for word in of_nodes):
         of_nodes = [*of_nodes, f"privacy.users={users}"]
     described = {item.name: getattr(data, item.name) for item in dataclasses.fields(Described)}
+    cut_id = secrets.token_hex(16)
     for part in (*range(nodes), None):
         shard = Shard(
+            cut=cut_id,
             part=part,
             parts=nodes,
             data_format=data.format,

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Introduction:
-    """A node's place in the federation; nothing of it depends on a record.
+    """A node's place in the federation.
+
+    ``population`` may follow from records: it is compared, and never logged or published.
 
     The user at position p of the N declared ones is hosted by the node of partition p modulo
     ``partitions``.
@@ -16,6 +18,7 @@ class Introduction:
     partition: int  # 0 to partitions - 1
     partitions: int  # number of nodes
     layout: str  # `Layout.digest` of the node's adapter
+    population: str = ""  # id of the population whose users it hosts a part of: one for all nodes
     roster: str = ""  # digest of the keys under which it masks its sums; empty: it masks none
 
 

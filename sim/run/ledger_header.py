@@ -14,6 +14,7 @@ from userdp.sim.config.data import Data
 from userdp.sim.config.settings import Settings
 from userdp.sim.data import selection
 from userdp.sim.planning.planner import Plan
+from userdp.sim.runtime import registry as runtimes
 
 _PACKAGES = ("userdp.sim", "userdp.clients", "userdp.server")
 # Public facts about the data: they decide who a user is, and who is held out.
@@ -22,7 +23,7 @@ _PUBLIC_DATA = (
     *("split_column", "holdout"),
 )
 # Fields that only a header whose configuration asks for them has.
-WHERE_ASKED = ("noise", "canaries", "secure_sum")
+WHERE_ASKED = ("noise", "canaries", "secure_sum", "nodes_hold_records")
 
 
 def code(settings: Settings, mechanism: Mechanism) -> str:
@@ -95,6 +96,7 @@ def header(
         **_asked(mechanism, settings),
         **({"canaries": data.canaries} if data.canaries else {}),
         **_secure_sum(settings, keys),
+        **_nodes_hold_records(settings),
     }
 
 
@@ -119,6 +121,17 @@ def _secure_sum(settings: Settings, keys: str) -> dict[str, Any]:
     made_here = runtime.keys is None  # by the process of the server
     found = trust.AT_THE_SERVER if made_here else keys
     return {"secure_sum": {"nodes": runtime.nodes, "keys": found}}
+
+
+def _nodes_hold_records(settings: Settings) -> dict[str, Any]:
+    """Of a deployment: the cut that its nodes' records are of, None where the server has no part.
+
+    Nodes of another cut cannot go on with the run.
+    """
+    if not runtimes.holds_records(settings.runtime.kind):
+        return {}
+    origin = settings.data.origin
+    return {"nodes_hold_records": {"cut": None if origin is None else origin.cut}}
 
 
 def continued(

@@ -55,7 +55,9 @@ def host(
         masked: of a run with secure sums.
     """
     population = _train_population(settings, inputs, engine)
-    return Host(inputs.model, population, engine, masked_sums=masked)
+    return Host(
+        inputs.model, population, engine, population_id=inputs.corpus.name, masked_sums=masked
+    )
 
 
 @contextlib.contextmanager

@@ -53,6 +53,7 @@ from userdp.sim.run.health import divergence
 from userdp.sim.run.health.divergence import PublicUser
 from userdp.sim.run.prepare import Prepared
 from userdp.sim.run_folder import reader
+from userdp.sim.runtime import registry as runtimes
 from userdp.sim.runtime.registry import RUNTIMES, Nodes
 from userdp.sim.tracking.tracker import Tracker
 
@@ -243,9 +244,19 @@ def _strategy(
             prepared.inputs.model.layout.digest,
             settings.runtime.patience,
             roster=masked.roster.digest if masked is not None else "",
+            population=_population(prepared),
         ),
         secure_sum=masked is not None,
     )
+
+
+def _population(prepared: Prepared) -> str | None:
+    """Id of the population whose users the nodes host, as far as the server can know it."""
+    settings = prepared.settings
+    if not runtimes.holds_records(settings.runtime.kind):
+        return prepared.inputs.corpus.name
+    origin = settings.data.origin
+    return None if origin is None else origin.cut
 
 
 def _open_run(prepared: Prepared, config: Mapping[str, Any]) -> tuple[Ledger, Mechanism]:

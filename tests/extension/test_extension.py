@@ -17,6 +17,8 @@ from userdp.server.statement import schema
 from userdp.sim import cli
 from userdp.sim.common.flatten import flatten
 
+pytestmark = pytest.mark.slow  # whole runs
+
 
 @pytest.mark.parametrize("kind", TOYS)
 def test_a_run_ends_with_a_verified_private_statement_and_a_page_that_names_the_extension(
@@ -71,7 +73,6 @@ def test_a_resumed_run_equals_the_whole_one(monkeypatch, tmp_path, optimizer):
     assert cli.main(["verify", str(stopped)]) == 0
 
 
-@pytest.mark.slow
 def test_a_sweep_over_two_seeds_finds_the_extension(capsys):
     options = [SEARCH_PATH, "strategy=per_layer", "seed=1,2", "output=sweep"]
     assert cli.main(["run", "-m", *small_world.overrides(*options)]) == 0

@@ -1,4 +1,4 @@
-"""ClientApps without a model, for runtimes whose nodes are other processes: they import this."""
+"""Small ClientApps; those without a model are for runtimes whose nodes are other processes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+
+from userdp.clients.app import Host, client_app
 
 MARKER = "my locker code is 4711"
 _BUILT: list[int] = []  # of this process
@@ -33,6 +35,17 @@ def make(config: Mapping[str, Any]) -> ClientApp:
             "threads": int(os.environ.get("OMP_NUM_THREADS", 0)),
         }
         return Message(RecordDict({"n": MetricRecord(told)}), reply_to=message)
+
+    return app
+
+
+def by_part(*hosts: Host) -> ClientApp:
+    """An app of several processes: each part of the users has a host of its own."""
+    apps, app = [client_app(host) for host in hosts], ClientApp()
+
+    @app.query()
+    def query(message: Message, context: Context) -> Message:
+        return apps[int(context.node_config["partition-id"])](message, context)
 
     return app
 

@@ -8,7 +8,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
-from helpers import tiny
+from helpers import small_apps, tiny
 from userdp.clients.app import Host, client_app
 from userdp.clients.training.memory import EngineSettings
 from userdp.server.mechanisms.user_wise import UserWise
@@ -40,8 +40,8 @@ def host(users=USERS, **fields):
     return Host(MODEL, tiny.people(users), EngineSettings(max_tokens=128), **fields)
 
 
-def roll_call(nodes, users=USERS, layout=MODEL.layout.digest, patience=0.2):
-    return RollCall(nodes, users, layout, patience)
+def roll_call(nodes, users=USERS, layout=MODEL.layout.digest, patience=0.2, **fields):
+    return RollCall(nodes, users, layout, patience, **fields)
 
 
 def test_nodes_are_put_in_the_order_of_their_parts():
@@ -77,6 +77,28 @@ def test_nodes_that_would_leave_a_user_out_or_take_one_twice_are_refused(
     grid = Numbered(client_app(host()), [5, 6], parts, partitions)
     with pytest.raises(RollCallError, match=reason):
         roll_call(nodes).hosts(grid)
+
+
+@pytest.mark.parametrize(
+    ("of_nodes", "of_server", "one"),
+    [
+        (["a", "a"], "a", True),
+        (["a", "a"], None, True),  # the server has no part of the data
+        (["a", "b"], None, False),
+        (["a", "b"], "a", False),
+        (["b", "b"], "a", False),
+        (["", "a"], None, False),
+    ],
+)
+def test_nodes_with_users_of_two_populations_are_refused(of_nodes, of_server, one):
+    """By position each user is on one node; a user of both populations is on two."""
+    app = small_apps.by_part(*(host(population_id=of_node) for of_node in of_nodes))
+    grid, call = Numbered(app, [5, 6], [0, 1]), roll_call(2, population=of_server)
+    if one:
+        assert call.hosts(grid) == [5, 6]
+    else:
+        with pytest.raises(RollCallError, match="a user may be on two nodes"):
+            call.hosts(grid)
 
 
 def test_another_adapter_and_another_app_are_refused():

@@ -17,6 +17,7 @@ from userdp.sim.config import hydra_compose
 from userdp.sim.run import ledger_header
 
 SCORES = "It does not cover the published scores"
+ONE_NODE = "all records of a user are on one node"
 COUNTED = "was counted from the training data once and is treated as public"
 
 
@@ -37,6 +38,7 @@ def claims_of(folder: Path, capsys) -> list[str]:
     return [" ".join(text.split()) for text in texts]
 
 
+@pytest.mark.slow
 def test_a_counted_number_of_users_is_told_in_every_claim_and_a_declared_one_in_none(capsys):
     counted = ran("counted")
     warned = [line for line in capsys.readouterr().err.splitlines() if "privacy.users=N" in line]
@@ -57,6 +59,7 @@ def test_a_counted_number_of_users_is_told_in_every_claim_and_a_declared_one_in_
     assert {name: said[name] for name in alike} == {name: other[name] for name in alike}
 
 
+@pytest.mark.slow
 def test_scores_of_records_whose_owners_train_are_told_in_every_claim(capsys):
     folder = ran("by-record", "data.split=record", "privacy.users=40")
     for text in claims_of(folder, capsys):
@@ -89,6 +92,21 @@ def test_what_a_split_leaves_without_protection(changes, told):
     assert (conditions.HELD_OUT_USERS in said["not_covered"]) is not told
     assert bool(conditions.of_runs([said, said])) is told
     assert conditions.of_runs([{}]) == []
+
+
+@pytest.mark.parametrize(
+    ("cut", "told"),
+    [
+        ("0123456789abcdef" * 2, "userdp shard checked it for the cut 01234567"),
+        (None, "nothing checked it"),
+    ],
+)
+def test_where_nodes_hold_records_each_user_is_on_one_node_by_condition(cut, told):
+    said = built({**HEADER, "nodes_hold_records": {"cut": cut}})
+    first = prose.claim(said).partition(". Epsilon is")[0]
+    assert f"where {ONE_NODE}" in first
+    assert told in first
+    assert ONE_NODE not in prose.text(built(HEADER))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from helpers.tiny_classes import CLASSES, FAMILIES
 from userdp.sim import cli
 from userdp.sim.tracking import metric_kinds
 
+pytestmark = pytest.mark.slow  # whole runs
+
 USERS = neighbours.USERS
 LABELS = ["data.label=mood", "data.classes=[calm,wild]"]
 

@@ -14,6 +14,8 @@ from userdp.analysis.aggregates import concentration_pass_rates
 from userdp.server.statement import prose
 from userdp.sim import cli
 
+pytestmark = pytest.mark.slow  # whole runs
+
 # All 22 users take part, and a large share is the test's: 16 who agree are enough. At tau = C all
 # do, being within 2 C of one another.
 FEASIBLE = [
@@ -111,7 +113,6 @@ def test_a_run_resumed_with_another_radius_is_refused(capsys):
     check_refused(capsys, ["run", "resume=out", "strategy.tau=0.004"], "tau", "0.004", "0.001")
 
 
-@pytest.mark.slow
 def test_a_target_epsilon_is_met_with_the_failures(capsys):
     """z is a little above the user-wise one, since a hundredth of delta is the test's."""
     common = ["privacy.users=3000", "cohort=1000", "rounds=10", "privacy.epsilon=3", "--json"]

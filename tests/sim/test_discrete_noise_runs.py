@@ -11,6 +11,8 @@ from helpers import small_world
 from helpers.whole_runs import check_refused, logged, ran, stated
 from userdp.sim import cli
 
+pytestmark = pytest.mark.slow  # whole runs
+
 DISCRETE = "privacy.noise=discrete"
 
 

@@ -22,6 +22,8 @@ from userdp.sim.common.errors import ConfigurationError, NodeError, StoppedError
 from userdp.sim.run import node_setup, runner
 from userdp.sim.runtime.in_process import InProcessGrid
 
+pytestmark = pytest.mark.slow  # whole runs
+
 ROOT = Path(__file__).parents[2]
 REPEATABLE = ("privacy.reproducible=true", "privacy.users=25")
 

@@ -18,6 +18,8 @@ from userdp.sim.common import renamed
 from userdp.sim.common.table import Table
 from userdp.sim.run_folder import composed_epsilon
 
+pytestmark = pytest.mark.slow  # whole runs
+
 OLD = Path(__file__).parents[1] / "old_runs"
 COMPLETE = ["user_wise", "group_privacy", "concentrated", "matrix_factorization", "non_private"]
 STOPPED = {"stopped_user_wise": 4, "stopped_matrix_factorization": 8}

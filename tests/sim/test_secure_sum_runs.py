@@ -18,6 +18,8 @@ from userdp.server.ledger import hash_chain, ledger
 from userdp.sim import cli
 from userdp.sim.runtime import in_process
 
+pytestmark = pytest.mark.slow  # whole runs
+
 MASKED = ["runtime.nodes=4", "runtime.secure_sum=true"]
 
 
@@ -54,7 +56,6 @@ STRATEGIES = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_run_with_secure_sums_equals_a_plain_one_but_for_its_trust_model(name):
     common = [*STRATEGIES[name], "privacy.reproducible=true", "runtime.nodes=4"]

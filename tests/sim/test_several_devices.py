@@ -16,6 +16,8 @@ from userdp.sim.inputs import run_inputs
 from userdp.sim.run import prepare, time_estimate
 from userdp.sim.sweep.shared_inputs import SharedInputs
 
+pytestmark = pytest.mark.slow  # whole runs
+
 TWO = "device=cpu,cpu"
 
 

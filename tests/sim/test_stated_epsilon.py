@@ -18,6 +18,8 @@ from userdp.server import accounting
 from userdp.server.statement import prose
 from userdp.sim import cli
 
+pytestmark = pytest.mark.slow  # whole runs
+
 ROUNDS = 4
 STRATEGIES = {
     "user_wise": ["strategy=user_wise"],

@@ -82,11 +82,13 @@ class Origin:
     Args:
         format: ``data.format`` of the data that were cut.
         settings: values of the group ``data`` that say who is a user and who is held out.
+        cut: id of the cut, the same in all its parts and in no other cut.
         may_lack: sides, of "train" and "heldout", that may be without a record.
     """
 
     format: str
     settings: Mapping[str, Any]
+    cut: str
     may_lack: Collection[str] = ()
 
 

@@ -3,13 +3,15 @@
 ``records.jsonl`` has a row for each record, with the columns of
 `userdp.sim.data.records.Columns.own`: the user's id and the side are written out, since neither
 follows from a part of the data alone.
-``shard.json`` holds what a reader must know of the whole: its public settings, and which part this
-is. A user's slot in the whole, divided by the number of parts, is their slot in the part.
+``shard.json`` holds what a reader must know of the whole: its public settings, which cut it is of,
+and which part. A user's slot in the whole, divided by the number of parts, is their slot in the
+part. Parts of two cuts do not fit together, were they of the same data: a user may be in both.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +25,15 @@ from userdp.sim.data.sources.base import Opened, Origin, Source, SourceRequest
 FORMAT = 1  # version of both files
 RECORDS, DESCRIPTION = "records.jsonl", "shard.json"
 _MOST_PARTS = 1_000_000
-_KEYS = {"format", "part", "parts", "data_format", "data", "words"}
+_KEYS = {"format", "cut", "part", "parts", "data_format", "data", "words"}
+_CUT = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
     """What a shard tells of itself."""
 
+    cut: str  # 32 random hex digits, the same in all parts of a cut
     part: int | None  # 0 to parts - 1; None: the held-out records, for the server
     parts: int  # number of nodes
     data_format: str  # of the data that were cut
@@ -80,7 +84,10 @@ def _checked(values: Mapping[str, Any]) -> Shard:
         raise ValueError
     if not isinstance(values["data"], dict) or not isinstance(values["data_format"], str):
         raise ValueError
+    if not _CUT.fullmatch(values["cut"]):
+        raise ValueError
     return Shard(
+        cut=values["cut"],
         part=part,
         parts=parts,
         data_format=values["data_format"],
@@ -99,7 +106,7 @@ class _ShardSource(Source):
         shard = read(path)
         # A node scores nobody, and may have no user; the server trains nobody.
         lacks = ("train",) if shard.part is None else ("train", "heldout")
-        return Origin(format=shard.data_format, settings=shard.data, may_lack=lacks)
+        return Origin(format=shard.data_format, settings=shard.data, cut=shard.cut, may_lack=lacks)
 
     def check(self, request: SourceRequest) -> None:
         """Refuse a path without a shard; raises as `read` does."""

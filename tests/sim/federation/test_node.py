@@ -9,12 +9,17 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
+from helpers import federations, small_apps
+from userdp.server.roll_call import RollCall, RollCallError
 from userdp.sim import cli
 from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.config import hydra_compose
+from userdp.sim.data.sources import shard as shards
 from userdp.sim.data.sources.shard import Shard
-from userdp.sim.federation import node
+from userdp.sim.federation import node, shard
+from userdp.sim.runtime.in_process import InProcessGrid
 
-SHARD = Shard(part=1, parts=4, data_format="x", data={}, words=())
+SHARD = Shard(cut="0" * 32, part=1, parts=4, data_format="x", data={}, words=())
 MARKER = "my locker code is 4711"
 
 
@@ -49,6 +54,26 @@ def test_the_text_of_an_error_is_neither_sent_nor_logged(caplog):
     assert "test_node.py" in caplog.text
     ours = asked(failing(ConfigurationError("declare more")))
     assert ours.error.reason == "declare more"
+
+
+def test_nodes_with_shards_of_two_cuts_do_not_pass_the_roll_call(tmp_path):
+    """Their parts of the users are right by number; a user may be in both shards."""
+    words = [*federations.WORLD, *federations.data()]
+    for name in ("one", "two"):
+        shard.cut(hydra_compose.settings(words)[0], 2, tmp_path / name, federations.WORLD)
+    places = [tmp_path / "one" / "node-0", tmp_path / "one" / "node-1", tmp_path / "two" / "node-1"]
+    first, second, foreign = (node.load(node.settings_of(place, [])) for place in places)
+
+    def hosts(*nodes):
+        grid = InProcessGrid(small_apps.by_part(*nodes), 2)
+        layout = first.model.layout.digest
+        cut = shards.read(str(tmp_path / "one" / "server")).cut
+        call = RollCall(2, federations.USERS, layout, 1.0, population=cut)
+        return call.hosts(grid)
+
+    assert len(hosts(first, second)) == 2
+    with pytest.raises(RollCallError, match="a user may be on two nodes"):
+        hosts(first, foreign)
 
 
 class Ended(Exception):

@@ -17,6 +17,8 @@ from userdp.sim.federation import node, shard, shard_check
 from userdp.sim.inputs import corpus_loading
 from userdp.sim.run import ledger_header
 
+DESCRIBED = {"format": 1, "cut": "0" * 32, "part": 0, "parts": 2, "data_format": "x", "data": {},
+             "words": []}  # fmt: skip
 TEXTS = ["the cat sat", "on a mat", "my dog", "the old town", "run to the dog", "a cat saw my dog"]
 
 
@@ -133,6 +135,18 @@ def test_a_claim_describes_the_data_that_were_cut(tmp_path):
     assert described[0] == described[1]
 
 
+def test_parts_of_one_cut_are_told_from_those_of_another(tmp_path):
+    whole = settings("data=jsonl", f"data.path={mail(tmp_path)}", *CASES["by user"])
+    found = []
+    for name in ("one", "two"):  # of the same data
+        shard.cut(whole, 2, tmp_path / name)
+        places = sorted((tmp_path / name).iterdir())
+        found.append({settings(*node.data_words(place)).data.origin.cut for place in places})
+        assert len(places) == 3
+    assert [len(cuts) for cuts in found] == [1, 1]
+    assert found[0] != found[1]
+
+
 def test_files_are_for_their_owner_alone(tmp_path):
     shard.cut(
         settings("data=jsonl", f"data.path={mail(tmp_path)}", *CASES["by user"]),
@@ -241,11 +255,9 @@ def test_the_check_finds_a_user_on_two_nodes(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "content",
     ["", "{", "[]", "{}", '{"format": 1}', "[" * 10**5,
-     '{"format": 2, "part": 0, "parts": 2, "data_format": "x", "data": {}, "words": []}',
-     '{"format": 1, "part": 2, "parts": 2, "data_format": "x", "data": {}, "words": []}',
-     '{"format": 1, "part": true, "parts": 2, "data_format": "x", "data": {}, "words": []}',
-     '{"format": 1, "part": 0, "parts": 2, "data_format": "x", "data": [], "words": []}',
-     '{"format": 1, "part": 0, "parts": 2, "data_format": "x", "data": {}, "words": [1]}'],
+     *(json.dumps({**DESCRIBED, **wrong})
+       for wrong in ({"format": 2}, {"part": 2}, {"part": True}, {"data": []}, {"words": [1]},
+                     {"cut": ""}, {"cut": 3}, {"cut": "A" * 32}, {"more": 1}))],
 )  # fmt: skip
 def test_a_damaged_description_is_refused_in_one_line(content, tmp_path):
     (tmp_path / shards.DESCRIPTION).write_text(content)
@@ -257,7 +269,7 @@ def test_a_damaged_description_is_refused_in_one_line(content, tmp_path):
     "data", [{"holdout": 2}, {"text": 3}, {"unknown": 1}, {"seed": "x"}, {"split": "other"}]
 )
 def test_a_description_with_wrong_settings_is_refused(data, tmp_path):
-    values = {"format": 1, "part": 0, "parts": 1, "data_format": "x", "data": data, "words": []}
+    values = {**DESCRIBED, "data": data}
     (tmp_path / shards.DESCRIPTION).write_text(json.dumps(values))
     with pytest.raises(ConfigurationError, match=r"data\.path="):
         settings(*node.data_words(tmp_path))
@@ -283,6 +295,7 @@ def test_words_of_data_and_folders_stay_with_the_command(tmp_path):
     assert kept == ("model=local", f"model.path={model}", "rounds=3")
 
 
+@pytest.mark.slow
 def test_memory_grows_by_users_and_not_by_records(tmp_path):
     def peak(records):
         rows = ({"u": f"u{n % 10}", "t": f"{n} " + "word " * 20} for n in range(records))

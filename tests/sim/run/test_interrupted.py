@@ -19,6 +19,8 @@ from userdp.sim import cli
 from userdp.sim.common import durable_file
 from userdp.sim.run import input_digests, runner
 
+pytestmark = pytest.mark.slow  # whole runs
+
 FIRST = ["run", *small_world.overrides("privacy.noise_multiplier=2", "privacy.epsilon=null")]
 RESUME = ["run", "resume=run"]
 RUN = Path("run")

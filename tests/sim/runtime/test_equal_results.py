@@ -1,9 +1,9 @@
 """One configuration under every runtime, with and without secure sums: one result.
 
-The ledgers are equal but for times, for what depends on them, and for the one field that names who
-could read a single node's sum; epsilon is the same, and adapters are equal to 1e-6: float32 rounds
-a user's update by the shape of their stack, and so by who else their node hosts. Masked sums are on
-a grid of less than 1e-11 C for these users, which is far below that.
+The ledgers are equal but for times, for what depends on them, and for the fields that name who
+could read a single node's sum and where the records were; epsilon is the same, and adapters are
+equal to 1e-6: float32 rounds a user's update by the shape of their stack, and so by who else their
+node hosts. Masked sums are on a grid of less than 1e-11 C for these users, which is far below that.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ pytestmark = pytest.mark.slow
 TOLERANCE = 1e-6
 # When a run was made, and hashes of it; the digest of a release is of floats, bit by bit.
 OF_TIME = {"created", "hash", "previous", "release", "time"}
+# Who could read a single node's sum, and where the records were.
+OF_PLACES = {"masked": "secure_sum", "superlink": "nodes_hold_records"}
 MASKED = ["runtime.secure_sum=true"]
 RUNTIMES = {
     "200 nodes": ["runtime.nodes=200"],
@@ -49,10 +51,11 @@ def expected(tmp_path_factory):
 
 
 def entries(folder):
-    """The ledger without times and trust; its hash would be that of these texts."""
+    """The ledger without times and places; its hash would be that of these texts."""
     found = ledger.verify(RunFolder(folder).ledger).entries
     public = [{k: v for k, v in entry.items() if k not in OF_TIME} for entry in found]
-    return public, public[0]["mechanism"].pop("secure_sum", None)
+    header = public[0]["mechanism"]
+    return public, [name for name in OF_PLACES.values() if header.pop(name, None) is not None]
 
 
 def adapter(folder):
@@ -64,10 +67,10 @@ def epsilon(folder):
     return json.loads(RunFolder(folder).statement.read_text())["epsilon"]
 
 
-def assert_equal_results(folder, expected, masked):
-    (found, trust), (asked, none) = entries(folder), entries(expected)
+def assert_equal_results(folder, expected, name):
+    (found, places), (asked, none) = entries(folder), entries(expected)
     assert found == asked
-    assert (trust is not None, none) == (masked, None)
+    assert (places, none) == ([OF_PLACES[word] for word in OF_PLACES if word in name], [])
     assert epsilon(folder) == epsilon(expected)
     difference = np.abs(adapter(folder) - adapter(expected)).max()
     assert difference <= TOLERANCE < 100 * TOLERANCE < np.abs(adapter(expected)).max()
@@ -76,7 +79,7 @@ def assert_equal_results(folder, expected, masked):
 @pytest.mark.parametrize("name", RUNTIMES)
 def test_a_runtime_on_this_machine_gives_the_same_result(tmp_path, expected, name):
     words = [*federations.WORLD, *federations.data(), *RUNTIMES[name]]
-    assert_equal_results(ran(tmp_path / "run", *words), expected, "masked" in name)
+    assert_equal_results(ran(tmp_path / "run", *words), expected, name)
 
 
 @pytest.mark.parametrize("name", FEDERATIONS)
@@ -88,4 +91,4 @@ def test_a_federation_of_other_processes_gives_the_same_result(tmp_path, expecte
         folder = ran(tmp_path / "run", *federation.overrides, *masked)
     finally:
         federation.close()
-    assert_equal_results(folder, expected, "masked" in name)
+    assert_equal_results(folder, expected, name)

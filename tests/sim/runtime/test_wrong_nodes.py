@@ -15,6 +15,8 @@ from userdp.server.ledger import ledger
 from userdp.sim import cli
 from userdp.sim.protocol import messages
 
+pytestmark = pytest.mark.slow  # whole runs
+
 HONEST = Host.train
 
 

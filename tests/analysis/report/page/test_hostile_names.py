@@ -20,6 +20,8 @@ from userdp.analysis.report.page import inline_svg
 from userdp.server.statement import model_card
 from userdp.sim.common import plain_text
 
+pytestmark = pytest.mark.slow  # whole runs
+
 
 class Parsed(html.parser.HTMLParser):
     """Tags with their attributes."""

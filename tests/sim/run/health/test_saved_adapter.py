@@ -14,6 +14,8 @@ from userdp.clients.models import export
 from userdp.clients.training import memory
 from userdp.sim import cli
 
+pytestmark = pytest.mark.slow  # whole runs
+
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
