@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -101,7 +100,7 @@ def cut(settings: Settings, nodes: int, folder: Path, of_nodes: Sequence[str] = 
     if data.generated and not any(word.startswith("privacy.users=") for word in of_nodes):
         of_nodes = [*of_nodes, f"privacy.users={users}"]
     described = {item.name: getattr(data, item.name) for item in dataclasses.fields(Described)}
-    cut_id = secrets.token_hex(16)
+    cut_id = os.urandom(16).hex()
     for part in (*range(nodes), None):
         shard = Shard(
             cut=cut_id,

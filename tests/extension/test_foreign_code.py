@@ -18,6 +18,8 @@ from helpers.whole_runs import check_refused, stated
 from userdp.server.statement import conditions
 from userdp.sim import cli
 
+pytestmark = pytest.mark.slow  # whole runs
+
 PLANTED = """
 from pathlib import Path
 Path("loaded").touch()

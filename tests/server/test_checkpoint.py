@@ -77,6 +77,7 @@ def test_another_adapters_checkpoint_is_refused(tmp_path):
         Checkpoint.load(tmp_path, "abd")
 
 
+@pytest.mark.slow
 def test_every_change_of_one_byte_is_refused(tmp_path):
     header = {"event": EVENT, "delta": 1e-5}
     with Ledger.create(tmp_path / "ledger.jsonl", header) as book:

@@ -26,6 +26,8 @@ from userdp.server.statement import prose, schema
 from userdp.sim import cli
 from userdp.sim.tracking import metric_kinds
 
+pytestmark = pytest.mark.slow  # whole runs
+
 CORRELATED = "matrix_factorization"  # whose noise refuses a scale
 STRATEGIES = ["user_wise", "group_privacy", CORRELATED, "non_private"]
 COUNTED = "userdp: warning: privacy.users=null: the number of users"  # asks for a declared N
@@ -235,7 +237,6 @@ def test_a_node_that_fails_twice_stops_the_run(monkeypatch, capsys, strategy):
     assert stated(Path("run"))["rounds"] == 2
 
 
-@pytest.mark.slow
 def test_a_killed_run_goes_on(elsewhere):
     """SIGKILL between two rounds; resumed without a round that is spent twice."""
     arguments = small_world.overrides("output=run", "rounds=150", "privacy.noise_multiplier=20")
@@ -287,7 +288,6 @@ def test_the_configuration_is_part_of_the_package():
     assert (files / "strategy" / "group_privacy.yaml").is_file()
 
 
-@pytest.mark.slow
 def test_a_wheel_holds_the_configuration_and_plans_elsewhere(elsewhere):
     pytest.importorskip("setuptools", "77")  # the build's backend: pip would fetch it
     root = Path(cli.__file__).resolve().parents[1]

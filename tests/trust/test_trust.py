@@ -14,6 +14,8 @@ from userdp.server.strategy import PrivateStrategy
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.run import runner
 
+pytestmark = pytest.mark.slow  # whole runs
+
 SEED = 3
 
 
@@ -51,7 +53,6 @@ def test_the_nonsense_fuzz_finds_what_it_is_there_for(monkeypatch):
     assert kinds == ["traceback", "unnamed", "accepted"]
 
 
-@pytest.mark.slow
 def test_the_fuzz_finds_a_traceback_and_a_claim_that_is_too_small(tmp_path, monkeypatch):
     configuration = small_world.overrides("cohort=12", "privacy.users=40")
     assert fuzz.ran(configuration, tmp_path / "good").kind == "success"
@@ -74,7 +75,6 @@ def test_a_run_that_was_killed_anywhere_ends_with_every_round_accounted_for(tmp_
     assert run.vectors >= 1
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a killed run is a fork")
 def test_the_kills_find_noise_that_comes_again_and_a_draw_before_its_intent(tmp_path, monkeypatch):
     class Late(PrivateStrategy):
@@ -96,7 +96,6 @@ def named(part):
     return mutation
 
 
-@pytest.mark.slow
 def test_a_mutation_is_applied_to_a_copy_and_caught_there(tmp_path):
     mutation = named("plain hash")  # whose tests are quick
     before = (mutations.ROOT / mutation.file).read_text()
@@ -105,7 +104,6 @@ def test_a_mutation_is_applied_to_a_copy_and_caught_there(tmp_path):
     assert (tmp_path / mutation.file).read_text() == before
 
 
-@pytest.mark.slow
 def test_without_a_mutation_the_tests_pass_and_a_harmless_one_survives(tmp_path):
     tree, mutation = mutations.copied(tmp_path), named("plain hash")
     assert mutations.tests_pass(mutation.tests.split(), tree)

@@ -10,6 +10,8 @@ import pytest
 from helpers import audited
 from userdp.analysis.audit import broken, command, repeated
 
+pytestmark = pytest.mark.slow  # whole runs
+
 EPSILON = "a round it takes part in, others are silent"
 COINS, OPPOSED = "a round with coins, others are silent", "a round with coins, others oppose it"
 SENSITIVITY, NOISE = "sensitivity of the sum", "amount of noise"
@@ -72,21 +74,18 @@ def epsilons(subject, trials):
     return {finding.check: finding.measured for finding in findings}
 
 
-@pytest.mark.slow
 def test_the_bound_of_an_honest_mechanism_is_near_its_claim():
     """Not vacuous: some trials of a round show most of the epsilon of the whole run."""
     subject = audited.subject("user_wise")
     assert 0.6 * subject.epsilon < epsilons(subject, 3000)[EPSILON] <= subject.epsilon
 
 
-@pytest.mark.slow
 @pytest.mark.trust
 def test_a_user_twice_leaks_more_than_the_claim():
     twice = broken.KINDS["a user twice"](audited.subject("user_wise"))
     assert epsilons(twice, 4000)[COINS] > twice.epsilon
 
 
-@pytest.mark.slow
 @pytest.mark.trust
 def test_a_fixed_cohort_leaks_more_than_coins_where_others_oppose():
     """The same marginal rate, yet one user's presence keeps another out: a shift of 2 C."""
@@ -96,7 +95,6 @@ def test_a_fixed_cohort_leaks_more_than_coins_where_others_oppose():
     assert coins < subject.epsilon < fixed
 
 
-@pytest.mark.slow
 @pytest.mark.trust
 @pytest.mark.parametrize("strategy", audited.STRATEGIES)
 def test_an_honest_mechanism_is_never_flagged_in_20_tries(strategy):

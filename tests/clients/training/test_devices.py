@@ -135,6 +135,7 @@ def test_timing_changes_no_bit(monkeypatch):
             check_equal(summed(model, adapter, units, engine, keep_rows=True), wanted)
 
 
+@pytest.mark.slow
 def test_many_rounds_without_pauses_are_equal():
     """A state that threads share by mistake shows sooner or later."""
     model, adapter = setting("llama")

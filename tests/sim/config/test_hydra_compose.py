@@ -30,7 +30,7 @@ def test_every_option_of_every_group_composes(group, option, tmp_path):
     path = [f"{group}.path=x"] if option in FROM_OUTSIDE.get(group, []) else []
     if (group, option) == ("data", "shard"):  # what a shard tells is read with the configuration
         path = [f"data.path={tmp_path}"]
-        whole = Shard(part=0, parts=1, data_format="jsonl", data={}, words=())
+        whole = Shard(cut="0" * 32, part=0, parts=1, data_format="jsonl", data={}, words=())
         (tmp_path / DESCRIPTION).write_bytes(whole.json())
     asked, _ = hydra_compose.settings([f"{group}={option}", *path])
     assert hasattr(asked, group)

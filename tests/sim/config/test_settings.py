@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -38,12 +39,14 @@ def test_real_numbers_are_numbers(name, value):
 
 
 @pytest.mark.parametrize("name", ["cohort", "privacy.epsilon", "privacy.delta"])
+@examples(max_examples=30)
 @given(value=st.floats(max_value=0) | st.just(float("nan")) | st.just(float("inf")))
 def test_privacy_figures_are_positive_and_finite(name, value):
     with pytest.raises(ConfigurationError, match=f"^{name}="):
         changed(**{name: value})
 
 
+@examples(max_examples=30)
 @given(
     epsilon=st.none() | st.floats(0.01, 100),
     noise=st.none() | st.floats(0.01, 100),

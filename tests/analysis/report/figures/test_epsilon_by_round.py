@@ -31,6 +31,7 @@ def test_there_is_a_line_for_every_certified_accountant(sections):
     assert lines == {name.upper() for name in accountants.certified_names()}
 
 
+@pytest.mark.slow
 def test_the_caption_says_how_each_accountant_joins_the_slots_of_a_user():
     event = accounting.RoundEvent(sampling_rate=0.1, noise_multiplier=1.0, group_size=4)
     statement = run_folders.privacy_statement(strategy="group_privacy", epsilon=1.0, k=4, rounds=4)

@@ -116,6 +116,7 @@ def _my_users(tmp_path, monkeypatch):
     sys.modules.pop("my_users", None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_my_users")
 def test_a_run_on_partitions_by_user_is_the_run_on_the_file(tmp_path):
     other = ran(tmp_path / "file", *REPEATABLE)

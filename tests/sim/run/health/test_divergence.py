@@ -18,6 +18,8 @@ from userdp.server.optimizers.server_optimizer import ServerOptimizer
 from userdp.sim import cli
 from userdp.sim.config import optimizer
 
+pytestmark = pytest.mark.slow  # whole runs
+
 
 def command(tmp_path, monkeypatch, *more):
     monkeypatch.chdir(tmp_path)
