@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -59,6 +59,7 @@ class Options(Closed):
     )
     compile: Flag = False  # engine.compile of our rounds
     checkpointing: Flag = False  # engine.checkpointing of our rounds
+    packed: Flag = False  # engine.packed of our rounds
     batch: Annotated[Whole, Between(1, 1000000)] | None = (
         None  # records of a plain or opacus batch; null: the fastest
     )
@@ -76,12 +77,17 @@ class Options(Closed):
     save: PathText | None = None  # CSV file that gets a row for each side
 
 
-_USER_LEVEL = ["round", "plain", "loop", "pfl", "flower_ray"]
+_USER_LEVEL = ["round", "fused_plain", "plain", "loop", "pfl", "flower_ray"]
 _GPU: dict[str, Any] = {"dtype": "bfloat16", "device": "cuda", "length": 256, "records": 4}
 CASES: dict[str, dict[str, Any]] = {
     "four_by_64": {"users": 128, "records": 4, "length": 64, "sides": _USER_LEVEL},
     "one_by_32": {"users": 256, "records": 1, "length": 32, "sides": _USER_LEVEL},
-    "mail": {"users": 256, "records": 4, "length": 256, "sides": ["round", "plain", "loop"]},
+    "mail": {
+        "users": 256,
+        "records": 4,
+        "length": 256,
+        "sides": ["round", "fused_plain", "plain", "loop"],
+    },
     "records": {"users": 256, "sides": ["record_round", "plain", "opacus"]},
     "gpu_small": _GPU
     | {"users": 256, "layers": 12, "width": 768, "heads": 12, "vocabulary": 50257},
@@ -106,16 +112,26 @@ def parse(overrides: Sequence[str]) -> Options:
     rest = [item for item in overrides if not item.startswith("case=")]
     for name in named:
         if name not in CASES:
-            raise ConfigurationError(f"bench case={name}: choose one of {', '.join(CASES)}.")
+            raise ConfigurationError(f"bench case={name}: choose one of {', '.join(CASES)}, gpu.")
     case: dict[str, Any] = {}
     for name in named:
         case |= CASES[name]
-    options = command_options.parsed(Options, _lists(rest), "bench ", case)
+    options = valid(case, _lists(rest))
     if "mail" in named and options.lengths is None:
         raise ConfigurationError(
             "bench case=mail: give lengths=FILE.jsonl, one record a line with the columns "
             f"{options.user} and {options.text} (user= and text= name others)."
         )
+    return options
+
+
+def valid(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Options:
+    """Options of these values, changed by overrides.
+
+    Raises:
+        ConfigurationError: an unknown option, or an invalid value.
+    """
+    options = command_options.parsed(Options, overrides, "bench ", dict(values))
     _check(options)
     return options
 
@@ -130,7 +146,7 @@ def spec(options: Options, users: int | None = None) -> Spec:
         ConfigurationError: the file of record lengths is missing or does not fit.
     """
     names = ("records", "length", "family", "layers", "width", "heads", "mlp", "vocabulary")
-    engine = ("max_tokens", "max_lanes", "compile", "checkpointing")
+    engine = ("max_tokens", "max_lanes", "compile", "checkpointing", "packed")
     copied = (*names, "rank", "dtype", "device", *engine)
     lengths = None if options.lengths is None else real_lengths(options)
     return Spec(

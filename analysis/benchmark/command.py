@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from userdp.analysis.benchmark import cases, processes, summary
+from userdp.analysis.benchmark import cases, gpu_case, processes, summary
 from userdp.analysis.benchmark.cases import Options
 from userdp.analysis.benchmark.peers.work import Spec, Work
 from userdp.analysis.benchmark.processes import LeftOutError, Process, SideError
 from userdp.sim.common.errors import ConfigurationError
 
+GPU_CASE = "case=gpu"
 _PEERS = ("pfl", "flower_ray", "opacus")  # run under the interpreter that peers= names
 _TUNED = ("plain", "opacus")  # have a batch size of their own
 _USERS_A_TURN = 1000  # a smaller cohort trains several rounds in a turn, of about so many users
@@ -31,11 +32,18 @@ _USERS_A_TURN = 1000  # a smaller cohort trains several rounds in a turn, of abo
 def main(arguments: Sequence[str]) -> None:
     """Print a table, or one JSON object with ``--json``; ``--long`` allows the cohorts.
 
+    The case ``gpu`` is a program of its own: `gpu_case`.
+
     Raises:
         ConfigurationError: an invalid option, a device that is not there, or a side that failed.
     """
     flags = {"--json", "--long"} & set(arguments)
-    options = cases.parse([item for item in arguments if item not in flags])
+    words = [item for item in arguments if item not in flags]
+    if GPU_CASE in words:
+        words.remove(GPU_CASE)
+        _gpu_case(words, "--json" in flags)
+        return
+    options = cases.parse(words)
     _check_machine(options, "--long" in flags)
     try:
         figures = cohorts(options) if options.cohorts else measure(options)
@@ -47,6 +55,20 @@ def main(arguments: Sequence[str]) -> None:
         summary.show(figures)
     if options.save is not None:
         _save(options.save, figures)
+
+
+def _gpu_case(words: Sequence[str], as_json: bool) -> None:
+    """Check a card and measure it; see `gpu_case`."""
+
+    def timed(options: Options) -> dict[str, Any]:
+        _check_machine(options, long=True)
+        return cohorts(options) if options.cohorts else measure(options)
+
+    figures = gpu_case.run(words, timed)
+    if as_json:
+        print(json.dumps(figures, indent=2))
+    else:
+        gpu_case.show(figures)
 
 
 def measure(options: Options) -> dict[str, Any]:

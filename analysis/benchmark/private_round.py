@@ -10,7 +10,6 @@ import functools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -52,35 +51,64 @@ def group_privacy(work: Work, serve: Callable[[Side], None]) -> None:
 
 def _serve_rounds(work: Work, serve: Callable[[Side], None], kind: type[Mechanism]) -> None:
     """Serve rounds over all users, each from where the last one ended."""
-    spec = work.spec
-    model = LanguageModel(work.base(), LoraSettings(r=spec.rank, alpha=2 * spec.rank))
-    host = Host(model, users(work), fitted_engine(model, spec))
-    grid = InProcessGrid(client_app(host), nodes=1)
-    mechanism = _mechanism(work, kind)
-    start = work.adapter(model.layout.size)
-    arrays = model.layout.to_arrays(start)
     with tempfile.TemporaryDirectory() as folder:
-        timed = _strategy(spec, mechanism, model, start, Path(folder, "timed"))
-        untimed = _strategy(spec, mechanism, model, start, Path(folder, "untimed"))
+        adam = functools.partial(torch.optim.Adam, lr=work.spec.learning_rate)
+        rounds = Rounds(work, kind, Path(folder), adam)
+        details = {name: getattr(rounds.engine, name) for name in ("max_tokens", "max_lanes")}
+        serve(Side(go=rounds.go, clipped_sum=rounds.clipped_sum, details=details))
 
-        def one_round() -> None:
-            nonlocal arrays
-            requests = timed.configure_train(0, arrays, ConfigRecord(), grid)
-            arrays, _ = timed.aggregate_train(0, grid.send_and_receive(requests))
 
-        def clipped_sum() -> np.ndarray:
-            """(D,) float64: the sum that a node of a round sends, before noise."""
-            requests = untimed.configure_train(0, arrays, ConfigRecord(), grid)
-            (reply,) = grid.send_and_receive(requests)
-            return messages.read_reply(reply, model.layout).total
+class Rounds:
+    """Private rounds over all users of a work, each from where the last one ended.
 
-        serve(Side(go=one_round, clipped_sum=clipped_sum, details=_details(host)))
+    Args:
+        kind: of mechanism, whose privacy unit is a user or a record.
+        folder: for ledgers and checkpoints.
+        make: builds the optimiser of the server.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        kind: type[Mechanism],
+        folder: Path,
+        make: Callable[[list[torch.Tensor]], torch.optim.Optimizer],
+    ) -> None:
+        spec = work.spec
+        self._model = LanguageModel(work.base(), LoraSettings(r=spec.rank, alpha=2 * spec.rank))
+        self.engine = fitted_engine(self._model, spec)
+        host = Host(self._model, users(work), self.engine)
+        self._grid = InProcessGrid(client_app(host), nodes=1)
+        start = work.adapter(self._model.layout.size)
+        self._arrays = self._model.layout.to_arrays(start)
+        mechanism = _mechanism(work, kind)
+        self._timed, self._untimed = (
+            _strategy(spec, mechanism, self._model, ServerOptimizer(start, make, lambda _: 1.0), to)
+            for to in (folder / "timed", folder / "untimed")
+        )
+
+    @property
+    def adapter(self) -> np.ndarray:
+        """(D,) after the last round."""
+        return self._model.layout.to_vector(self._arrays)
+
+    def go(self) -> None:
+        """One round."""
+        requests = self._timed.configure_train(0, self._arrays, ConfigRecord(), self._grid)
+        self._arrays, _ = self._timed.aggregate_train(0, self._grid.send_and_receive(requests))
+
+    def clipped_sum(self) -> np.ndarray:
+        """(D,) float64: the sum that a node of the next round sends, before noise."""
+        requests = self._untimed.configure_train(0, self._arrays, ConfigRecord(), self._grid)
+        (reply,) = self._grid.send_and_receive(requests)
+        return messages.read_reply(reply, self._model.layout).total
 
 
 def fitted_engine(model: LanguageModel, spec: Spec) -> memory.EngineSettings:
     """The engine settings that a run would choose on this machine, unless the spec sets them."""
     acceleration.checkpoint(model.module, spec.checkpointing)
     acceleration.compile_layers(model.module, spec.compile)
+    model.pack(spec.packed)
     return memory.fitted(model, spec.length, spec.max_tokens, spec.max_lanes)
 
 
@@ -96,10 +124,6 @@ def users(work: Work) -> Population:
     )
 
 
-def _details(host: Host) -> dict[str, Any]:
-    return {"max_tokens": host.engine.max_tokens, "max_lanes": host.engine.max_lanes}
-
-
 def _mechanism(work: Work, kind: type[Mechanism]) -> Mechanism:
     return kind(
         users=len(work.counts),
@@ -111,7 +135,11 @@ def _mechanism(work: Work, kind: type[Mechanism]) -> Mechanism:
 
 
 def _strategy(
-    spec: Spec, mechanism: Mechanism, model: LanguageModel, start: np.ndarray, folder: Path
+    spec: Spec,
+    mechanism: Mechanism,
+    model: LanguageModel,
+    optimizer: ServerOptimizer,
+    folder: Path,
 ) -> PrivateStrategy:
     folder.mkdir()
     work = LocalWork(
@@ -123,14 +151,13 @@ def _strategy(
         local_lr=1.0,
         seed=0,
     )
-    adam = functools.partial(torch.optim.Adam, lr=spec.learning_rate)
     return PrivateStrategy(
         mechanism=mechanism,
         work=work,
         layout=model.layout,
         ledger=Ledger.create(RunFolder(folder).ledger, {}),
         budget=Budget(rounds=spec.rounds, epsilon_after=lambda _: 0.0),
-        optimizer=ServerOptimizer(start, adam, lambda _: 1.0),
+        optimizer=optimizer,
         secrets=rng.Secrets(),
         tracker=tracker.NullTracker(),
         checkpoints=folder,

@@ -63,6 +63,9 @@ def figures(
         "peak_tflops": peak_tflops,
         "machine": first,
         "environments": _environments(machines, first),
+        "round_of_fused_plain": _of(answers, "round", "fused_plain")
+        if "round" in answers
+        else None,
         "sides": sides,
     }
 
@@ -222,6 +225,8 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
             parts.append(f"clipped sum differs from ours by {side['sum_difference']:.1e}")
         parts += [f"{share:.0%} {operation}" for operation, share in side.get("profile") or ()]
         notes += [f"{name}: {', '.join(parts)}"] if parts else []
+    if fused := results.get("round_of_fused_plain"):
+        notes.append(f"our round over equally fused plain training: {_ratio(fused)}")
     total = sum(results["operations"].values())
     shares = [f"{part} {share / total:.0%}" for part, share in results["operations"].items()]
     return [*notes, f"{results['tokens']:,} tokens, {total / 1e12:.3g} TFLOP: {', '.join(shares)}"]

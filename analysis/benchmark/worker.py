@@ -17,10 +17,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-# Side -> module and function. Only our own rounds need more of userdp than this package.
+# Side -> module and function. Only the first three need more of userdp than this package.
 SIDES = {
     "round": ("userdp.analysis.benchmark.private_round", "user_wise"),
     "record_round": ("userdp.analysis.benchmark.private_round", "group_privacy"),
+    "fused_plain": ("userdp.analysis.benchmark.fused_plain", "main"),
     "plain": ("userdp.analysis.benchmark.peers.plain", "main"),
     "loop": ("userdp.analysis.benchmark.peers.loop", "main"),
     "pfl": ("userdp.analysis.benchmark.peers.pfl", "main"),

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from userdp.clients.batching.packed_rows import PackedStack
 from userdp.clients.batching.packing import Stack
 
 _Item = TypeVar("_Item")
@@ -25,13 +26,36 @@ _Loaded = TypeVar("_Loaded")
 class Batch:
     """A stack's tensors on the device."""
 
-    stack: Stack
+    stack: Stack | PackedStack
     inputs: Tensor  # (rows, positions) int64 tokens that the model reads
     inside: Tensor  # (rows, positions) bool: True where the position is no padding
     positions: Tensor  # (predicted tokens,) int64 into flattened inputs
     targets: Tensor  # (predicted tokens,) int64
     weights: Tensor  # (predicted tokens,) float32
     lanes: Tensor  # (lanes of the stack,) int64 lanes of the block
+    position_ids: Tensor | None = None  # (rows, positions) int64, of packed rows
+    starts: Tensor | None = None  # (lanes of the stack + 1,) int32, of packed rows
+
+    @property
+    def divisible(self) -> bool:
+        """Whether the stack can be split for a retry."""
+        packed = isinstance(self.stack, PackedStack)
+        return len(self.stack.records if packed else self.inputs) > 1
+
+
+def load_packed(stack: PackedStack, device: torch.device) -> Batch:
+    """Copy a stack of packed rows to the device; on a GPU the copy is asynchronous."""
+    return Batch(
+        stack=stack,
+        inputs=_copied(stack.inputs, device),
+        inside=_copied(stack.inside, device),
+        positions=_copied(stack.predicted, device),
+        targets=_copied(stack.targets, device),
+        weights=_copied(stack.weights, device),
+        lanes=_copied(stack.lanes, device),
+        position_ids=_copied(stack.position_ids, device),
+        starts=_copied(stack.starts, device),
+    )
 
 
 def load(stack: Stack, device: torch.device, padding: int) -> Batch:
@@ -42,22 +66,22 @@ def load(stack: Stack, device: torch.device, padding: int) -> Batch:
     """
     inside = np.arange(stack.tokens.shape[1] - 1) < stack.lengths[:, None] - 1
     positions = stack.positions()
-
-    def copied(array: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
-        if device.type != "cuda":
-            return tensor.to(device)
-        return tensor.pin_memory().to(device, non_blocking=True)
-
     return Batch(
         stack=stack,
-        inputs=copied(np.where(inside, stack.tokens[:, :-1], padding)),
-        inside=copied(inside),
-        positions=copied(positions),
-        targets=copied(stack.tokens[:, 1:].ravel()[positions]),
-        weights=copied(stack.token_weights()),
-        lanes=copied(stack.lanes),
+        inputs=_copied(np.where(inside, stack.tokens[:, :-1], padding), device),
+        inside=_copied(inside, device),
+        positions=_copied(positions, device),
+        targets=_copied(stack.tokens[:, 1:].ravel()[positions], device),
+        weights=_copied(stack.token_weights(), device),
+        lanes=_copied(stack.lanes, device),
     )
+
+
+def _copied(array: np.ndarray, device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def prefetch(

@@ -102,8 +102,8 @@ def evaluate(
     if model.classes is not None:
         return _evaluate_classes(model, adapter, stacks, users, records)
     losses = np.zeros(len(records))
-    batches = device_batches.prefetch(stacks, model.load, model.device)
-    scored_stacks = ((batch.stack, model.token_losses(adapter, batch)) for batch in batches)
+    pairs = device_batches.prefetch(stacks, lambda one: (one, model.load(one)), model.device)
+    scored_stacks = ((stack, model.token_losses(adapter, batch)) for stack, batch in pairs)
     for stack, nll in device_batches.delay_by_one(scored_stacks):
         losses[stack.lanes] = row_losses(stack, nll)
     tokens = np.array([masking.predicted(record) for record in records])

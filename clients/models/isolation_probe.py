@@ -31,7 +31,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from userdp.clients.batching import packing
 from userdp.clients.batching.packing import Unit
 from userdp.clients.models import language_model
 from userdp.clients.models.language_model import LanguageModel
@@ -187,7 +186,7 @@ class _Measured:
             adapters: (D,) of each unit; empty takes one for all.
         """
         gradients = torch.zeros(len(units), self._model.layout.size, dtype=torch.float64)
-        for stack in packing.stacks(units, 10**9, self._model.shapes):
+        for stack in self._model.stacks(units, 10**9, one_adapter=not adapters):
             batch = self._model.load(stack)
             start = torch.stack(list(adapters))[batch.lanes] if adapters else self._adapters[0]
             rows, _ = self._model.gradients(start, batch)

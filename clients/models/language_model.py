@@ -17,10 +17,11 @@ import torch
 import transformers
 from torch import Tensor
 
-from userdp.clients.batching import device_batches, fixed_shapes
+from userdp.clients.batching import device_batches, fixed_shapes, packed_rows, packing
 from userdp.clients.batching.device_batches import Batch
 from userdp.clients.batching.fixed_shapes import FixedShapes
-from userdp.clients.batching.packing import Stack
+from userdp.clients.batching.packed_rows import PackedStack
+from userdp.clients.batching.packing import Stack, Unit
 from userdp.clients.checkpoints import adapter_folder, weights
 from userdp.clients.models import acceleration, peft_adapter, stacked_lora
 from userdp.clients.models.classifier import Classification
@@ -47,6 +48,7 @@ class LanguageModel:
         module: the base model with its stacked layers.
         classes: as above.
         device: of the base model's parameters.
+        packed: whether `stacks` lays several records into a row; see `pack`.
 
     Raises:
         ConfigurationError: the adapter does not fit the model, or the model not the task.
@@ -71,6 +73,7 @@ class LanguageModel:
         self._places = adapter.places
         self.module = base
         self.device = next(base.parameters()).device
+        self.packed = False
         with refused("this model does not read texts as its task does"):
             self._task = NextToken(base) if classes is None else Classification(base)
 
@@ -117,8 +120,50 @@ class LanguageModel:
             every_position=self.classes is None,
         )
 
-    def load(self, stack: Stack) -> Batch:
+    def pack(self, on: bool) -> None:
+        """Lay several records into a row, or one again.
+
+        The shapes of packed rows follow from all records of a stack, so they need a precision whose
+        rounding plays no part.
+
+        Raises:
+            ConfigurationError: ``on``, for a classification or a base model below float32.
+        """
+        if on and self.classes is not None:
+            raise ConfigurationError(
+                "engine.packed=true: a classification has a row for each text."
+            )
+        if on and self.shapes is not None:
+            raise ConfigurationError(
+                f"engine.packed=true: in {self.dtype} a user's update would depend on the users in "
+                "the same row by its rounding, which no noise is priced for; take "
+                "model.dtype=float32, or engine.packed=false."
+            )
+        self.packed = on
+
+    def stacks(
+        self, units: Sequence[Unit], max_tokens: int, *, one_adapter: bool = True
+    ) -> Iterator[Stack | PackedStack]:
+        """The inputs of forward passes over the records of some units.
+
+        Args:
+            max_tokens: positions of a stack, with padding.
+            one_adapter: whether all lanes have the same adapter, which packed rows need.
+        """
+        if self.packed and one_adapter:
+            return packed_rows.stacks(units, max_tokens)
+        return packing.stacks(units, max_tokens, self.shapes)
+
+    def halves(self, stack: Stack | PackedStack) -> Sequence[Stack | PackedStack]:
+        """The stack in smaller ones, after memory ran out; it has to be `Batch.divisible`."""
+        if isinstance(stack, PackedStack):
+            return packed_rows.halves(stack)
+        return packing.halves(stack, self.shapes)
+
+    def load(self, stack: Stack | PackedStack) -> Batch:
         """The stack's tensors on the device."""
+        if isinstance(stack, PackedStack):
+            return device_batches.load_packed(stack, self.device)
         return device_batches.load(stack, self.device, self._task.padding)
 
     def leaves(self, adapters: Tensor, lanes: int) -> list[Tensor]:
@@ -143,7 +188,7 @@ class LanguageModel:
             (lanes of the stack, D) float32, and the sum of the weighted losses (scalar).
         """
         leaves = self.leaves(adapters, len(batch.lanes))
-        with self._adapted(leaves):
+        with self._adapted(leaves, batch.starts):
             total, _ = self._task.losses(batch)
             grads = torch.autograd.grad(total, leaves)
         return self._flat(grads), total.detach()
@@ -186,9 +231,9 @@ class LanguageModel:
             return self._task.logits(batch), batch.targets
 
     @contextlib.contextmanager
-    def _adapted(self, leaves: list[Tensor]) -> Iterator[None]:
+    def _adapted(self, leaves: list[Tensor], starts: Tensor | None = None) -> Iterator[None]:
         """Attach leaves (lanes, ...) to their stacked layers while the context is open."""
-        stacked_lora.attach(self._places, leaves)
+        stacked_lora.attach(self._places, leaves, starts)
         try:
             yield
         finally:

@@ -1,6 +1,8 @@
 """Next-token loss of a causal language model at the learned positions of a stack.
 
 Rows are padded behind their end and not masked: no position of a causal model sees later ones.
+Packed rows have positions that start again with each record, by which the model's own mask keeps
+records apart; `userdp.clients.models.isolation_probe` refuses a model that does not.
 """
 
 from __future__ import annotations
@@ -42,12 +44,15 @@ class NextToken:
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Weighted sum of the losses (scalar), and (predicted tokens,) NLL in nats."""
+        read: dict[str, Any] = {"input_ids": batch.inputs, "use_cache": False}
+        if batch.position_ids is not None:
+            read["position_ids"] = batch.position_ids
         if self._head is None:
-            logits = self._base(input_ids=batch.inputs, use_cache=False).logits.flatten(0, 1)
+            logits = self._base(**read).logits.flatten(0, 1)
             chosen = logits.index_select(0, batch.positions).float()
             nll = nn.functional.cross_entropy(chosen, batch.targets, reduction="none")
             return batch.weights @ nll, nll
-        hidden = self._base.base_model(input_ids=batch.inputs, use_cache=False).last_hidden_state
+        hidden = self._base.base_model(**read).last_hidden_state
         chosen = hidden.flatten(0, 1).index_select(0, batch.positions)
         return chunked_loss.head_loss(chosen, self._head, batch.targets, batch.weights)
 

@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from userdp.clients.models import lane_products
+
 
 class Place(NamedTuple):
     """Where a leaf is attached while a stack is computed: an attribute of a stacked module."""
@@ -38,6 +40,8 @@ class StackedLora(nn.Module):
         a: (lanes, r, in) float32, or None while no leaves are attached or where A is frozen.
         b: (lanes, out, r) float32, or None while no leaves are attached.
         frozen_a: (r, in) float32, the A of all lanes where it is frozen.
+        starts: (lanes + 1,) int32, where each lane begins in the flattened positions of packed
+            rows; None where all lanes have as many rows.
     """
 
     def __init__(self, base: nn.Module, scale: float) -> None:
@@ -47,24 +51,33 @@ class StackedLora(nn.Module):
         self.a: Tensor | None = None
         self.b: Tensor | None = None
         self.frozen_a: Tensor | None = None
+        self.starts: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, positions, in) -> (rows, positions, out).
 
-        Consecutive rows / lanes rows belong to a lane. Without leaves the result is ``base(x)``.
+        Consecutive rows / lanes rows belong to a lane, or what ``starts`` says. Without leaves the
+        result is ``base(x)``.
 
         Raises:
             ValueError: leaves for B are attached, but there is no A.
         """
         y: Tensor = self.base(x)
+        adapted: Tensor
         if self.b is None:
             return y
         lanes = len(self.b)
         a = self.a if self.frozen_a is None else self.frozen_a.expand(lanes, -1, -1)
         if a is None:
             raise ValueError("The leaf for B is attached, but there is no A.")
+        if self.starts is not None:
+            adapted = _RaggedLowRank.apply(  # type: ignore[no-untyped-call]
+                x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]), a, self.b, self.starts,
+                self.scale,
+            )  # fmt: skip
+            return adapted.view(y.shape)
         rows, wide = x.reshape(lanes, -1, x.shape[-1]), y.reshape(lanes, -1, y.shape[-1])
-        adapted: Tensor = _LowRank.apply(  # type: ignore[no-untyped-call]
+        adapted = _LowRank.apply(  # type: ignore[no-untyped-call]
             rows, wide, a, self.b, self.scale
         )
         return adapted.view(y.shape)
@@ -108,6 +121,33 @@ class _LowRank(torch.autograd.Function):
         return dx, dy, da, torch.bmm(inner, dy).to(b.dtype).mT, None
 
 
+class _RaggedLowRank(torch.autograd.Function):
+    """The same for positions ``x (n, in)``, ``y (n, out)`` of which each lane owns a range.
+
+    All lanes share the memory of one A and one B. Only the gradients of the factors are by lane.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, a: Tensor, b: Tensor, starts: Tensor,
+                scale: float) -> Tensor:  # fmt: skip
+        """``y`` with the adapter's part added, (n, out)."""
+        inner = torch.mm(x, a[0].to(x.dtype).mT).mul_(scale)
+        ctx.save_for_backward(x, inner, a, b, starts)
+        ctx.scale = scale
+        return torch.addmm(y, inner, b[0].to(x.dtype).mT)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x (n, in), y (n, out), and the factors of every lane."""
+        x, inner, a, b, starts = ctx.saved_tensors
+        (dy,) = grads
+        x_needs_grad, _, a_needs_grad, *_ = ctx.needs_input_grad
+        dinner = torch.mm(dy, b[0].to(x.dtype)).mul_(ctx.scale)
+        dx = torch.mm(dinner, a[0].to(x.dtype)) if x_needs_grad else None
+        da = lane_products.by_lane(dinner, x, starts) if a_needs_grad else None
+        return dx, dy, da, lane_products.by_lane(dy, inner, starts), None, None
+
+
 def _is_shared(factor: Tensor) -> bool:
     """Whether all lanes of a factor (lanes, ., .) are one and the same matrix in memory."""
     return len(factor) == 1 or factor.stride(0) == 0
@@ -142,13 +182,19 @@ def _up(y: Tensor | None, inner: Tensor, factor: Tensor) -> Tensor:
     return shaped
 
 
-def attach(places: Sequence[Place], leaves: Sequence[Tensor]) -> None:
-    """Set each leaf (lanes, ...) as the attribute that its place names, in the same order."""
+def attach(places: Sequence[Place], leaves: Sequence[Tensor], starts: Tensor | None = None) -> None:
+    """Set each leaf (lanes, ...) as the attribute that its place names, in the same order.
+
+    Args:
+        starts: of packed rows, as `StackedLora` has it.
+    """
     for place, leaf in zip(places, leaves, strict=True):
         setattr(place.module, place.attribute, leaf)
+        place.module.starts = starts  # type: ignore[assignment]
 
 
 def detach(places: Sequence[Place]) -> None:
     """Remove all leaves: the modules compute the base model's layers again."""
     for place in places:
         setattr(place.module, place.attribute, None)
+        place.module.starts = None  # type: ignore[assignment]

@@ -1,7 +1,7 @@
 """Computes the update of every unit of a cohort, clips each and adds them up: a node's round.
 
-1. `packing.blocks` groups the units, `packing.stacks` cuts the records of a block into the inputs
-   of forward passes. Units are fetched as they are needed.
+1. `packing.blocks` groups the units, `LanguageModel.stacks` cuts the records of a block into the
+   inputs of forward passes. Units are fetched as they are needed.
 2. The loss of a unit is the mean over its records of a record's mean token loss.
 3. A unit takes ``local_steps`` steps of plain gradient descent from the global adapter. Its update
    is the difference to the global adapter: with one step, ``-local_lr * gradient`` (DP-FedSGD),
@@ -31,8 +31,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from userdp.clients.batching import device_batches, packing
+from userdp.clients.batching import device_batches, packed_rows, packing
 from userdp.clients.batching.device_batches import Batch
+from userdp.clients.batching.packed_rows import PackedStack
 from userdp.clients.batching.packing import Unit
 from userdp.clients.models.language_model import LanguageModel
 from userdp.clients.training import clipping, spread
@@ -181,7 +182,8 @@ class _Task:
         """
 
         def loaded(block: Sequence[Unit]) -> Block:
-            return load_block(model, block, self.engine.max_tokens)
+            one_adapter = self.local.steps == 1  # later steps start from each unit's own
+            return load_block(model, block, self.engine.max_tokens, one_adapter=one_adapter)
 
         for block in device_batches.prefetch(blocks, loaded, model.device):
             yield self._sum(model, block)
@@ -221,9 +223,15 @@ def _current(device: torch.device) -> contextlib.AbstractContextManager[object]:
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
-def load_block(model: LanguageModel, units: Sequence[Unit], max_tokens: int) -> Block:
-    """Pack the records of some units and copy them to the device."""
-    stacks = packing.stacks(units, max_tokens, model.shapes)
+def load_block(
+    model: LanguageModel, units: Sequence[Unit], max_tokens: int, *, one_adapter: bool = True
+) -> Block:
+    """Lay the records of some units into stacks and copy them to the device.
+
+    Args:
+        one_adapter: whether all units have the same adapter in every step.
+    """
+    stacks = model.stacks(units, max_tokens, one_adapter=one_adapter)
     return Block(units, [model.load(stack) for stack in stacks])
 
 
@@ -292,7 +300,10 @@ def _gradients(
         # stay as they are, and are halved one by one.
         result = engine.attempt(compute, part, shrink=model.shapes is None)
         if result is None:
-            pending += [model.load(half) for half in packing.halves(part.stack, model.shapes)]
+            pending += [model.load(half) for half in model.halves(part.stack)]
+        elif isinstance(part.stack, PackedStack) and not bool(result[0].sum().isfinite()):
+            # Of lanes in one row, a unit that fails alone would make others fail with it.
+            pending.append(model.load(packed_rows.unpacked(part.stack)))
         else:
             yield part.lanes, *result
 

@@ -87,7 +87,7 @@ class EngineSettings:
                 return compute()
         except torch.OutOfMemoryError:
             pass  # handled below, once the traceback has released the tensors of the attempt
-        if len(batch.inputs) == 1:
+        if not batch.divisible:
             _LOG.error(_RECORD_TOO_LARGE)  # the server gets a node's error without its message
             raise MemoryError(_RECORD_TOO_LARGE)
         torch.cuda.empty_cache()

@@ -149,6 +149,7 @@ class Engine(Closed):
     max_lanes: Annotated[Whole, Between(1, 1_000_000)] | Literal["auto"]
     compile: Flag
     checkpointing: Flag
+    packed: Flag = False  # several records in a row
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -162,7 +162,7 @@ def load(
 def fit_engine(
     settings: Settings, model: LanguageModel, probed: dict[Hashable, Any] | None = None
 ) -> EngineSettings:
-    """The sizes of stacks and blocks for this machine; switches checkpointing and compilation on.
+    """The sizes of stacks and blocks for this machine; switches the engine's options on.
 
     With several devices, they hold a copy of the model for each. The first one alone is probed.
 
@@ -181,10 +181,11 @@ def fit_engine(
     for one in (model, *others):
         acceleration.checkpoint(one.module, engine.checkpointing)
         acceleration.compile_layers(one.module, engine.compile)
+        one.pack(engine.packed)
     key = (
         repr(_lora(settings.model, settings.seed)),  # its targets may be a list
         *(model.layout.digest, model.classes, settings.model.seq_len),
-        *(engine.checkpointing, engine.compile),
+        *(engine.checkpointing, engine.compile, engine.packed),
     )
     if key not in probed:
         probed[key] = isolation_probe.probe(model, settings.model.seq_len)

@@ -43,6 +43,7 @@ class Spec:
     max_lanes: int | None = None
     compile: bool = False
     checkpointing: bool = False
+    packed: bool = False
     batch: int = 32  # records in a batch, for the sides that have one
     autocast: bool = False  # plain training under torch.autocast, for a bfloat16 base model
     rounds: int = 16  # upper bound of the rounds that will be done

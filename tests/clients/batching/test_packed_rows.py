@@ -1,0 +1,153 @@
+"""Packed rows: every record once, and its gradient is that of the record alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers import tiny
+from helpers.cohort_sums import check_the_same_for_any_engine, relative_error, setting
+from userdp.clients.batching import packed_rows
+from userdp.clients.models import isolation_probe
+from userdp.clients.training import cohort_update
+from userdp.clients.training.cohort_update import LocalTraining
+from userdp.clients.training.memory import EngineSettings
+from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.data import masking
+
+FAMILIES = ["gpt2", "llama", "qwen3", "gemma2", "gpt_neox"]
+
+
+def packed(family="gpt2"):
+    model, adapter = setting(family)
+    model.packed = True
+    return model, adapter
+
+
+def blocks():
+    lengths = st.lists(st.integers(2, 12), min_size=1, max_size=4)
+    return st.lists(lengths, min_size=1, max_size=8).map(
+        lambda block: [
+            [np.arange(1, n + 1) + 100 * u for n in unit] for u, unit in enumerate(block)
+        ]
+    )
+
+
+def read_back(stack):
+    """(lane, inputs, targets) of each record, by positions and weights alone."""
+    flat, ids = stack.inputs.ravel(), stack.position_ids.ravel()
+    targets = dict(zip(stack.predicted.tolist(), stack.targets.tolist(), strict=True))
+    lanes = np.repeat(stack.lanes, np.diff(stack.starts))
+    found, place = [], 0
+    while place < len(flat):
+        end = place + 1
+        while end < len(flat) and end % stack.inputs.shape[1] and ids[end] == ids[end - 1] + 1:
+            end += 1
+        if place in targets:  # no padding
+            record = [*flat[place:end].tolist(), targets[end - 1]]
+            found.append((int(lanes[place]), tuple(record)))
+        place = end
+    return found
+
+
+@given(block=blocks(), most=st.integers(1, 60))
+def test_every_record_is_there_once_in_its_lane_and_no_row_is_longer_than_asked(block, most):
+    stacks = list(packed_rows.stacks(block, most))
+    longest = max(len(record) - 1 for unit in block for record in unit)
+    wanted = [(lane, tuple(r.tolist())) for lane, unit in enumerate(block) for r in unit]
+    assert [one for stack in stacks for one in read_back(stack)] == wanted
+    assert all(stack.inputs.size <= max(most, longest) for stack in stacks)
+    total = {}
+    for stack in stacks:
+        owner = np.searchsorted(stack.starts, stack.predicted, side="right") - 1
+        for lane, weight in zip(stack.lanes[owner], stack.weights, strict=True):
+            total[lane] = total.get(lane, 0) + weight
+    assert all(total[lane] == pytest.approx(1, rel=1e-5) for lane in range(len(block)))
+
+
+@given(block=blocks(), most=st.integers(20, 60))
+def test_halves_hold_the_same_records(block, most):
+    for stack in packed_rows.stacks(block, most):
+        if len(stack.records) > 1:
+            parts = packed_rows.halves(stack)
+            assert len(parts) >= 2
+            assert [one for part in parts for one in read_back(part)] == read_back(stack)
+            weights = np.concatenate([part.weights for part in parts])
+            np.testing.assert_array_equal(weights, stack.weights)
+
+
+def test_tokens_that_are_not_learned_are_read_and_not_predicted():
+    record = np.array([*masking.given([5, 6]), 7, *masking.given([8]), 9])
+    [stack] = packed_rows.stacks([[record], [np.array([1, 2])]], 100)
+    assert stack.inputs.ravel()[:4].tolist() == [5, 6, 7, 8]
+    assert stack.targets.tolist() == [7, 9, 2]
+    assert stack.weights.tolist() == [0.5, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_sum_is_that_of_each_unit_alone(family):
+    model, adapter = packed(family)
+    check_the_same_for_any_engine(model, adapter, tiny.ragged_units(7), 0.5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_packed_and_padded_agree(family, steps):
+    """More steps start from adapters of their own, which packed rows have not: those are padded."""
+    model, adapter = packed(family)
+    units = [*tiny.ragged_units(6), *tiny.masked_units(6)]
+    local, engine = LocalTraining(steps=steps, lr=0.3), EngineSettings(max_tokens=100)
+
+    def total():
+        return cohort_update.cohort_sum(
+            model, adapter, units, clip_norm=0.5, local=local, engine=engine
+        ).total
+
+    found, model.packed = total(), False
+    assert relative_error(found, total()) < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_records_gradient_does_not_change_when_its_neighbours_in_the_row_do(family):
+    model, _ = packed(family)
+    found = isolation_probe.probe(model, 24)
+    assert found.rounding < 1e-5
+    assert found.content < 1e-6
+
+
+def test_a_model_that_sees_across_records_of_a_row_is_refused_by_name():
+    model, _ = packed("opt")  # its mask does not follow the positions
+    with pytest.raises(ConfigurationError, match=r"opt.* mixes users"):
+        isolation_probe.probe(model, 24)
+    model.packed = False
+    isolation_probe.probe(model, 24)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_unit_whose_activations_are_not_finite_fails_alone(value):
+    """In a product with a hidden position's weight, zero times NaN is NaN."""
+    model, adapter = packed()
+    poison = 7
+    with torch.no_grad():
+        model.module.get_input_embeddings().weight[poison] = value
+    units = [[np.where(r == poison, 8, r) for r in unit] for unit in tiny.ragged_units(6)]
+    bad = [np.array([3, poison, 5, 6])]
+
+    def summed(given):
+        return cohort_update.cohort_sum(
+            model, adapter, given, clip_norm=0.5, local=LocalTraining(), engine=EngineSettings()
+        )
+
+    wanted, got = summed(units), summed([*units[:3], bad, *units[3:]])
+    assert got.figures["failed_units"] == 1
+    assert relative_error(got.total, wanted.total) < 1e-5
+
+
+def test_little_is_padding_where_records_differ_in_length():
+    draw = np.random.Generator(np.random.PCG64(1))
+    units = [[np.arange(1, n) for n in draw.integers(3, 200, 3)] for _ in range(64)]
+    stacks = list(packed_rows.stacks(units, 4096))
+    assert np.mean(np.concatenate([s.inside.ravel() for s in stacks])) > 0.75
