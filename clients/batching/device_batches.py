@@ -48,7 +48,7 @@ def load_packed(stack: PackedStack, device: torch.device) -> Batch:
     return Batch(
         stack=stack,
         inputs=_copied(stack.inputs, device),
-        inside=_copied(stack.inside, device),
+        inside=_copied(np.ones_like(stack.inputs, bool), device),
         positions=_copied(stack.predicted, device),
         targets=_copied(stack.targets, device),
         weights=_copied(stack.weights, device),

@@ -100,7 +100,7 @@ def stacks(
         longest = len(rows[start][1])
         if shapes is None:
             part = rows[start : start + max(1, max_tokens // (longest - 1))]
-            yield padded_stack(part, weights)
+            yield _stack(part, weights)
         else:
             width = shapes.width(longest)
             part = rows[start : start + shapes.rows(width, max_tokens)]
@@ -138,12 +138,8 @@ def _padded(rows: Sequence[tuple[int, np.ndarray]], width: int) -> np.ndarray:
     return signed
 
 
-def padded_stack(rows: list[tuple[int, np.ndarray]], weights: np.ndarray) -> Stack:
-    """The stack of some rows (lane, record), padded to the longest.
-
-    Args:
-        weights: (lanes of the block,) float32, of the rows of each lane.
-    """
+def _stack(rows: list[tuple[int, np.ndarray]], weights: np.ndarray) -> Stack:
+    """The stack of some rows (lane, record); ``weights (lanes of the block,)`` float32."""
     rows = sorted(rows, key=lambda row: row[0])
     owners = np.array([lane for lane, _ in rows])
     lengths = np.array([len(record) for _, record in rows])
@@ -176,6 +172,5 @@ def halves(stack: Stack, shapes: FixedShapes | None = None) -> list[Stack]:
         return [_fixed_stack(part, weights, count, shapes) for part in parts]
     middle = len(stack.records) // 2
     return [
-        padded_stack(list(part), weights)
-        for part in (stack.records[:middle], stack.records[middle:])
+        _stack(list(part), weights) for part in (stack.records[:middle], stack.records[middle:])
     ]

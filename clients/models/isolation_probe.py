@@ -55,6 +55,7 @@ _LENGTH = re.compile(
 )
 # Keys whose values are ids of tokens with a meaning of their own, which texts may hold.
 _SPECIAL = re.compile(r"^(pad|bos|eos|sep|cls|mask|unk)_token_id$")
+_PADDED = "engine.packed=false, "
 _ADAPTER_STEP = 0.5  # of the random step from the initial adapter, relative to its spread
 
 
@@ -88,7 +89,7 @@ def probe(model: LanguageModel, seq_len: int) -> Isolation:
             or the model fails on a stack of units.
     """
     dtype = model.module.dtype
-    with language_model.refused("it cannot be trained on several users at once"):
+    with language_model.refused(f"{_name(model)} cannot be trained on several users at once"):
         result, content = _measure(model, seq_len), _CONTENT
         if dtype != torch.float32 and _copy_fits(model):
             exact, content = copy.deepcopy(model), torch.inf
@@ -124,7 +125,7 @@ def _hold(model: LanguageModel, result: Isolation, rounding: float, content: flo
         raise ConfigurationError(
             f"model.path: {_name(model)} mixes users: what one adds to the sum moves by "
             f"{result.rounding:.2g} C with the texts beside it, so no clip bounds it; choose "
-            "another model, or a smaller model.seq_len."
+            f"{_PADDED if model.packed else ''}another model, or a smaller model.seq_len."
         )
 
 
@@ -182,11 +183,13 @@ class _Measured:
     def _updates(self, units: Sequence[Unit], adapters: Sequence[Tensor] = ()) -> Tensor:
         """(units, D) float64: each unit's gradient, with all records side by side.
 
+        A unit alone is never packed: where stacks are, it is what they are compared with.
+
         Args:
             adapters: (D,) of each unit; empty takes one for all.
         """
         gradients = torch.zeros(len(units), self._model.layout.size, dtype=torch.float64)
-        for stack in self._model.stacks(units, 10**9, one_adapter=not adapters):
+        for stack in self._model.stacks(units, 10**9, one_adapter=len(units) > 1 and not adapters):
             batch = self._model.load(stack)
             start = torch.stack(list(adapters))[batch.lanes] if adapters else self._adapters[0]
             rows, _ = self._model.gradients(start, batch)

@@ -23,7 +23,7 @@ from userdp.clients.batching.fixed_shapes import FixedShapes
 from userdp.clients.batching.packed_rows import PackedStack
 from userdp.clients.batching.packing import Stack, Unit
 from userdp.clients.checkpoints import adapter_folder, weights
-from userdp.clients.models import acceleration, peft_adapter, stacked_lora
+from userdp.clients.models import acceleration, packed_attention, peft_adapter, stacked_lora
 from userdp.clients.models.classifier import Classification
 from userdp.clients.models.next_token import NextToken
 from userdp.clients.models.peft_adapter import LoraSettings
@@ -123,22 +123,11 @@ class LanguageModel:
     def pack(self, on: bool) -> None:
         """Lay several records into a row, or one again.
 
-        The shapes of packed rows follow from all records of a stack, so they need a precision whose
-        rounding plays no part.
-
         Raises:
-            ConfigurationError: ``on``, for a classification or a base model below float32.
+            ConfigurationError: ``on``, for a classification.
         """
         if on and self.classes is not None:
-            raise ConfigurationError(
-                "engine.packed=true: a classification has a row for each text."
-            )
-        if on and self.shapes is not None:
-            raise ConfigurationError(
-                f"engine.packed=true: in {self.dtype} a user's update would depend on the users in "
-                "the same row by its rounding, which no noise is priced for; take "
-                "model.dtype=float32, or engine.packed=false."
-            )
+            raise ConfigurationError("engine.packed=true: a class has a row for each text.")
         self.packed = on
 
     def stacks(
@@ -151,7 +140,8 @@ class LanguageModel:
             one_adapter: whether all lanes have the same adapter, which packed rows need.
         """
         if self.packed and one_adapter:
-            return packed_rows.stacks(units, max_tokens)
+            size = max_tokens if self.shapes is None else min(max_tokens, self.shapes.positions)
+            return packed_rows.stacks(units, size, fixed=self.shapes is not None)
         return packing.stacks(units, max_tokens, self.shapes)
 
     def halves(self, stack: Stack | PackedStack) -> Sequence[Stack | PackedStack]:
@@ -188,7 +178,7 @@ class LanguageModel:
             (lanes of the stack, D) float32, and the sum of the weighted losses (scalar).
         """
         leaves = self.leaves(adapters, len(batch.lanes))
-        with self._adapted(leaves, batch.starts):
+        with self._adapted(leaves, batch.starts), self._row(batch.stack):
             total, _ = self._task.losses(batch)
             grads = torch.autograd.grad(total, leaves)
         return self._flat(grads), total.detach()
@@ -229,6 +219,11 @@ class LanguageModel:
             raise TypeError("A next-token model has no class logits.")
         with self._adapted(self.leaves(adapter, 1)):
             return self._task.logits(batch), batch.targets
+
+    def _row(self, stack: Stack | PackedStack) -> contextlib.AbstractContextManager[None]:
+        if isinstance(stack, PackedStack):
+            return packed_attention.records(self.config, stack.lengths)
+        return contextlib.nullcontext()
 
     @contextlib.contextmanager
     def _adapted(self, leaves: list[Tensor], starts: Tensor | None = None) -> Iterator[None]:

@@ -1,8 +1,7 @@
 """Next-token loss of a causal language model at the learned positions of a stack.
 
 Rows are padded behind their end and not masked: no position of a causal model sees later ones.
-Packed rows have positions that start again with each record, by which the model's own mask keeps
-records apart; `userdp.clients.models.isolation_probe` refuses a model that does not.
+Packed rows have positions that start again with each record.
 """
 
 from __future__ import annotations

@@ -31,9 +31,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from userdp.clients.batching import device_batches, packed_rows, packing
+from userdp.clients.batching import device_batches, packing
 from userdp.clients.batching.device_batches import Batch
-from userdp.clients.batching.packed_rows import PackedStack
 from userdp.clients.batching.packing import Unit
 from userdp.clients.models.language_model import LanguageModel
 from userdp.clients.training import clipping, spread
@@ -301,9 +300,6 @@ def _gradients(
         result = engine.attempt(compute, part, shrink=model.shapes is None)
         if result is None:
             pending += [model.load(half) for half in model.halves(part.stack)]
-        elif isinstance(part.stack, PackedStack) and not bool(result[0].sum().isfinite()):
-            # Of lanes in one row, a unit that fails alone would make others fail with it.
-            pending.append(model.load(packed_rows.unpacked(part.stack)))
         else:
             yield part.lanes, *result
 
