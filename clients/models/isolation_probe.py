@@ -56,6 +56,8 @@ _LENGTH = re.compile(
 # Keys whose values are ids of tokens with a meaning of their own, which texts may hold.
 _SPECIAL = re.compile(r"^(pad|bos|eos|sep|cls|mask|unk)_token_id$")
 _PADDED = "engine.packed=false, "
+# Of packed rows and a row for each record, whose products have other shapes.
+_PACKING = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 _ADAPTER_STEP = 0.5  # of the random step from the initial adapter, relative to its spread
 
 
@@ -66,11 +68,13 @@ class Isolation:
     Attributes:
         rounding: largest L2 distance by which an update moved when the units around it changed.
         content: the same where lengths and numbers of units stayed as they were.
+        packing: distance of packed rows to a row for each record; 0 where rows are not packed.
         lengths: tokens of the longest records of each comparison.
     """
 
     rounding: float
     content: float
+    packing: float
     lengths: tuple[int, ...]
 
 
@@ -111,12 +115,15 @@ def _measure(model: LanguageModel, seq_len: int) -> Isolation:
     measured = _Measured(model, min(seq_len, _SHORT))
     content = max(measured.content())
     rounding = [content, *measured.short(), *measured.crowd(), *measured.own_adapters()]
-    lengths = [measured.longest]
+    lengths, packing = [measured.longest], [0.0, *measured.packing(measured.longest)]
     for length in _lengths(model.config, seq_len):
         lengths.append(length)
         rounding += measured.beside_longer(length)
+        packing += measured.packing(length)
     rounding += measured.again()
-    return Isolation(rounding=max(rounding), content=content, lengths=tuple(lengths))
+    return Isolation(
+        rounding=max(rounding), content=content, packing=max(packing), lengths=tuple(lengths)
+    )
 
 
 def _hold(model: LanguageModel, result: Isolation, rounding: float, content: float) -> None:
@@ -126,6 +133,11 @@ def _hold(model: LanguageModel, result: Isolation, rounding: float, content: flo
             f"model.path: {_name(model)} mixes users: what one adds to the sum moves by "
             f"{result.rounding:.2g} C with the texts beside it, so no clip bounds it; choose "
             f"{_PADDED if model.packed else ''}another model, or a smaller model.seq_len."
+        )
+    if not result.packing <= _PACKING[model.module.dtype]:
+        raise ConfigurationError(
+            f"engine.packed=true: {_name(model)} computes something else where several records are "
+            f"in a row (by {result.packing:.2g} C); take engine.packed=false."
         )
 
 
@@ -180,16 +192,17 @@ class _Measured:
                 record[:-1], record[-1] = ~record[:-1], like[-1]
         return special
 
-    def _updates(self, units: Sequence[Unit], adapters: Sequence[Tensor] = ()) -> Tensor:
+    def _updates(
+        self, units: Sequence[Unit], adapters: Sequence[Tensor] = (), *, packed: bool = True
+    ) -> Tensor:
         """(units, D) float64: each unit's gradient, with all records side by side.
-
-        A unit alone is never packed: where stacks are, it is what they are compared with.
 
         Args:
             adapters: (D,) of each unit; empty takes one for all.
+            packed: whether rows may be packed, where the model does.
         """
         gradients = torch.zeros(len(units), self._model.layout.size, dtype=torch.float64)
-        for stack in self._model.stacks(units, 10**9, one_adapter=len(units) > 1 and not adapters):
+        for stack in self._model.stacks(units, 10**9, one_adapter=packed and not adapters):
             batch = self._model.load(stack)
             start = torch.stack(list(adapters))[batch.lanes] if adapters else self._adapters[0]
             rows, _ = self._model.gradients(start, batch)
@@ -228,11 +241,11 @@ class _Measured:
     def own_adapters(self) -> list[float]:
         """Distances to alone, where every unit has an adapter of its own."""
         together = self._updates(self._units, self._adapters)
-        others = [
+        alone = [
             self._updates([unit], [adapter])[0]
-            for unit, adapter in zip(self._units[1:], self._adapters[1:], strict=True)
+            for unit, adapter in zip(self._units, self._adapters, strict=True)
         ]
-        return _distances(together, torch.stack([self._alone[0], *others]))
+        return _distances(together, torch.stack(alone))
 
     def beside_longer(self, length: int) -> list[float]:
         """Distances to alone of a short unit and a nearly as long one, beside a record so long."""
@@ -241,6 +254,13 @@ class _Measured:
         together = self._updates(units)
         alone = [self._alone[0], *(self._updates([unit])[0] for unit in units[1:])]
         return _distances(together, torch.stack(alone))
+
+    def packing(self, length: int) -> list[float]:
+        """Distances of packed rows to a row for each record, one of this length among them."""
+        if not self._model.packed:
+            return []
+        units = [self._units[0], self._unit(length, 4)]
+        return _distances(self._updates(units), self._updates(units, packed=False))
 
     def again(self) -> list[float]:
         """Distances to alone once more: a model must not have kept what the texts since did."""

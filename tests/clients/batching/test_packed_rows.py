@@ -127,15 +127,18 @@ def test_packed_and_padded_agree(family, steps):
 def test_a_records_gradient_does_not_change_when_its_neighbours_in_the_row_do(family, dtype):
     model, _ = packed(family, dtype)
     found = isolation_probe.probe(model, 24)
-    assert found.rounding < (1e-5 if dtype == torch.float32 else 1e-2)
-    assert found.content < 1e-6
+    exact = dtype == torch.float32
+    assert found.rounding <= (1e-5 if exact else 0)  # rows of fixed shape: bit by bit
+    assert found.content == 0
+    assert 0 < found.packing < (1e-5 if exact else 2e-2)
 
 
 @pytest.mark.parametrize("family", ["mistral", "gemma3_text", "qwen2", "phi3", "olmo2", "granite"])
 def test_windows_and_other_families_too(family):
     model = LanguageModel(families.build(family, "causal"), LoraSettings(r=2, alpha=4))
     model.pack(True)
-    assert isolation_probe.probe(model, 40).rounding < 1e-5
+    found = isolation_probe.probe(model, 40)
+    assert max(found.rounding, found.packing) < 1e-5
 
 
 @pytest.mark.parametrize("family", ["bloom", "falcon", "mamba"])
