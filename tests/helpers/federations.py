@@ -14,7 +14,7 @@ from pathlib import Path
 
 from helpers import small_world
 from userdp.sim import cli
-from userdp.sim.federation import down, processes, state
+from userdp.sim.federation import down, node, processes, state
 from userdp.sim.runtime.link_options import STATE
 
 TESTS = Path(__file__).parents[1]
@@ -104,7 +104,10 @@ def with_lying_node(federation, control):
     options = words[words.index("node") + 1 :]
     variables["PYTHONPATH"] = str(TESTS)
     lying = [sys.executable, "-m", "helpers.lying_node", str(control), *options]
-    return federation.start(lying, variables)
+    started = federation.start(lying, variables)
+    log = federation.folder / "others.log"
+    eventually(lambda: node.READY in log.read_text(errors="replace"), 200)
+    return started
 
 
 @dataclass

@@ -75,7 +75,7 @@ def main(folder, words):
     reached |= {"address": options["supernode"], "insecure": options.get("insecure") == "True"}
     shard = shards.read(options["shard"])
     host = node.load(node.settings_of(Path(options["shard"]), []))
-    print("is ready", flush=True)
+    print(node.READY, flush=True)
     app = LyingApp(client_app(host), Path(folder))
     node.serve(
         NodeTasks(Endpoint(**link_options.endpoint(reached, ""))), node.answering(app, shard)
