@@ -1,0 +1,73 @@
+"""Runs the Triton kernels on the CPU, by Triton's interpreter, and prints errors as JSON.
+
+A process of its own: TRITON_INTERPRET=1 must be set before Triton is imported.
+"""
+
+from __future__ import annotations
+
+import json
+
+import torch
+
+from helpers.ragged import LENGTHS, error, exact, ragged
+from userdp.clients.kernels import lane_products_triton, row_sums, row_sums_triton
+
+CASES = [
+    (LENGTHS, 8, 136, torch.float32),
+    (LENGTHS, 8, 136, torch.bfloat16),
+    ([5, 0, 40, 33, 1], 130, 17, torch.bfloat16),
+    ([5, 0, 40, 33, 1], 1, 20, torch.float32),
+    ([5, 0, 40, 33, 1], 3, 200, torch.float32),
+    ([0, 0], 3, 20, torch.float32),
+]
+
+
+def products(lengths, p, q, dtype):
+    """Error of a lane's product, out of place and with rows and output stored otherwise."""
+    rows = ragged(lengths, p, q, dtype)
+    straight = torch.full((len(lengths), p, q), torch.nan)
+    across = torch.full((len(lengths), q, p), torch.nan).mT
+    turned = (rows.left.T.clone().T, rows.right.T.clone().T, rows.starts)
+    lane_products_triton.products(*rows, straight)
+    lane_products_triton.products(*turned, across)
+    return max(error(out, exact(rows)) for out in (straight, across))
+
+
+def poisoned():
+    """Whether a lane's product is bit by bit the same beside lanes of NaN."""
+    rows = ragged([5, 40, 33], 8, 20)
+    wanted, got = torch.empty(3, 8, 20), torch.empty(3, 8, 20)
+    lane_products_triton.products(*rows, wanted)
+    for part in rows[:2]:
+        part[:5], part[45:] = torch.nan, torch.inf
+    lane_products_triton.products(*rows, got)
+    return torch.equal(got[1], wanted[1]) and not torch.isfinite(got[[0, 2]]).any()
+
+
+def sums():
+    """Largest relative errors of the norms, of the sums, and of those of whole numbers."""
+    rows = torch.randn(6, 40_000, generator=torch.Generator().manual_seed(0))
+    rows[0], rows[1] = 1e30 * rows[0], 1e-30 * rows[1]
+    rows[2, 5], rows[3, 39_999], rows[4] = torch.nan, -torch.inf, 0.0
+    norms = row_sums.norms_in_blocks(rows)
+    counted = torch.isfinite(norms)
+    found = [
+        row_sums_triton.norms(rows)[counted] / norms[counted].clamp(min=1e-300)
+        - (norms > 0)[counted].double()
+    ]
+    assert not torch.isfinite(row_sums_triton.norms(rows)[~counted]).any()
+    factors = torch.where(counted & (norms > 0), 1.0 / norms, 0.0)[:, None]
+    for given in (factors, factors.expand(rows.shape).contiguous()):
+        for scale, whole in ((1.0, False), (1e5, True)):
+            options = (rows, scale * given, counted, whole)
+            wanted = row_sums.sum_in_blocks(*options)
+            found.append((row_sums_triton.weighted_sum(*options) - wanted) / scale)
+    return [float(part.abs().max()) for part in found]
+
+
+if __name__ == "__main__":
+    print(
+        json.dumps(
+            {"products": [products(*case) for case in CASES], "sums": sums(), "lane": poisoned()}
+        )
+    )
