@@ -47,6 +47,9 @@ from userdp.clients.kernels import self_check
 
 _Compute = Callable[[Tensor, Tensor, Tensor, Tensor], None]  # left, right, starts, out
 _SMALLEST_PIECE, _LARGEST_PIECE = 8, 1024  # rows
+# Numbers of a product up to which a CPU is faster to write a batch of them in one piece and to copy
+# that, than to write each product to its own place.
+_SMALL_PRODUCT = 4096
 
 
 class Backend(NamedTuple):
@@ -102,11 +105,14 @@ def in_runs(left: Tensor, right: Tensor, starts: Tensor, out: Tensor) -> None:
     lefts, rights = left.float().split(sizes), right.float().split(sizes)
     parts = zip(runs, lefts, rights, out.split(lanes), strict=True)
     for (length, count), a, b, part in parts:
-        if count == 1:  # a batch of one costs twice as much as no batch
+        if count == 1:  # a batch of one would take somewhat longer
             torch.mm(a.mT, b, out=part[0])
-        else:
-            a, b = (rows.view(count, length, rows.shape[1]) for rows in (a, b))
+            continue
+        a, b = (rows.view(count, length, rows.shape[1]) for rows in (a, b))
+        if part.is_contiguous() or part[0].numel() > _SMALL_PRODUCT:
             torch.bmm(a.mT, b, out=part)
+        else:
+            part.copy_(torch.bmm(a.mT, b))
 
 
 def in_pieces(left: Tensor, right: Tensor, starts: Tensor, out: Tensor) -> None:

@@ -102,17 +102,18 @@ def test_a_lane_does_not_depend_on_what_the_others_hold(name, dtype):
 
 @every_backend
 @every_type
-def test_rows_and_products_may_be_stored_in_any_order(name, dtype):
-    rows = ragged([4, 4, 9, 1], 6, 50, dtype)
+@pytest.mark.parametrize("q", [50, 800])  # products copied into place, and written there
+def test_rows_and_products_may_be_stored_in_any_order(name, dtype, q):
+    rows = ragged([4, 4, 9, 1], 6, q, dtype)
     wanted = computed(name, rows)
     turned = Ragged(rows.left.T.clone().T, rows.right.T.clone().T, rows.starts)
-    gradient = torch.full((4, 1000), torch.nan)  # of a lane, with other leaves around this one
-    straight, across = gradient[:, 100:400].view(4, 6, 50), gradient[:, 500:800].view(4, 50, 6).mT
+    gradient = torch.full((4, 20 * q), torch.nan)  # of a lane, with other leaves around this one
+    straight, across = gradient[:, q : 7 * q], gradient[:, 10 * q : 16 * q]
     for given in (rows, turned):
-        for out in (straight, across):
+        for out in (straight.view(4, 6, q), across.view(4, q, 6).mT):
             computed(name, given, out)
             assert error(out, wanted.double()) < SMALL
-    assert gradient.isnan().sum() == 4 * 400
+    assert gradient.isnan().sum() == 4 * 8 * q
 
 
 def test_one_function_computes_what_the_backend_of_the_device_does():
