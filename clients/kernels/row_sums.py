@@ -11,7 +11,10 @@ takes to add it up. With the 4 D bytes that wrote a row, clip and sum move 12 D 
 | triton | CUDA      | in registers; where Triton is installed and its self-check passes           |
 | blocks | any other | in one buffer, filled again and again, that a core's or GPU's cache holds   |
 
-Numbers that no rounding error can spoil for the clip, with u = 2^-53:
+A reduction of torch with ``dtype=torch.float64`` would not do: torch 2.13 first copies all of its
+input to float64.
+
+What the clip builds on, with u = 2^-53:
 
 - The square of a float32 number is exact in float64, and neither overflows nor underflows: it is 0,
   or between 2^-298 and 2^256. A norm is thus inf or NaN only if its row holds an inf or NaN.
