@@ -1,9 +1,11 @@
-"""The products of ragged rows by lane as one Triton kernel: a program per lane and output block."""
+"""The products of ragged rows by lane as one Triton kernel: a program per lane and output block.
+
+Only constants are annotated: Triton compiles the annotations too, and knows no type of Python's.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from typing import Any
 
 import torch
 import triton
@@ -15,20 +17,20 @@ _WIDE, _NARROW = 128, 64  # largest output block: of the wide side, and of the n
 _LEAST = 16  # a block of a matrix product has at least so many rows and columns
 
 
-def _block_of_a_lane(
-    left: Any,
-    right: Any,
-    starts: Any,
-    out: Any,
-    p: Any,
-    q: Any,
-    left_row: Any,
-    left_column: Any,
-    right_row: Any,
-    right_column: Any,
-    out_lane: Any,
-    out_row: Any,
-    out_column: Any,
+def _block_of_a_lane(  # type: ignore[no-untyped-def]
+    left,
+    right,
+    starts,
+    out,
+    p,
+    q,
+    left_row,
+    left_column,
+    right_row,
+    right_column,
+    out_lane,
+    out_row,
+    out_column,
     ROWS: tl.constexpr,
     P: tl.constexpr,
     Q: tl.constexpr,

@@ -1,9 +1,11 @@
-"""Norms and weighted sums of rows as Triton kernels, with float64 numbers in registers alone."""
+"""Norms and weighted sums of rows as Triton kernels, with float64 numbers in registers alone.
+
+Only constants are annotated: Triton compiles the annotations too, and knows no type of Python's.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from typing import Any
 
 import torch
 import triton
@@ -14,13 +16,13 @@ _SQUARES, _SQUARE_STEPS = 1024, 16  # numbers of a row that a program takes at a
 _COLUMNS = 256  # that a program of the weighted sum adds up, over all lanes
 
 
-def _squares_of_a_part(
-    rows: Any,
-    out: Any,
-    size: Any,
-    row: Any,
-    column: Any,
-    parts: Any,
+def _squares_of_a_part(  # type: ignore[no-untyped-def]
+    rows,
+    out,
+    size,
+    row,
+    column,
+    parts,
     BLOCK: tl.constexpr,
     STEPS: tl.constexpr,
 ) -> None:
@@ -37,17 +39,17 @@ def _squares_of_a_part(
     tl.store(out + lane * parts + tl.program_id(1), tl.sum(total, axis=0))
 
 
-def _weighted_columns(
-    rows: Any,
-    factors: Any,
-    counted: Any,
-    out: Any,
-    lanes: Any,
-    size: Any,
-    row: Any,
-    column: Any,
-    factor_row: Any,
-    factor_column: Any,
+def _weighted_columns(  # type: ignore[no-untyped-def]
+    rows,
+    factors,
+    counted,
+    out,
+    lanes,
+    size,
+    row,
+    column,
+    factor_row,
+    factor_column,
     WHOLE: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:

@@ -7,14 +7,31 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import torch
+import triton.language as tl
+from triton.runtime import interpreter
 
-from helpers.ragged import LENGTHS, error, exact, ragged
+from helpers.ragged import error, exact, ragged
 from userdp.clients.kernels import lane_products_triton, row_sums, row_sums_triton
 
+
+class Builder(interpreter.InterpreterBuilder):
+    """Of Triton 3.7, whose products take the bits of bfloat16 numbers for whole numbers."""
+
+    def create_dot(self, a, b, *rest):
+        return super().create_dot(self.wide(a), self.wide(b), *rest)
+
+    def wide(self, part):
+        if part.dtype.scalar != tl.bfloat16:
+            return part
+        bits = part.data.view(np.uint16).astype(np.uint32) << 16
+        return interpreter.TensorHandle(bits.view(np.float32), tl.float32)
+
+
 CASES = [
-    (LENGTHS, 8, 136, torch.float32),
-    (LENGTHS, 8, 136, torch.bfloat16),
+    ([0, 1, 7, 255, 0, 40, 0], 8, 136, torch.float32),
+    ([0, 1, 7, 255, 0, 40, 0], 8, 136, torch.bfloat16),
     ([5, 0, 40, 33, 1], 130, 17, torch.bfloat16),
     ([5, 0, 40, 33, 1], 1, 20, torch.float32),
     ([5, 0, 40, 33, 1], 3, 200, torch.float32),
@@ -46,16 +63,14 @@ def poisoned():
 
 def sums():
     """Largest relative errors of the norms, of the sums, and of those of whole numbers."""
-    rows = torch.randn(6, 40_000, generator=torch.Generator().manual_seed(0))
+    rows = torch.randn(6, 17_000, generator=torch.Generator().manual_seed(0))
     rows[0], rows[1] = 1e30 * rows[0], 1e-30 * rows[1]
-    rows[2, 5], rows[3, 39_999], rows[4] = torch.nan, -torch.inf, 0.0
+    rows[2, 5], rows[3, 16_999], rows[4] = torch.nan, -torch.inf, 0.0
     norms = row_sums.norms_in_blocks(rows)
     counted = torch.isfinite(norms)
-    found = [
-        row_sums_triton.norms(rows)[counted] / norms[counted].clamp(min=1e-300)
-        - (norms > 0)[counted].double()
-    ]
-    assert not torch.isfinite(row_sums_triton.norms(rows)[~counted]).any()
+    got = row_sums_triton.norms(rows)
+    off = not torch.equal(torch.isfinite(got), counted) or bool(got[4] != 0)
+    found = [(got / norms)[counted & (norms > 0)] - 1.0 + off]
     factors = torch.where(counted & (norms > 0), 1.0 / norms, 0.0)[:, None]
     for given in (factors, factors.expand(rows.shape).contiguous()):
         for scale, whole in ((1.0, False), (1e5, True)):
@@ -66,6 +81,7 @@ def sums():
 
 
 if __name__ == "__main__":
+    interpreter.interpreter_builder.__class__ = Builder
     print(
         json.dumps(
             {"products": [products(*case) for case in CASES], "sums": sums(), "lane": poisoned()}
