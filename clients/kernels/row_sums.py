@@ -27,6 +27,7 @@ What the clip builds on, with u = 2^-53:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -36,8 +37,10 @@ from torch import Tensor
 from userdp.clients.kernels import self_check
 
 # float64 numbers of the buffer, by device: a CPU's cores keep them in their second-level caches,
-# a GPU in the one that all its cores share. Larger ones would be written to memory and read back.
-_BLOCK = {"cpu": 1 << 17, "cuda": 1 << 21}
+# a GPU in the one that all its cores share. More would be written to memory and read back, and with
+# fewer the threads of a busy machine wait for each other too often.
+_BLOCK = {"cpu": 1 << 18, "cuda": 1 << 21}
+_WIDTH = 1 << 12  # columns of a block, at least: shorter pieces of many rows are slow to read
 
 
 class Backend(NamedTuple):
@@ -73,8 +76,10 @@ def backend(device: torch.device) -> Backend:
 
 def norms_in_blocks(rows: Tensor) -> Tensor:
     """`norms` of rows (lanes, D) on any device."""
-    parts = [torch.linalg.vector_norm(wide, dim=1) for _, wide in _blocks(rows)]
-    return torch.linalg.vector_norm(torch.stack(parts), dim=0)
+    squares = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+    for some, _, wide in _blocks(rows):
+        squares[some] += torch.linalg.vector_norm(wide, dim=1).square_()
+    return squares.sqrt_()
 
 
 def sum_in_blocks(rows: Tensor, factors: Tensor, counted: Tensor, whole: bool) -> Tensor:
@@ -82,32 +87,33 @@ def sum_in_blocks(rows: Tensor, factors: Tensor, counted: Tensor, whole: bool) -
 
     A CPU looks whether all rows count, and saves a pass over the buffer; a GPU would have to wait.
     """
-    total = torch.empty(rows.shape[1], dtype=torch.float64, device=rows.device)
+    total = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
     left_out = ~counted[:, None]
     all_count = rows.device.type == "cpu" and bool(counted.all())
-    for part, wide in _blocks(rows):
+    for some, part, wide in _blocks(rows):
         if not all_count:
-            wide.masked_fill_(left_out, 0.0)
+            wide.masked_fill_(left_out[some], 0.0)
         if factors.shape[1] == 1 and not whole:
-            torch.mv(wide.mT, factors[:, 0], out=total[part])
+            total[part].addmv_(wide.mT, factors[some, 0])
             continue
-        wide.mul_(factors if factors.shape[1] == 1 else factors[:, part])
-        torch.sum(wide.trunc_() if whole else wide, dim=0, out=total[part])
+        wide.mul_(factors[some] if factors.shape[1] == 1 else factors[some, part])
+        total[part] += (wide.trunc_() if whole else wide).sum(0)
     return total
 
 
-def _blocks(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Blocks of columns of ``rows (lanes, D)``: their slice, and (lanes, .) float64 in one buffer.
+def _blocks(rows: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Blocks of ``rows (lanes, D)``: their lanes and columns, and (., .) float64 in one buffer.
 
-    A block is overwritten by the next one.
+    A block is overwritten by the next one. Those of the same columns follow one another.
     """
-    lanes, size = rows.shape
-    width = max(1, min(size, _BLOCK.get(rows.device.type, 1 << 21) // max(1, lanes)))
-    buffer = torch.empty(lanes * width, dtype=torch.float64, device=rows.device)
-    for start in range(0, size, width):
-        part = slice(start, min(start + width, size))
-        wide = buffer[: lanes * (part.stop - start)].view(lanes, part.stop - start)
-        yield part, wide.copy_(rows[:, part])
+    (lanes, size), numbers = rows.shape, _BLOCK.get(rows.device.type, _BLOCK["cuda"])
+    width = min(size, max(_WIDTH, numbers // max(1, lanes)))
+    height = max(1, min(lanes, numbers // width))
+    buffer = torch.empty(height * width, dtype=torch.float64, device=rows.device)
+    for column, lane in itertools.product(range(0, size, width), range(0, lanes, height)):
+        some, part = slice(lane, lane + height), slice(column, column + width)
+        narrow = rows[some, part]
+        yield some, part, buffer[: narrow.numel()].view(narrow.shape).copy_(narrow)
 
 
 def norms_in_triton(rows: Tensor) -> Tensor:

@@ -48,6 +48,7 @@ def updates(seed, lanes=9, size=700):
 @pytest.mark.parametrize("seed", range(3))
 def test_rounding_shrinks_every_coordinate_and_the_sum_is_exact(rule, seed, monkeypatch):
     monkeypatch.setitem(row_sums._BLOCK, "cpu", 1000)  # several blocks
+    monkeypatch.setattr(row_sums, "_WIDTH", 100)
     clipped = rules()[rule](updates(seed), CLIP, tiny.language_model().layout)
     before, rows = clipped.rows(), clipped.rows(STEP)
     assert len(rows) == 7
