@@ -102,8 +102,8 @@ MUTATIONS = [
     Mutation(
         "norms of updates in float32",
         "clients/kernels/row_sums.py",
-        "torch.linalg.vector_norm(wide, dim=1) for",
-        "torch.linalg.vector_norm(wide.float(), dim=1).double() for",
+        "torch.linalg.vector_norm(wide, dim=1)",
+        "torch.linalg.vector_norm(wide.float(), dim=1).double()",
         "tests/clients/kernels/test_row_sums.py",
     ),
     Mutation(

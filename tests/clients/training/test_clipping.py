@@ -238,6 +238,17 @@ def test_no_row_and_no_clip_norm_leaves_a_contribution_above_c(size, clip_norm):
         assert bool(total.any()) is bool(row.any()) or not enters
 
 
+@pytest.mark.parametrize("clip_norm", [0.1, 0.7, 1.0, 1.0000001, 1.3, 1.9999])
+def test_of_ten_thousand_rows_of_one_number_or_two_none_is_rounded_to_above_c(clip_norm):
+    """Where D is small, what matters is the rounding of limit, factor and product."""
+    source = torch.Generator().manual_seed(0)
+    one, two = (5.0 * torch.randn(10_000, size, generator=source).exp() for size in (1, 2))
+    assert (clipping.clipped_sum(one, clip_norm).rows() <= clip_norm).all()
+    bound = Fraction(clip_norm) ** 2
+    for row in clipping.clipped_sum(two, clip_norm).rows():
+        assert exact_square_fast(row) <= bound
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 17, 400])
 def test_at_c_to_the_last_bit_a_row_is_scaled_by_rounding_alone_or_not_at_all(size):
     """C is put on the norm, on the float64 numbers around it, and where a row is to stay whole."""
