@@ -37,9 +37,8 @@ def exact(rows):
 
 
 def error(got, wanted):
-    """Largest relative error of a lane's product; infinite where zeros are not zeros."""
+    """Largest relative error of a lane's product; infinite for NaN, and beside zeros."""
     difference = (got.double() - wanted).flatten(1).norm(dim=1)
     size = wanted.flatten(1).norm(dim=1)
-    return float(
-        torch.where(size > 0, difference / size, difference * torch.inf).nan_to_num(0).max()
-    )
+    shares = torch.where(difference == 0, 0.0, difference / size)
+    return float(shares.nan_to_num(nan=torch.inf).max())
