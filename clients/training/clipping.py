@@ -17,14 +17,14 @@ The rule "joint" (`clip_jointly`) adds these guarantees for rows in float32 or a
 
 | row                                        | contribution                                  |
 |--------------------------------------------|-----------------------------------------------|
-| norm at most (1 - (D + 8) 2^-53) clip_norm | the row itself, bit by bit                    |
+| norm at most (1 - (D + 8) 2^-52) clip_norm | the row itself, bit by bit                    |
 | larger norm                                | in the same direction, scaled to clip_norm    |
 | clip_norm = inf                            | the row itself                                |
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import FunctionType
 from typing import NamedTuple
@@ -32,11 +32,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from userdp.clients.kernels import row_sums
 from userdp.sim.common.table import Table
 from userdp.sim.protocol.layout import Layout
 
-# float64 numbers per chunk, by device: a CPU keeps these in its cache, and a GPU is kept busy.
-_CHUNK = {"cpu": 1 << 18, "cuda": 1 << 26}
+# With factors from here up, the product with a float32 number is 0 or at least 2^-999: never a
+# denormal number, whose relative rounding error may be large.
+_LEAST_FACTOR = 2.0**-850
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,9 @@ class ClippedSum:
         Args:
             step: a power of two, so that division by it is exact.
         """
-        total = torch.empty_like(self.total)
-        failed = ~torch.isfinite(self.norms)[:, None]
-        for part, wide in _columns(self.unclipped):
-            factors = self.factors if self.factors.shape[1] == 1 else self.factors[:, part]
-            clipped = wide.mul_(factors).masked_fill_(failed, 0.0)
-            total[part] = clipped.div_(step).trunc_().sum(0)
+        # A division by a power of two is exact, so it may come before the product.
+        counted = torch.isfinite(self.norms)
+        total = row_sums.weighted_sum(self.unclipped, self.factors / step, counted, whole=True)
         return total.mul_(step)
 
 
@@ -123,11 +122,26 @@ def clipped_sum(rows: Tensor, clip_norm: float) -> ClippedSum:
     """The rule "joint": scale each row to an L2 norm of at most ``clip_norm``, and add the rows up.
 
     ``sum_i rows_i min(1, clip_norm / |rows_i|)``, the clip of DP-SGD (Abadi et al., arXiv
-    1607.00133, Algorithm 1) for all parameters together. It takes two passes over chunks of
-    columns, so that no float64 copy of all rows is held.
+    1607.00133, Algorithm 1) for all parameters together. The rows are read twice, for norms and for
+    the sum, and no float64 copy of them is made (`userdp.clients.kernels.row_sums`).
+
+    Why the exact norm of every contribution is at most C, whatever the row holds: let u = 2^-53,
+    and N the exact norm of a float32 row. All computed numbers are float64.
+
+    - The computed norm n is at least (1 - (D + 3) u) N, as shown in `row_sums`, in any order of
+      adding up, and not finite exactly where the row is not finite (its contribution is zero).
+    - The limit L = C (1 - (D + 8) u) is at most (1 + u) times its formula, whose bracket is exact.
+    - Where n is above L, the factor L / n is rounded once, and so is its product with each number:
+      the contribution has a norm of at most
+      ``(1 + u)^2 N L / n <= C (1 + u)^3 (1 - (D + 8) u) / (1 - (D + 3) u) < C``.
+    - Otherwise the factor is 1, L / n is at least 1 - u, and the contribution is the row:
+      ``N <= n / (1 - (D + 3) u) <= C (1 + u)^3 (1 - (D + 8) u) / (1 - (D + 3) u) < C``.
+    - No operation underflows: a factor below 2^-850, of a row longer than 2^849 C, becomes 0.
+
+    The noise can thus be priced for C itself. Rounding costs a long row (D + 8) u of its length.
 
     Args:
-        rows: (lanes, D) float32 or narrower.
+        rows: (lanes, D) float32 or narrower; float64 as `_bounded` gives it.
         clip_norm: C, may be infinite.
 
     Raises:
@@ -135,25 +149,13 @@ def clipped_sum(rows: Tensor, clip_norm: float) -> ClippedSum:
     """
     if not clip_norm > 0:
         raise ValueError(f"Expected {clip_norm=} > 0.")
-    parts = [torch.linalg.vector_norm(wide, dim=1) for _, wide in _columns(rows)]
-    norms = torch.linalg.vector_norm(torch.stack(parts), dim=0)
+    norms = row_sums.norms(rows)
     finite = torch.isfinite(norms)
-    # The rounding error of a sum of D squares is at most D 2^-53 of it (Higham 2002, section 4.2),
-    # that of the scaling a few 2^-53. A limit so much below C keeps the exact norm at or below C.
     limit = clip_norm * (1.0 - (rows.shape[1] + 8) * 2.0**-53)
     factors = torch.where(finite, (limit / norms).clamp(max=1.0), 0.0)
-    total = torch.empty(rows.shape[1], dtype=torch.float64, device=rows.device)
-    for part, wide in _columns(rows):
-        total[part] = factors @ wide.masked_fill_(~finite[:, None], 0.0)
+    factors.masked_fill_(factors < _LEAST_FACTOR, 0.0)
+    total = row_sums.weighted_sum(rows, factors[:, None], finite)
     return ClippedSum(total, norms.masked_fill(~finite, torch.inf), rows, factors[:, None])
-
-
-def _columns(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Chunks of the columns of ``rows (lanes, D)``: their slice and a (lanes, .) float64 copy."""
-    width = max(1, _CHUNK[rows.device.type] // max(1, len(rows)))
-    for start in range(0, rows.shape[1], width):
-        part = slice(start, start + width)
-        yield part, rows[:, part].to(torch.float64, copy=True)
 
 
 def clip_jointly(rows: Tensor, clip_norm: float, layout: Layout) -> ClippedSum:
@@ -175,6 +177,8 @@ def find(name: str) -> ClipRule:
 
     Such a rule was not tested here, and the noise is priced for rows of at most ``clip_norm``. The
     joint clip makes guarantees 1 and 2 true, and changes a correct rule's rows by rounding alone.
+    It is given float64 rows, whose squares are rounded and may underflow. For a ``clip_norm`` of
+    2^-400 or more the limit of `clipped_sum` covers both.
 
     Raises:
         ConfigurationError: there is no clip rule of that name.

@@ -100,6 +100,20 @@ MUTATIONS = [
         _CLIP,
     ),
     Mutation(
+        "norms of updates in float32",
+        "clients/kernels/row_sums.py",
+        "torch.linalg.vector_norm(wide, dim=1)",
+        "torch.linalg.vector_norm(wide.float(), dim=1).double()",
+        "tests/clients/kernels/test_row_sums.py",
+    ),
+    Mutation(
+        "a lane's gradient takes a row of the next lane",
+        "clients/kernels/lane_products.py",
+        "        a, b = (rows.view(count, length, rows.shape[1]) for rows in (a, b))\n",
+        "        a, b = (rows.view(count, length, rows.shape[1]) for rows in (a, b.roll(-1, 0)))\n",
+        "tests/clients/kernels/test_lane_products.py",
+    ),
+    Mutation(
         "messages before the intent",
         "server/strategy.py",
         "        self.ledger.intend(self.number, self.mechanism.ledger_event(), "

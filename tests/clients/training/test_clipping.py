@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from userdp.clients.kernels import row_sums
 from userdp.clients.training import clipping
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.protocol.layout import Layout
@@ -187,6 +188,80 @@ def test_rounding_in_the_norm_of_a_wide_row_never_lets_it_exceed_c(value, size):
     assert size * float(total[0]) ** 2 > 1 - 1e-8  # and not far under it
 
 
+@pytest.mark.parametrize("size", [1, 2, 30, 10**3, 10**6, 10**8, 10**12])
+def test_the_limit_covers_every_rounding_error_of_norm_factor_and_product(size):
+    """The last steps of the proof in `clipping.clipped_sum`, in exact arithmetic."""
+    unit = Fraction(1, 2**53)
+    limit = Fraction(1.0 - (size + 8) * 2.0**-53)
+    assert limit == 1 - (size + 8) * unit  # nothing is rounded in the bracket
+    computed_norm = 1 - (size + 3) * unit  # of a row of norm 1, at least
+    assert (1 + unit) ** 3 * limit / computed_norm < 1
+    assert (1 + unit) ** 3 * (1 - (size + 5) * unit) / computed_norm > 1  # and 5 would not do
+
+
+TINY, HUGE = 2.0**-149, (2 - 2.0**-23) * 2.0**127  # of the positive float32 numbers
+
+
+def hard_rows(size):
+    """Rows whose sums of squares are rounded one way, lose small numbers, or leave float32."""
+    steps = torch.arange(1, size + 1)
+    source = torch.Generator().manual_seed(size)
+    return torch.stack(
+        [
+            *(torch.full((size,), value) for value in (0.1, 1 / 3, -0.7, TINY, 3e-42, HUGE)),
+            *(torch.randn(size, generator=source) for _ in range(5)),
+            torch.randn(size, generator=source).exp().pow(9),
+            torch.where(steps == 1, 1.0, 2.0**-27),  # squares of half an ulp of the sum
+            torch.where(steps == size, 1e30, TINY),
+        ]
+    )
+
+
+def exact_square_fast(row):
+    """`exact_square` by whole numbers: float64 numbers are whole multiples of 2^-1074."""
+    ratios = [value.as_integer_ratio() for value in row.tolist()]
+    common = max(below for _, below in ratios)
+    whole = (above * (common // below) for above, below in ratios)
+    return Fraction(sum(value * value for value in whole), common**2)
+
+
+@pytest.mark.parametrize("size", [1, 3, 50, 5_000])
+@pytest.mark.parametrize(
+    "clip_norm", [5e-324, 1e-310, 1e-301, 3e-290, 1e-200, TINY, 0.3, 1.0, 7e5, HUGE, 1e300]
+)
+def test_no_row_and_no_clip_norm_leaves_a_contribution_above_c(size, clip_norm):
+    bound = Fraction(clip_norm) ** 2
+    for row in hard_rows(size):
+        total = clipping.clipped_sum(row[None], clip_norm).total
+        assert exact_square_fast(total) <= bound
+        enters = Fraction(2) ** -1600 * exact_square_fast(row.double()) < bound
+        assert bool(total.any()) is bool(row.any()) or not enters
+
+
+@pytest.mark.parametrize("clip_norm", [0.1, 0.7, 1.0, 1.0000001, 1.3, 1.9999])
+def test_of_ten_thousand_rows_of_one_number_or_two_none_is_rounded_to_above_c(clip_norm):
+    """Where D is small, what matters is the rounding of limit, factor and product."""
+    source = torch.Generator().manual_seed(0)
+    one, two = (5.0 * torch.randn(10_000, size, generator=source).exp() for size in (1, 2))
+    assert (clipping.clipped_sum(one, clip_norm).rows() <= clip_norm).all()
+    bound = Fraction(clip_norm) ** 2
+    for row in clipping.clipped_sum(two, clip_norm).rows():
+        assert exact_square_fast(row) <= bound
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 17, 400])
+def test_at_c_to_the_last_bit_a_row_is_scaled_by_rounding_alone_or_not_at_all(size):
+    """C is put on the norm, on the float64 numbers around it, and where a row is to stay whole."""
+    for row in hard_rows(size):
+        norm = math.sqrt(exact_square_fast(row.double()))
+        for clip_norm in (norm, math.nextafter(norm, 0), math.nextafter(norm, math.inf)):
+            total = clipping.clipped_sum(row[None], clip_norm).total
+            assert exact_square_fast(total) <= Fraction(clip_norm) ** 2
+            np.testing.assert_allclose(total, row.double(), rtol=(size + 12) * 2.0**-52)
+        stays = norm / (1 - (size + 8) * 2.0**-52) * (1 + 2.0**-51)
+        assert torch.equal(clipping.clipped_sum(row[None], stays).total, row.double())
+
+
 def test_one_norm_for_the_whole_row_not_one_a_layer():
     row = torch.tensor([[3.0, 0.0, 0.0, 4.0]])
     assert clipping.clipped_sum(row, 1.0).total.tolist() == pytest.approx([0.6, 0, 0, 0.8])
@@ -219,7 +294,8 @@ def test_the_clipped_rows_are_those_of_the_definition():
 
 @pytest.mark.parametrize("at_a_time", [1, 7, 64])
 def test_columns_taken_a_few_at_a_time_give_the_norm_of_the_whole_row(at_a_time, monkeypatch):
-    monkeypatch.setattr(clipping, "_CHUNK", {"cpu": at_a_time})
+    monkeypatch.setitem(row_sums._BLOCK, "cpu", at_a_time)
+    monkeypatch.setattr(row_sums, "_WIDTH", 1)
     rows = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
     wanted = np.sum([slow_clip(row, 2.0) for row in rows], axis=0)
     np.testing.assert_allclose(

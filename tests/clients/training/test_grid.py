@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from helpers import tiny
+from userdp.clients.kernels import row_sums
 from userdp.clients.training import clipping
 from userdp.server.mechanisms.group_privacy import GroupPrivacy
 from userdp.server.mechanisms.noise_grid import DISCRETE
@@ -46,7 +47,8 @@ def updates(seed, lanes=9, size=700):
 @pytest.mark.parametrize("rule", ["joint", "other"])
 @pytest.mark.parametrize("seed", range(3))
 def test_rounding_shrinks_every_coordinate_and_the_sum_is_exact(rule, seed, monkeypatch):
-    monkeypatch.setitem(clipping._CHUNK, "cpu", 1000)  # several chunks
+    monkeypatch.setitem(row_sums._BLOCK, "cpu", 1000)  # several blocks
+    monkeypatch.setattr(row_sums, "_WIDTH", 100)
     clipped = rules()[rule](updates(seed), CLIP, tiny.language_model().layout)
     before, rows = clipped.rows(), clipped.rows(STEP)
     assert len(rows) == 7
