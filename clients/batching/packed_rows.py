@@ -2,7 +2,7 @@
 
 `packing` gives each record a row and pads it to the longest of its stack. Here one row holds all
 records of a stack, one behind the other, in the order of their lanes: each lane owns one range of
-positions. `userdp.clients.models.packed_attention` keeps the records apart.
+positions. `userdp.clients.kernels.packed_attention` keeps the records apart.
 
 Where the shapes of stacks are fixed (`userdp.clients.batching.fixed_shapes`), rows are filled up to
 one length, and the loss is computed at every position.

@@ -23,7 +23,8 @@ from userdp.clients.batching.fixed_shapes import FixedShapes
 from userdp.clients.batching.packed_rows import PackedStack
 from userdp.clients.batching.packing import Stack, Unit
 from userdp.clients.checkpoints import adapter_folder, weights
-from userdp.clients.models import acceleration, packed_attention, peft_adapter, stacked_lora
+from userdp.clients.kernels import packed_attention
+from userdp.clients.models import acceleration, peft_adapter, stacked_lora
 from userdp.clients.models.classifier import Classification
 from userdp.clients.models.next_token import NextToken
 from userdp.clients.models.peft_adapter import LoraSettings

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from userdp.clients.models import lane_products
+from userdp.clients.kernels import lane_products
 
 
 class Place(NamedTuple):

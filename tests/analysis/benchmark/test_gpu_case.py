@@ -6,7 +6,8 @@ import pytest
 
 from userdp.analysis.benchmark import gpu_case, gpu_checks
 from userdp.analysis.benchmark.processes import SideError
-from userdp.clients.models import lane_products, stacked_lora
+from userdp.clients.kernels import lane_products
+from userdp.clients.models import stacked_lora
 from userdp.server.mechanisms import noise_grid
 from userdp.sim.common.errors import ConfigurationError
 
@@ -35,9 +36,13 @@ def test_lanes_that_get_each_others_gradients_are_found(monkeypatch):
 
 def test_a_product_by_lane_that_drops_a_position_is_found(monkeypatch):
     right = lane_products.by_lane
-    monkeypatch.setattr(
-        lane_products, "by_lane", lambda one, two, starts: right(one[1:], two[1:], starts)
-    )
+
+    def wrong(one, two, starts):
+        one = one.clone()
+        one[0] = 0
+        return right(one, two, starts)
+
+    monkeypatch.setattr(lane_products, "by_lane", wrong)
     assert [name for name in failed() if name.startswith(PACKED)]
 
 
