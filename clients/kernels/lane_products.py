@@ -166,10 +166,9 @@ def agrees(device: torch.device) -> bool:
     starts = torch.tensor([0, 0, 1, 8, 300, 300], dtype=torch.int32)
     for dtype in (torch.float32, torch.bfloat16):
         left, right = (torch.randn(300, width, generator=source).to(dtype) for width in (5, 200))
-        given = [part.to(device) for part in (left, right, starts)]
         got = torch.full((5, 5, 200), torch.nan, device=device)
         wanted = torch.full((5, 5, 200), torch.nan)
-        in_triton(*given, got)
+        in_triton(left.to(device), right.to(device), starts.to(device), got)
         in_runs(left, right, starts, wanted)
         # Sums of up to 292 products of order 1.
         if not torch.allclose(got.cpu(), wanted, rtol=1e-4, atol=1e-3):
