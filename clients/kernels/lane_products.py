@@ -96,23 +96,29 @@ def backend(device: torch.device) -> Backend:
 def in_runs(left: Tensor, right: Tensor, starts: Tensor, out: Tensor) -> None:
     """`by_lane` on the CPU: left (n, p), right (n, q), starts (lanes + 1,), out (lanes, p, q).
 
-    Consecutive lanes of equal length are one batched product over views of the rows.
+    Consecutive lanes of equal length are one batched product over views of the rows. For short
+    lanes of unequal lengths the time goes into calls, so all views are made beforehand.
     """
-    bounds = starts.tolist()
+    bounds, lane = starts.tolist(), 0
     lengths = [end - start for start, end in itertools.pairwise(bounds)]
     runs = [(length, len(list(run))) for length, run in itertools.groupby(lengths)]
-    sizes, lanes = [length * count for length, count in runs], [count for _, count in runs]
-    lefts, rights = torch.split(left.float(), sizes), torch.split(right.float(), sizes)
-    parts = zip(runs, lefts, rights, torch.split(out, lanes), strict=True)
-    for (length, count), a, b, part in parts:
-        if count == 1:  # a batch of one would take somewhat longer
-            torch.mm(a.mT, b, out=part[0])
-            continue
-        a, b = (rows.view(count, length, rows.shape[1]) for rows in (a, b))
-        if part.is_contiguous() or part[0].numel() > _SMALL_PRODUCT:
-            torch.bmm(a.mT, b, out=part)
+    rows, products = [length * count for length, count in runs], out.unbind()
+    lefts, rights = torch.split(left.float().mT, rows, dim=1), torch.split(right.float(), rows)
+    for (length, count), a, b in zip(runs, lefts, rights, strict=True):
+        if count == 1:
+            torch.mm(a, b, out=products[lane])
         else:
-            part.copy_(torch.bmm(a.mT, b))
+            _batch(a.view(len(a), count, length), b, out[lane : lane + count])
+        lane += count
+
+
+def _batch(left: Tensor, right: Tensor, out: Tensor) -> None:
+    """Lanes of equal length: left (p, lanes, rows), right (lanes rows, q), out (lanes, p, q)."""
+    left, right = left.transpose(0, 1), right.view(*left.shape[1:], right.shape[1])
+    if out.is_contiguous() or out[0].numel() > _SMALL_PRODUCT:
+        torch.bmm(left, right, out=out)
+    else:
+        out.copy_(torch.bmm(left, right))
 
 
 def in_pieces(left: Tensor, right: Tensor, starts: Tensor, out: Tensor) -> None:
