@@ -38,7 +38,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -96,23 +96,29 @@ def backend(device: torch.device) -> Backend:
 def in_runs(left: Tensor, right: Tensor, starts: Tensor, out: Tensor) -> None:
     """`by_lane` on the CPU: left (n, p), right (n, q), starts (lanes + 1,), out (lanes, p, q).
 
-    Consecutive lanes of equal length are one batched product over views of the rows.
+    Consecutive lanes of equal length are one batched product over views of the rows. For short
+    lanes of unequal lengths the time goes into calls, so all views are made beforehand.
     """
-    bounds = starts.tolist()
+    bounds, lane = starts.tolist(), 0
     lengths = [end - start for start, end in itertools.pairwise(bounds)]
     runs = [(length, len(list(run))) for length, run in itertools.groupby(lengths)]
-    sizes, lanes = [length * count for length, count in runs], [count for _, count in runs]
-    lefts, rights = left.float().split(sizes), right.float().split(sizes)
-    parts = zip(runs, lefts, rights, out.split(lanes), strict=True)
-    for (length, count), a, b, part in parts:
-        if count == 1:  # a batch of one would take somewhat longer
-            torch.mm(a.mT, b, out=part[0])
-            continue
-        a, b = (rows.view(count, length, rows.shape[1]) for rows in (a, b))
-        if part.is_contiguous() or part[0].numel() > _SMALL_PRODUCT:
-            torch.bmm(a.mT, b, out=part)
+    rows, products = [length * count for length, count in runs], out.unbind()
+    lefts, rights = torch.split(left.float().mT, rows, dim=1), torch.split(right.float(), rows)
+    for (length, count), a, b in zip(runs, lefts, rights, strict=True):
+        if count == 1:
+            torch.mm(a, b, out=products[lane])
         else:
-            part.copy_(torch.bmm(a.mT, b))
+            _batch(a.view(len(a), count, length), b, out[lane : lane + count])
+        lane += count
+
+
+def _batch(left: Tensor, right: Tensor, out: Tensor) -> None:
+    """Lanes of equal length: left (p, lanes, rows), right (lanes rows, q), out (lanes, p, q)."""
+    left, right = left.transpose(0, 1), right.view(*left.shape[1:], right.shape[1])
+    if out.is_contiguous() or out[0].numel() > _SMALL_PRODUCT:
+        torch.bmm(left, right, out=out)
+    else:
+        out.copy_(torch.bmm(left, right))
 
 
 def in_pieces(left: Tensor, right: Tensor, starts: Tensor, out: Tensor) -> None:
@@ -161,17 +167,17 @@ def in_triton(left: Tensor, right: Tensor, starts: Tensor, out: Tensor) -> None:
 
 
 def agrees(device: torch.device) -> bool:
-    """Whether `in_triton` computes on a device what `in_pieces` does there, for a small example."""
+    """Whether `in_triton` computes on a device what `in_runs` does on the CPU: a small example."""
     source = torch.Generator().manual_seed(0)
-    starts = torch.tensor([0, 0, 1, 8, 300, 300], dtype=torch.int32, device=device)
+    starts = torch.tensor([0, 0, 1, 8, 300, 300], dtype=torch.int32)
     for dtype in (torch.float32, torch.bfloat16):
-        left, right = (
-            torch.randn(300, width, generator=source).to(device, dtype) for width in (5, 200)
-        )
-        got, wanted = (torch.full((5, 5, 200), torch.nan, device=device) for _ in range(2))
-        in_triton(left, right, starts, got)
-        in_pieces(left, right, starts, wanted)
-        if not torch.allclose(got, wanted, rtol=1e-4, atol=1e-3):  # sums of 292 products of order 1
+        left, right = (torch.randn(300, width, generator=source).to(dtype) for width in (5, 200))
+        got = torch.full((5, 5, 200), torch.nan, device=device)
+        wanted = torch.full((5, 5, 200), torch.nan)
+        in_triton(left.to(device), right.to(device), starts.to(device), got)
+        in_runs(left, right, starts, wanted)
+        # Sums of up to 292 products of order 1.
+        if not torch.allclose(got.cpu(), wanted, rtol=1e-4, atol=1e-3):
             return False
     return True
 
@@ -196,7 +202,7 @@ def _compute_nothing(left: Tensor, right: Tensor, starts: Tensor, out: Tensor) -
 
 
 # An operation of torch's own kind: compilers pass over it, although it reads ``starts``.
-_LIBRARY = torch.library.Library("userdp", "FRAGMENT")
+_LIBRARY: Any = torch.library.Library("userdp", "FRAGMENT")  # type: ignore[no-untyped-call]
 _LIBRARY.define("lane_products(Tensor left, Tensor right, Tensor starts, Tensor(a!) out) -> ()")
 _LIBRARY.impl("lane_products", _compute, "CompositeExplicitAutograd")
 torch.library.register_fake("userdp::lane_products", _compute_nothing, lib=_LIBRARY)

@@ -27,6 +27,7 @@ What the clip builds on, with u = 2^-53:
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -138,13 +139,13 @@ def agrees(device: torch.device) -> bool:
     rows[2, 7], rows[3, 4999] = torch.nan, torch.inf
     sizes = norms_in_blocks(rows)
     counted = torch.isfinite(sizes)
-    close = {"rtol": 1e-12, "equal_nan": True}
-    good = torch.allclose(norms_in_triton(rows), sizes, **close)
+    close = functools.partial(torch.allclose, rtol=1e-12, equal_nan=True)
+    good = close(norms_in_triton(rows), sizes)
     factors = torch.where(counted, 1.0 / sizes, 0.0)[:, None]
     for given in (factors, factors.expand(rows.shape).contiguous()):
         for scale, whole in ((1.0, False), (1e6, True)):
             options = (rows, scale * given, counted, whole)
-            good &= torch.allclose(sum_in_triton(*options), sum_in_blocks(*options), **close)
+            good &= close(sum_in_triton(*options), sum_in_blocks(*options))
     return good
 
 

@@ -109,8 +109,8 @@ MUTATIONS = [
     Mutation(
         "a lane's gradient takes a row of the next lane",
         "clients/kernels/lane_products.py",
-        "        a, b = (rows.view(count, length, rows.shape[1]) for rows in (a, b))\n",
-        "        a, b = (rows.view(count, length, rows.shape[1]) for rows in (a, b.roll(-1, 0)))\n",
+        "left.transpose(0, 1), right.view(*left.shape[1:], right.shape[1])",
+        "left.transpose(0, 1), right.roll(-1, 0).view(*left.shape[1:], right.shape[1])",
         "tests/clients/kernels/test_lane_products.py",
     ),
     Mutation(
