@@ -23,7 +23,7 @@ _PUBLIC_DATA = (
     *("split_column", "holdout"),
 )
 # Fields that only a header whose configuration asks for them has.
-WHERE_ASKED = ("noise", "canaries", "secure_sum", "nodes_hold_records")
+WHERE_ASKED = ("noise", "canaries", "secure_sum", "nodes_hold_records", "base_quantized")
 
 
 def code(settings: Settings, mechanism: Mechanism) -> str:
@@ -97,6 +97,7 @@ def header(
         **({"canaries": data.canaries} if data.canaries else {}),
         **_secure_sum(settings, keys),
         **_nodes_hold_records(settings),
+        **({"base_quantized": quantize} if (quantize := settings.model.quantize) else {}),
     }
 
 
