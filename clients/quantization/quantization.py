@@ -34,6 +34,7 @@ class _Kind:
     library: str
     # Quantises a weight (out, in) with its bias, and keeps the precision of both for products.
     layer: Callable[[Tensor, Tensor | None], QuantizedLinear]
+    exact: bool  # whether the library's own products are as exact as the precision of their inputs
     reads_conv1d: bool  # whether transformers hands a Conv1D to this library, as a linear layer
     config: Callable[[Sequence[str], str], Any]  # transformers', of kept layers and precision
     imports: Sequence[str]
@@ -58,13 +59,21 @@ class Quantized:
         return kind.imports, kind.call.format(kept=list(self.kept), dtype=repr(self.dtype))
 
 
-def check(kind: str) -> None:
-    """Check that the library of this kind is there, before a model is loaded.
+def check(kind: str, dtype: torch.dtype) -> None:
+    """Check that the library of this kind is there, and computes in this precision.
+
+    Bitsandbytes multiplies in less than float32 on a CPU (0.4 % off), and peft calls it: an adapter
+    that was trained in float32 would not score as it was trained.
 
     Raises:
-        ConfigurationError: it is not.
+        ConfigurationError: it is not, or does not.
     """
     library = KINDS[kind].library
+    if dtype == torch.float32 and not KINDS[kind].exact:
+        raise ConfigurationError(
+            f"model.quantize={kind}: {library} does not multiply in float32; take "
+            "model.dtype=bfloat16, or model.quantize=int8."
+        )
     if importlib.util.find_spec(library) is None:
         raise ConfigurationError(
             f"model.quantize={kind}: {library} is not installed; install userdp with its extra, "
@@ -83,7 +92,8 @@ def quantize(base: Any, kind: str, drawn: Sequence[str], device: torch.device) -
         drawn: names of tensors that the checkpoint lacks; their layers are trained whole.
 
     Raises:
-        ConfigurationError: no layer of the model can be quantised, or it is quantised already.
+        ConfigurationError: no layer of the model can be quantised, it is quantised already, or a
+            weight has no finite codes.
     """
     if getattr(base, "hf_quantizer", None) is not None:
         raise ConfigurationError(
@@ -101,6 +111,11 @@ def quantize(base: Any, kind: str, drawn: Sequence[str], device: torch.device) -
     for path in chosen:
         parent, _, name = path.rpartition(".")
         layer = _quantized(base.get_submodule(path).to(device), KINDS[kind])
+        if not bool(layer.weight.isfinite().all()):
+            raise ConfigurationError(
+                f"model.quantize={kind}: {path} has rows that {KINDS[kind].library} makes no "
+                "finite numbers of, as rows of zeros under fp8; take model.quantize=int8."
+            )
         setattr(base.get_submodule(parent), name, layer)
     base.to(device)
     dtype = str(base.dtype).removeprefix("torch.")
@@ -200,6 +215,7 @@ def _by_torchao(name: str, config: Callable[[], Any]) -> _Kind:
     return _Kind(
         library="torchao",
         layer=_row_scaled(config),
+        exact=True,
         reads_conv1d=False,
         config=_torchao(config),
         imports=(
@@ -216,6 +232,7 @@ KINDS: Mapping[str, _Kind] = {
     "nf4": _Kind(
         library="bitsandbytes",
         layer=_block_scaled,
+        exact=False,
         reads_conv1d=True,
         config=_bitsandbytes,
         imports=("from transformers import BitsAndBytesConfig",),

@@ -20,8 +20,6 @@ from userdp.clients.models.chunked_loss import Head
 from userdp.clients.models.language_model import LanguageModel
 from userdp.sim.common.errors import ConfigurationError
 
-_KERNEL = "liger_kernel.ops.fused_linear_cross_entropy"
-
 
 def use(model: LanguageModel) -> None:
     """Have the model compute its loss by Liger's kernel from now on.
@@ -36,9 +34,13 @@ def use(model: LanguageModel) -> None:
         raise _refusal(f"this model multiplies its logits by {task.head.factor:g}")
     if model.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise _refusal("its kernel needs a GPU")
-    if importlib.util.find_spec("liger_kernel") is None:
+    if not _installed():
         raise _refusal("Liger is not installed, pip install 'userdp[liger]'")
     task.head_loss = head_loss
+
+
+def _installed() -> bool:
+    return importlib.util.find_spec("liger_kernel") is not None
 
 
 def _refusal(why: str) -> ConfigurationError:
@@ -90,14 +92,17 @@ class _FusedLoss(torch.autograd.Function):
         return gradient * grads[0].to(gradient.dtype), None, None, None
 
 
+def _kernel() -> Any:
+    return importlib.import_module("liger_kernel.ops.fused_linear_cross_entropy")
+
+
 def _fused(hidden: Tensor, head: Head, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Losses (n,) float32, and each one's gradient by its hidden state, (n, width).
 
     The kernel's own autograd function would compute the logits a second time where losses are not
     reduced; its forward pass gives all that is needed. Gradients are there if ``hidden`` wants one.
     """
-    kernel: Any = importlib.import_module(_KERNEL)
-    nll, *_, gradient, _, _ = kernel.fused_linear_cross_entropy_forward(
+    nll, *_, gradient, _, _ = _kernel().fused_linear_cross_entropy_forward(
         hidden.contiguous(),
         head.weight,
         targets,

@@ -99,9 +99,10 @@ def load_base(model: Model, device_name: str, classes: int | None, seed: int) ->
         ConfigurationError: the model is missing or did not load.
     """
     device, quantized = devices.device(device_name), None
+    dtype = devices.dtype(model.dtype, device)
     if model.quantize is not None:
-        quantization.check(model.quantize)
-    path, dtype = _model_path(model), devices.dtype(model.dtype, device)
+        quantization.check(model.quantize, dtype)
+    path = _model_path(model)
     # What will be quantised reaches the device layer by layer, and never fills it before.
     first = device if model.quantize is None else torch.device("cpu")
     try:

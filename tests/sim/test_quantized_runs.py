@@ -1,4 +1,4 @@
-"""Whole runs over a quantised base: claim, resume, verify, devices, nodes, and the saved adapter."""
+"""Whole runs over a quantised base: claim, resume, verify, devices, nodes, saved adapter."""
 
 from __future__ import annotations
 

@@ -63,11 +63,32 @@ def gradients(model, unit):
 
 
 def in_plain_transformers(folder, base, told, dtype):
-    """The same model from a folder, quantised by transformers' own loader."""
+    """The same model from a folder, quantised by transformers' own loader.
+
+    In float32 bitsandbytes does not multiply exactly on a CPU, so the weights that it holds are
+    multiplied by torch there.
+    """
     base.save_pretrained(folder)
-    return plain_peft.load_base(
+    plain = plain_peft.load_base(
         str(folder), revision=None, dtype=dtype, device=CPU, classes=None, quantized=told
     ).eval()
+    inexact = dtype == torch.float32 and not quantization.KINDS[told.kind].exact
+    return plain.dequantize() if inexact else plain
+
+
+def test_nf4_in_float32_is_refused_by_what_its_library_gives(tmp_path):
+    """Should this fail, bitsandbytes has become exact, and float32 can be allowed."""
+    saved = wide()
+    base, told = quantized("nf4", copy.deepcopy(saved))
+    saved.save_pretrained(tmp_path)
+    options = {"revision": None, "dtype": torch.float32, "device": CPU, "classes": None}
+    plain = plain_peft.load_base(str(tmp_path), quantized=told, **options).eval()
+    rows = torch.randn(3, 64, generator=torch.Generator().manual_seed(1))
+    theirs, ours = (one.model.layers[0].self_attn.q_proj for one in (plain, base))
+    with torch.no_grad():
+        assert float((theirs(rows) - ours(rows)).norm() / ours(rows).norm()) > 1e-4
+    with pytest.raises(ConfigurationError, match=r"nf4.*does not multiply in float32"):
+        quantization.check("nf4", torch.float32)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -273,7 +294,18 @@ def test_layers_that_the_adapter_leaves_out_are_quantised_too():
 def test_a_missing_library_is_told_with_the_extra_that_installs_it(monkeypatch, kind):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match=rf"model\.quantize={kind}: .*userdp\[quantize\]"):
-        quantization.check(kind)
+        quantization.check(kind, torch.bfloat16)
+
+
+def test_a_weight_without_finite_codes_is_refused_by_its_layer():
+    """Torchao gives a row of zeros the scale zero under fp8, and divides by it."""
+    base = wide()
+    base.model.layers[1].mlp.up_proj.weight.data[3] = 0
+    with pytest.raises(ConfigurationError, match=r"layers\.1\.mlp\.up_proj.*take .*int8"):
+        quantized("fp8", base)
+    base = wide()
+    base.model.layers[1].mlp.up_proj.weight.data[3] = 0
+    quantized("int8", base)
 
 
 def test_a_checkpoint_that_is_quantised_already_is_refused(tmp_path):

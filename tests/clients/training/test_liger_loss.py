@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -78,8 +79,8 @@ def stand_in(_input, weight, target, *, bias, reduction, softcap):
 def kernel(monkeypatch):
     """Takes the place of Liger's module; what it holds may be changed."""
     module = types.SimpleNamespace(fused_linear_cross_entropy_forward=stand_in)
-    monkeypatch.setattr(liger_loss.importlib, "import_module", lambda name: module)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: module)
+    monkeypatch.setattr(liger_loss, "_kernel", lambda: module)
+    monkeypatch.setattr(liger_loss, "_installed", lambda: True)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     return module
 
@@ -136,7 +137,7 @@ def test_what_liger_cannot_do_is_refused_by_name(kernel, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET")
     refused(LanguageModel(tiny.base_model("llama"), LoraSettings(r=2)), "needs a GPU")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(liger_loss, "_installed", lambda: False)
     refused(LanguageModel(tiny.base_model("llama"), LoraSettings(r=2)), r"userdp\[liger\]")
 
 
@@ -149,9 +150,18 @@ def test_the_kernel_itself_on_a_gpu(dtype, cap, bias):
 
 
 INTERPRETED = """
-import torch
 from clients.training import test_liger_loss as here
 for bias in (True, False):
     for cap in (None, 2.0):
         here.check_equal(here.case(bias=bias, cap=cap), rtol=1e-4, atol=1e-5)
 """
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not INSTALLED, reason="needs Liger and Triton")
+def test_the_kernel_interpreted_on_a_cpu():
+    """In a process of its own: Triton reads the variable when it is imported."""
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": paths}
+    done = subprocess.run([sys.executable, "-c", INTERPRETED], env=environment, timeout=300)
+    assert done.returncode == 0
