@@ -203,7 +203,7 @@ def _torchao(config: Callable[[], Any]) -> Callable[[Sequence[str], str], Any]:
 def _bitsandbytes(kept: Sequence[str], dtype: str) -> Any:
     from transformers import BitsAndBytesConfig
 
-    return BitsAndBytesConfig(
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=dtype,

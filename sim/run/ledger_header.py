@@ -96,8 +96,7 @@ def header(
         **_asked(mechanism, settings),
         **({"canaries": data.canaries} if data.canaries else {}),
         **_secure_sum(settings, keys),
-        **_nodes_hold_records(settings),
-        **({"base_quantized": quantize} if (quantize := settings.model.quantize) else {}),
+        **_nodes_hold_records(settings) | _base_quantized(settings),
     }
 
 
@@ -133,6 +132,12 @@ def _nodes_hold_records(settings: Settings) -> dict[str, Any]:
         return {}
     origin = settings.data.origin
     return {"nodes_hold_records": {"cut": None if origin is None else origin.cut}}
+
+
+def _base_quantized(settings: Settings) -> dict[str, Any]:
+    """What the base model's linear layers are quantised to, where they are."""
+    kind = settings.model.quantize
+    return {} if kind is None else {"base_quantized": kind}
 
 
 def continued(
