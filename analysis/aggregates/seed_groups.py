@@ -16,7 +16,10 @@ from userdp.sim.run_folder.reader import Run
 SEEDS = ("seed", "data.seed")
 _PLACES = ("output", "sweep", "resume", "device", "eval_every")  # where and how often, not what
 _PLACE_GROUPS = ("track.", "engine.", "runtime.", "plan.")  # change speed and sinks, not results
-_MODEL = ("model.kind", "model.path", "model.revision", "model.seq_len", "model.dtype")
+_MODEL = (
+    *("model.kind", "model.path", "model.revision", "model.seq_len", "model.dtype"),
+    "model.quantize",
+)
 _TASK = ("data.", *_MODEL)
 _PLANTED = ("data.canar",)  # canaries are planted with training users: held-out users stay the same
 

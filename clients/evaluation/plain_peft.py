@@ -17,6 +17,7 @@ import torch
 import transformers
 from torch import nn
 
+from userdp.clients.quantization.quantization import Quantized
 from userdp.sim.data import masking
 
 _LOADING_SEED = 0x5EED  # weights that neither file holds are drawn otherwise than they were
@@ -29,6 +30,7 @@ def load_base(
     dtype: torch.dtype,
     device: torch.device,
     classes: int | None,
+    quantized: Quantized | None = None,
 ) -> Any:
     """The plain base model; global random state is unchanged.
 
@@ -36,15 +38,18 @@ def load_base(
         path: folder, or name on the hub.
         revision: commit on the hub; None for a folder.
         classes: number of classes; None for next-token prediction.
+        quantized: how the base model is quantised, if it is; transformers does it here.
 
     Raises:
         Exception: whatever transformers raises where the model is gone.
     """
     auto_class: Any = transformers.AutoModelForCausalLM
-    options: dict[str, int] = {}
+    options: dict[str, Any] = {}
     if classes is not None:
         auto_class = transformers.AutoModelForSequenceClassification
         options = {"num_labels": classes}
+    if quantized is not None:
+        options |= {"quantization_config": quantized.config(), "device_map": {"": device}}
     with torch.random.fork_rng():
         torch.manual_seed(_LOADING_SEED)
         base: Any = auto_class.from_pretrained(

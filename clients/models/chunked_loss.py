@@ -7,6 +7,7 @@ dropped: memory is that of one chunk whatever the vocabulary, and the softmax is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -41,6 +42,10 @@ class Head(NamedTuple):
             (n, vocabulary), or a number where it is the same everywhere.
         """
         return self.factor if self.cap is None else self.factor * (1 - (logits / self.cap) ** 2)
+
+
+# Of hidden states, head, targets and weights, as `head_loss` has them.
+HeadLoss = Callable[[Tensor, Head, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class _HeadLoss(torch.autograd.Function):

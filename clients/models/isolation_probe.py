@@ -105,7 +105,8 @@ def probe(model: LanguageModel, seq_len: int) -> Isolation:
 
 def _copy_fits(model: LanguageModel) -> bool:
     """Whether a float32 copy takes at most a third of the device's free memory."""
-    needed: int = 4 * sum(parameter.numel() for parameter in model.module.parameters())
+    tensors = (*model.module.parameters(), *model.module.buffers())
+    needed: int = 4 * sum(tensor.numel() for tensor in tensors)
     if model.device.type == "cuda":
         return needed < float(torch.cuda.mem_get_info(model.device)[0]) / 3
     return needed < _SMALL_COPY

@@ -84,6 +84,11 @@ class LanguageModel:
         read, head = vocabulary(self.module), self.module.get_output_embeddings()
         return read if head is None else min(read, len(head.weight))
 
+    @property
+    def next_token(self) -> NextToken | None:
+        """The task, where it is to predict the next token."""
+        return self._task if isinstance(self._task, NextToken) else None
+
     def base_digest(self) -> str:
         """Hash of all that the base model's losses depend on; the adapter does not change it."""
         digest = hashlib.blake2b(self.config.to_json_string().encode(), digest_size=16)

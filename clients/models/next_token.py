@@ -22,6 +22,7 @@ class NextToken:
 
     Attributes:
         padding: token id at padded positions.
+        head_loss: computes the weighted loss of the head.
 
     Raises:
         ConfigurationError: some position of the model depends on later ones.
@@ -40,6 +41,12 @@ class NextToken:
             )
         self._base = base
         self._head = _exact_head(base)
+        self.head_loss: chunked_loss.HeadLoss = chunked_loss.head_loss
+
+    @property
+    def head(self) -> chunked_loss.Head | None:
+        """The output head whose loss ``head_loss`` computes; None: it takes all logits."""
+        return self._head
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Weighted sum of the losses (scalar), and (predicted tokens,) NLL in nats."""
@@ -53,7 +60,7 @@ class NextToken:
             return batch.weights @ nll, nll
         hidden = self._base.base_model(**read).last_hidden_state
         chosen = hidden.flatten(0, 1).index_select(0, batch.positions)
-        return chunked_loss.head_loss(chosen, self._head, batch.targets, batch.weights)
+        return self.head_loss(chosen, self._head, batch.targets, batch.weights)
 
 
 @torch.no_grad()

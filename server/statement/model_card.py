@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from userdp.server.statement import prose
@@ -12,12 +13,21 @@ from userdp.sim.common import plain_text
 
 _GENERATION = "text-generation"
 _LOAD = """```python
-from peft import PeftModel
-from transformers import {kind}
+{imports}from transformers import {kind}
 
-base = {kind}.from_pretrained({base})
+{setup}base = {kind}.from_pretrained({base})
 model = PeftModel.from_pretrained(base, "path/of/this/folder")
 ```"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """How whoever loads the adapter quantises its base model."""
+
+    kind: str
+    dtype: str  # precision of what is not quantised, for example "bfloat16"
+    imports: Sequence[str]  # lines of Python
+    config: str  # the ``quantization_config`` of transformers, as Python
 
 
 def text(
@@ -27,6 +37,7 @@ def text(
     base_revision: str | None = None,
     scores: Mapping[str, float] | None = None,
     classes: Sequence[str] = (),
+    quantization: Quantization | None = None,
 ) -> str:
     """The card's text. Write it after ``save_pretrained``, which replaces tags and base model.
 
@@ -36,6 +47,7 @@ def text(
         base_revision: revision of the base model that the adapter was trained on.
         scores: public scores by name, for example held-out perplexity before and after.
         classes: names of the classes in the order of the logits; empty for a language model.
+        quantization: how the base model was quantised for training, if it was.
     """
     title = f"LoRA adapter for {_plain(base_model)}"
     if not statement["private"]:
@@ -45,16 +57,19 @@ def text(
         f"# {title}",
         prose.text(statement).rstrip(),
         "## Parameters",
-        _table(_parameters(statement) | _base(base_model, base_revision)),
+        _table(_parameters(statement) | _base(base_model, base_revision, quantization)),
         *(["## Scores", _table(scores)] if scores else []),
         "## Use",
-        _loading(base_model, base_revision, classes),
+        _loading(base_model, base_revision, classes, quantization),
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def _base(name: str, revision: str | None) -> dict[str, str | None]:
-    return {"base_model": _plain(name), "base_revision": revision}
+def _base(
+    name: str, revision: str | None, quantization: Quantization | None
+) -> dict[str, str | None]:
+    held = {} if quantization is None else {"base_quantized": quantization.kind}
+    return {"base_model": _plain(name), "base_revision": revision, **held}
 
 
 def _plain(name: str) -> str:
@@ -62,16 +77,25 @@ def _plain(name: str) -> str:
     return re.sub(r"[^\w.@/+-]+", " ", name).strip()
 
 
-def _loading(base_model: str, base_revision: str | None, classes: Sequence[str]) -> str:
-    arguments = json.dumps(base_model)
+def _loading(
+    base_model: str,
+    base_revision: str | None,
+    classes: Sequence[str],
+    quantization: Quantization | None,
+) -> str:
+    arguments, setup, imports = json.dumps(base_model), "", ["from peft import PeftModel"]
     if base_revision is not None:
         arguments += f", revision={json.dumps(base_revision)}"
+    if quantization is not None:
+        setup = f"quantized = {quantization.config}\n"
+        imports += quantization.imports
+        arguments += f", dtype={json.dumps(quantization.dtype)}, quantization_config=quantized"
+    parts = {"imports": "".join(f"{line}\n" for line in imports), "setup": setup}
     if not classes:
-        return _LOAD.format(kind="AutoModelForCausalLM", base=arguments)
+        return _LOAD.format(kind="AutoModelForCausalLM", base=arguments, **parts)
     named = json.dumps(dict(enumerate(classes)))
-    code = _LOAD.format(
-        kind="AutoModelForSequenceClassification", base=f"{arguments}, num_labels={len(classes)}"
-    )
+    arguments += f", num_labels={len(classes)}"
+    code = _LOAD.format(kind="AutoModelForSequenceClassification", base=arguments, **parts)
     return f"{code}\n\nThe classes, by the numbers of their logits: {plain_text.markdown(named)}."
 
 

@@ -46,8 +46,9 @@ def build(
         header: of the ledger, with every name of ``HEADER_FIELDS``; also with ``split`` (else
             whole users are held out), with ``simulated_cohort`` where noise was scaled for a cohort
             that was not run, with ``canaries`` where users were planted, with ``mechanism_code``
-            where the mechanism is of another package, with ``noise`` where it is not float, and
-            with ``secure_sum`` where nodes masked their sums.
+            where the mechanism is of another package, with ``noise`` where it is not float, with
+            ``secure_sum`` where nodes masked their sums, and with ``base_quantized`` where the base
+            model is.
         spent: the ledger's composition, which gives the number of rounds.
         claim: for that same composition.
         ledger_hash: hash of the ledger's last entry.
@@ -158,6 +159,11 @@ def _assumptions(header: Mapping[str, Any]) -> list[str]:
         )
     if dtype := header.get("base_dtype"):
         assumptions.append(_isolation(dtype))
+    if kind := header.get("base_quantized"):
+        assumptions.append(
+            f"the linear layers of the frozen base model are quantised to {kind}, each by its own "
+            "weights alone and before the first round: no user's data moves a scale"
+        )
     assumptions += conditions.assumptions(header)
     if planted := header.get("canaries"):
         assumptions.append(

@@ -64,11 +64,11 @@ def accountants() -> None:
 
 
 def libraries() -> None:
-    """Silence progress bars of short steps, Flower's log of rounds, and notices of old names."""
+    """Silence progress bars of short steps, Flower's log of rounds, and notices of no use here."""
     import transformers
 
     accountants()
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    for name in ("flwr", "transformers"):
+    for name in ("flwr", "transformers", "torchao", "bitsandbytes", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

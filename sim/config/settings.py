@@ -87,6 +87,7 @@ class Model(Closed):
     seq_len: Annotated[Whole, Between(2, 1_000_000)]  # a single token predicts nothing
     dtype: Literal["auto", "float32", "bfloat16"]
     lora: Lora
+    quantize: Literal["int8", "nf4", "fp8"] | None = None  # of the frozen base's linear layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +151,7 @@ class Engine(Closed):
     compile: Flag
     checkpointing: Flag
     packed: Flag = False  # several records in a row
+    loss: Literal["chunked", "liger"] = "chunked"  # of the output head
 
 
 @dataclass(frozen=True, kw_only=True)

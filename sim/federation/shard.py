@@ -169,7 +169,8 @@ def _encode(settings: Settings) -> Encode:
     if settings.data.chat is None:
         return _NoTokenizer()
     third_party.libraries()
-    base = run_inputs.load_base(settings.model, "cpu", None, settings.seed)
+    model = dataclasses.replace(settings.model, quantize=None)  # its tokenizer is all that is used
+    base = run_inputs.load_base(model, "cpu", None, settings.seed)
     return _Conversations(base.tokenizer)
 
 

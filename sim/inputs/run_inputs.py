@@ -8,8 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from userdp.clients.models import (
     acceleration,
+    chunked_loss,
     embedded,
     isolation_probe,
     language_model,
@@ -17,8 +20,10 @@ from userdp.clients.models import (
 )
 from userdp.clients.models.language_model import LanguageModel
 from userdp.clients.models.peft_adapter import LoraSettings
+from userdp.clients.quantization import quantization
+from userdp.clients.quantization.quantization import Quantized
 from userdp.clients.tokenization.tokenizer import TokenizerEncode
-from userdp.clients.training import memory
+from userdp.clients.training import liger_loss, memory
 from userdp.clients.training.memory import EngineSettings
 from userdp.sim.common import cache, third_party
 from userdp.sim.common.errors import ConfigurationError
@@ -41,6 +46,7 @@ class Base:
     tokenizer: Any
     path: str  # folder or hub name that it was loaded from
     drawn: tuple[str, ...]  # weights that the checkpoint lacks, drawn from the seed
+    quantized: Quantized | None = None  # how, where it is
     # Values of adapters around these very tensors, which never change; gone when they are.
     probed: dict[Hashable, Any] = field(default_factory=dict)
 
@@ -55,6 +61,7 @@ class RunInputs:
     base_name: str  # its public name, for the model card
     revision: str | None  # commit of a base model of the hub
     drawn: tuple[str, ...]  # weights that the checkpoint lacks, drawn from the seed
+    quantized: Quantized | None = None  # how the base model is, where it is
     tokenizer: str = ""  # fingerprint of the whole tokenizer
     canaries: Canaries | None = None  # the invented users among the training users
     cache: dict[Hashable, Any] = field(default_factory=dict)  # values of corpus and base alone
@@ -91,12 +98,19 @@ def load_base(model: Model, device_name: str, classes: int | None, seed: int) ->
     Raises:
         ConfigurationError: the model is missing or did not load.
     """
-    path, device = _model_path(model), devices.device(device_name)
+    device, quantized = devices.device(device_name), None
     dtype = devices.dtype(model.dtype, device)
+    if model.quantize is not None:
+        quantization.check(model.quantize, dtype)
+    path = _model_path(model)
+    # What will be quantised reaches the device layer by layer, and never fills it before.
+    first = device if model.quantize is None else torch.device("cpu")
     try:
         module, tokenizer, drawn = language_model.load(
-            path, revision=model.revision, dtype=dtype, device=device, classes=classes, seed=seed
+            path, revision=model.revision, dtype=dtype, device=first, classes=classes, seed=seed
         )
+        if model.quantize is not None:
+            quantized = quantization.quantize(module, model.quantize, drawn, device)
     except ConfigurationError:
         raise
     except Exception as error:  # libraries raise many types for damaged model files
@@ -104,7 +118,7 @@ def load_base(model: Model, device_name: str, classes: int | None, seed: int) ->
         raise ConfigurationError(
             f"model.path={path}: did not load: {type(error).__name__}: {reason}"
         ) from None
-    return Base(module=module, tokenizer=tokenizer, path=path, drawn=drawn)
+    return Base(module=module, tokenizer=tokenizer, path=path, drawn=drawn, quantized=quantized)
 
 
 def load(
@@ -147,16 +161,29 @@ def load(
     corpus = corpus_loader(data, base.tokenizer, model.seq_len)
     names = {"embedded": EMBEDDED, "local": Path(base.path).resolve().name, "hub": base.path}
     return RunInputs(
-        model=LanguageModel(base.module, _lora(model, seed), classes, base.drawn),
+        model=_adapted(base, _lora(model, seed), classes),
         corpus=canaries.planted(corpus, planted, data.canary_records),
         base=base.path,
         base_name=names[model.kind],
         revision=getattr(base.module.config, "_commit_hash", None),
         drawn=base.drawn,
+        quantized=base.quantized,
         tokenizer=encode.name,
         canaries=planted,
         probed=base.probed,
     )
+
+
+def _adapted(base: Base, lora: LoraSettings, classes: int | None) -> LanguageModel:
+    """The base model with an adapter, whose saved configuration names a quantised base.
+
+    Peft has no field for that. In a configuration with a task it reads nothing from
+    ``auto_mapping``, its field for facts about the base model.
+    """
+    model = LanguageModel(base.module, lora, classes, base.drawn)
+    if base.quantized is not None:
+        model.peft_config.auto_mapping = {"base_model_quantization": base.quantized.kind}
+    return model
 
 
 def fit_engine(
@@ -174,7 +201,8 @@ def fit_engine(
             is probed in any case.
 
     Raises:
-        ConfigurationError: a configured size is below 1, or the model mixes its users.
+        ConfigurationError: a configured size is below 1, the loss is not for this model or
+            device, or the model mixes its users.
     """
     engine, probed = settings.engine, {} if probed is None else probed
     others = _replicas(settings, model, probed)
@@ -182,10 +210,11 @@ def fit_engine(
         acceleration.checkpoint(one.module, engine.checkpointing)
         acceleration.compile_layers(one.module, engine.compile)
         one.pack(engine.packed)
+        _use_loss(one, engine.loss)
     key = (
         repr(_lora(settings.model, settings.seed)),  # its targets may be a list
         *(model.layout.digest, model.classes, settings.model.seq_len),
-        *(engine.checkpointing, engine.compile, engine.packed),
+        *(engine.checkpointing, engine.compile, engine.packed, engine.loss),
     )
     if key not in probed:
         probed[key] = isolation_probe.probe(model, settings.model.seq_len)
@@ -198,6 +227,14 @@ def fit_engine(
     )
     # A pass may compile layers, which torch does through variables that all threads share.
     return replace(fitted, turns=threading.Lock()) if others and engine.compile else fitted
+
+
+def _use_loss(model: LanguageModel, name: str) -> None:
+    """Have the model compute its loss so; it may have been used by a job with the other one."""
+    if name == "liger":
+        liger_loss.use(model)
+    elif model.next_token is not None:
+        model.next_token.head_loss = chunked_loss.head_loss
 
 
 def _replicas(

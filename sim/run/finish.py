@@ -14,6 +14,7 @@ import torch
 from userdp.clients.evaluation import heldout
 from userdp.clients.evaluation.heldout import Evaluation
 from userdp.clients.models import export
+from userdp.clients.quantization.quantization import Quantized
 from userdp.server.ledger.ledger import Ledger
 from userdp.server.statement import claim, model_card, statement
 from userdp.sim.common import durable_file
@@ -190,4 +191,15 @@ def _card(
         base_revision=inputs.revision,
         scores=scores,
         classes=prepared.settings.data.class_names,
+        quantization=_quantization(inputs.quantized),
+    )
+
+
+def _quantization(quantized: Quantized | None) -> model_card.Quantization | None:
+    """What the card says of a quantised base model."""
+    if quantized is None:
+        return None
+    imports, config = quantized.python()
+    return model_card.Quantization(
+        kind=quantized.kind, dtype=quantized.dtype, imports=imports, config=config
     )

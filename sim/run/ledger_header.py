@@ -23,7 +23,7 @@ _PUBLIC_DATA = (
     *("split_column", "holdout"),
 )
 # Fields that only a header whose configuration asks for them has.
-WHERE_ASKED = ("noise", "canaries", "secure_sum", "nodes_hold_records")
+WHERE_ASKED = ("noise", "canaries", "secure_sum", "nodes_hold_records", "base_quantized")
 
 
 def code(settings: Settings, mechanism: Mechanism) -> str:
@@ -96,7 +96,7 @@ def header(
         **_asked(mechanism, settings),
         **({"canaries": data.canaries} if data.canaries else {}),
         **_secure_sum(settings, keys),
-        **_nodes_hold_records(settings),
+        **_nodes_hold_records(settings) | _base_quantized(settings),
     }
 
 
@@ -132,6 +132,12 @@ def _nodes_hold_records(settings: Settings) -> dict[str, Any]:
         return {}
     origin = settings.data.origin
     return {"nodes_hold_records": {"cut": None if origin is None else origin.cut}}
+
+
+def _base_quantized(settings: Settings) -> dict[str, Any]:
+    """What the base model's linear layers are quantised to, where they are."""
+    kind = settings.model.quantize
+    return {} if kind is None else {"base_quantized": kind}
 
 
 def continued(

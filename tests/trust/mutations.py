@@ -216,6 +216,14 @@ MUTATIONS = [
         "        epsilon=figures[delta].lower,",
         "tests/server/statement",
     ),
+    Mutation(
+        "inputs of a quantised layer in 8 bits, under one scale of the stack",
+        "clients/quantization/quantized_linear.py",
+        "y = nn.functional.linear(x, codes.to(x.dtype))",
+        "step = x.abs().amax() / 127\n"
+        "        y = nn.functional.linear((x / step).round() * step, codes.to(x.dtype))",
+        "tests/clients/quantization/test_quantized_linear.py",
+    ),
 ]
 
 

@@ -106,6 +106,7 @@ def _plain_base(inputs: RunInputs) -> Any | None:
                 dtype=model.module.dtype,
                 device=device,
                 classes=model.classes,
+                quantized=inputs.quantized,
             )
         except Exception as error:  # of any library that reads or fetches the model's files
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]

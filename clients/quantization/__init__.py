@@ -1,0 +1,1 @@
+"""Linear layers of a frozen base model in 8 or 4 bits."""
