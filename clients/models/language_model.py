@@ -22,7 +22,7 @@ from userdp.clients.batching.device_batches import Batch
 from userdp.clients.batching.fixed_shapes import FixedShapes
 from userdp.clients.batching.packing import Stack
 from userdp.clients.checkpoints import adapter_folder, weights
-from userdp.clients.models import acceleration, peft_adapter, stacked_lora
+from userdp.clients.models import acceleration, peft_adapter, run_ahead, stacked_lora
 from userdp.clients.models.classifier import Classification
 from userdp.clients.models.next_token import NextToken
 from userdp.clients.models.peft_adapter import LoraSettings
@@ -60,6 +60,7 @@ class LanguageModel:
         drawn: Sequence[str] = (),
     ) -> None:
         acceleration.fuse_activations(base.requires_grad_(False).eval())
+        run_ahead.let(base)
         self.config = base.config
         self.classes = classes
         task = "CAUSAL_LM" if classes is None else "SEQ_CLS"
