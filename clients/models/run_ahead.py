@@ -4,7 +4,8 @@ transformers looks at the tokens, positions or mask of every forward pass, to wa
 save an attention mask, and a host that reads a value of the device waits for all work before it:
 each stack would begin with an idle device. What is asked is known here without a look:
 
-- Positions that the model counts itself are 0, 1, 2, ..., so no row holds several texts.
+- Positions that the model counts itself are 0, 1, 2, ..., so no row holds several texts. Where
+  positions are given, texts are told apart by them, whether or not there are several in a row.
 - Padding has a mask, or lies behind the tokens of a causal model, so no warning is due.
 - A mask that is given is used, whether or not it masks something in this stack. So the kernel that
   computes a row does not depend on the lengths of the others either.
@@ -68,8 +69,16 @@ def _answer_at_once() -> None:
 
 
 def _packed(asked: Callable[[Tensor], Tensor | None], positions: Tensor) -> Tensor | None:
-    """The texts of each row (rows, positions), or None where every row is one text."""
-    return None if _RUNNING.counted and _RUNNING.counted[-1] else asked(positions)
+    """(rows, positions) int64: the number of each position's text in its row; None: all the same.
+
+    Args:
+        positions: (rows, positions) int64; a text begins where they do not go on by one.
+    """
+    if not _RUNNING.counted:
+        return asked(positions)
+    if _RUNNING.counted[-1]:
+        return None
+    return (positions.diff(prepend=positions[:, :1] - 1) != 1).cumsum(-1)
 
 
 def _all(asked: Callable[[Tensor], Tensor | bool], mask: Tensor) -> Tensor | bool:

@@ -17,8 +17,8 @@ With several devices, the blocks are spread over them and added up in their orde
 depend on which device computed which block, or when.
 
 A failed unit (an id outside the model's vocabulary, an update that is not finite) contributes zero
-and is counted. Counts stay on the device, so that the host never waits for it before the end of the
-round.
+and is counted. Counts stay on the device, and what is kept leaves it without a wait, so that the
+host never waits for it before the end of the round.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ MECHANISMS = {
     "adaptive clip": UserWise(**NOISED, adaptive=AdaptiveClip(bit_noise=2.0)),
     "group_privacy": GroupPrivacy(**NOISED),
     "matrix_factorization": MatrixFactorization(**NOISED, rounds=4),
-    "concentrated": Concentrated(**NOISED, test_share=0.5),
+    "concentrated": Concentrated(**{**NOISED, "cohort": 6}, min_weight=4, test_share=0.5),
     "non_private": NonPrivate(**PUBLIC),
 }
 
