@@ -7,9 +7,11 @@ Each changes speed or memory; results change by float rounding only. The base mo
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils import checkpoint as checkpointing
 from transformers import activations
@@ -54,16 +56,34 @@ def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any
     )
 
 
-def compile_layers(base: nn.Module, on: bool, backend: str = "inductor") -> None:
+# Versions of a layer's code that torch may keep, where it can be told. It compiles one for each of:
+# one lane, lanes that share an adapter, lanes with their own; one row a lane or several; the first
+# layer, whose input takes no gradient, and the others; and for evaluation: at most 16, on every
+# device. Beyond torch's own limit, 8, passes would run uncompiled.
+_VERSIONS = 128
+
+
+def compile_layers(base: nn.Module, on: bool, backend: str | Callable[..., Any] = "inductor") -> None:
     """Switch ``torch.compile`` of each layer on or off.
 
-    Shapes are dynamic, so stacks of all sizes and all layers share the compiled code.
+    Shapes are dynamic, so stacks of all sizes and all layers share the compiled code, but for the
+    versions above.
     """
+    limit: dict[str, Any] = {"recompile_limit": _VERSIONS}
+    known = inspect.signature(torch.compile).parameters
     for layer in _layers(base):
         if not on:
             layer._compiled_call_impl = None
         elif layer._compiled_call_impl is None:
-            layer.compile(dynamic=True, backend=backend)
+            layer.compile(dynamic=True, backend=backend, **(limit if set(limit) <= set(known) else {}))
+            compiled = layer._compiled_call_impl
+            layer._compiled_call_impl = functools.partial(_call, compiled, layer._call_impl)
+
+
+def _call(compiled: Callable[..., Any], plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a compiled layer; records of two tokens would need versions of their own, for nothing."""
+    positions = args[0].shape[1] if args and args[0].dim() > 1 else 0
+    return (plain if positions == 1 else compiled)(*args, **kwargs)
 
 
 def _layers(base: nn.Module) -> list[GradientCheckpointingLayer]:

@@ -10,8 +10,8 @@ each stack would begin with an idle device. What is asked is known here without 
 - A mask that is given is used, whether or not it masks something in this stack. So the kernel that
   computes a row does not depend on the lengths of the others either.
 
-`transformers.masking_utils` asks in two functions, which are replaced by ones that answer at once
-while a module of `let` computes in the same thread, and pass the question on otherwise.
+`transformers.masking_utils` asks in functions of its own. They are replaced by ones that answer at
+once while a module of `let` computes in the same thread, and pass the question on otherwise.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ def _leave(*_: Any) -> None:
 @functools.cache
 def _answer_at_once() -> None:
     """Replace the functions that look at values, where this version of transformers has them."""
-    for name, answered in (("find_packed_sequence_indices", _packed), ("fast_all", _all)):
+    for name, answer in _ANSWERS.items():
         asked = getattr(masking_utils, name, None)
         if asked is not None:
-            setattr(masking_utils, name, functools.partial(answered, asked))
+            setattr(masking_utils, name, functools.partial(answer, asked))
 
 
 def _packed(asked: Callable[[Tensor], Tensor | None], positions: Tensor) -> Tensor | None:
@@ -81,6 +81,13 @@ def _packed(asked: Callable[[Tensor], Tensor | None], positions: Tensor) -> Tens
     return (positions.diff(prepend=positions[:, :1] - 1) != 1).cumsum(-1)
 
 
-def _all(asked: Callable[[Tensor], Tensor | bool], mask: Tensor) -> Tensor | bool:
+def _all(asked: Callable[..., Any], mask: Tensor | None, *rest: Any, **options: Any) -> Any:
     """Whether nothing is masked; inside a pass that is not looked at, and the mask is used."""
-    return False if _RUNNING.counted else asked(mask)
+    return False if _RUNNING.counted and mask is not None else asked(mask, *rest, **options)
+
+
+_ANSWERS: dict[str, Callable[..., Any]] = {
+    "find_packed_sequence_indices": _packed,
+    "fast_all": _all,
+    "_ignore_bidirectional_mask_sdpa": _all,
+}
