@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch.utils import checkpoint as checkpointing
 from transformers import activations
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from userdp.clients.models.stacked_lora import StackedLora
 from userdp.sim.common.errors import ConfigurationError
 
 # Both are 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) (Hendrycks & Gimpel, arXiv 1606.08415).
@@ -63,7 +64,9 @@ def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any
 _VERSIONS = 128
 
 
-def compile_layers(base: nn.Module, on: bool, backend: str | Callable[..., Any] = "inductor") -> None:
+def compile_layers(
+    base: nn.Module, on: bool, backend: str | Callable[..., Any] = "inductor"
+) -> None:
     """Switch ``torch.compile`` of each layer on or off.
 
     Shapes are dynamic, so stacks of all sizes and all layers share the compiled code, but for the
@@ -75,15 +78,38 @@ def compile_layers(base: nn.Module, on: bool, backend: str | Callable[..., Any] 
         if not on:
             layer._compiled_call_impl = None
         elif layer._compiled_call_impl is None:
-            layer.compile(dynamic=True, backend=backend, **(limit if set(limit) <= set(known) else {}))
-            compiled = layer._compiled_call_impl
-            layer._compiled_call_impl = functools.partial(_call, compiled, layer._call_impl)
+            layer.compile(
+                dynamic=True, backend=backend, **(limit if set(limit) <= set(known) else {})
+            )
+            layer._compiled_call_impl = functools.partial(
+                _call, layer._compiled_call_impl, layer._call_impl, _stacked(layer)
+            )
 
 
-def _call(compiled: Callable[..., Any], plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call a compiled layer; records of two tokens would need versions of their own, for nothing."""
-    positions = args[0].shape[1] if args and args[0].dim() > 1 else 0
-    return (plain if positions == 1 else compiled)(*args, **kwargs)
+def _stacked(layer: nn.Module) -> list[StackedLora]:
+    return [module for module in layer.modules() if isinstance(module, StackedLora)]
+
+
+def _call(
+    compiled: Callable[..., Any],
+    plain: Callable[..., Any],
+    stacked: Sequence[StackedLora],
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """Call a compiled layer; records of two tokens would need versions of their own, for nothing.
+
+    Sizes that are equal by chance, as of rows and lanes, are marked so that torch does not take
+    them for one.
+    """
+    hidden = args[0]
+    if hidden.dim() > 1 and hidden.shape[1] == 1:
+        return plain(*args, **kwargs)
+    torch._dynamo.maybe_mark_dynamic(hidden, [0, 1])
+    for leaf in (leaf for module in stacked for leaf in (module.a, module.b) if leaf is not None):
+        torch._dynamo.maybe_mark_dynamic(leaf, 0)
+        torch._dynamo.mark_static(leaf, [1, 2])
+    return compiled(*args, **kwargs)
 
 
 def _layers(base: nn.Module) -> list[GradientCheckpointingLayer]:

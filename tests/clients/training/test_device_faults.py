@@ -77,6 +77,24 @@ def test_with_checkpointing(family):
         compare(model, adapter, gpu)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "dtype", "checkpointing"),
+    [("gpt2", torch.bfloat16, True), ("llama", torch.float32, False)],
+)
+def test_with_compiled_layers(family, dtype, checkpointing):
+    """The captured graphs are run operation by operation; inductor needs a GPU that is there."""
+    model, adapter = setting(family, dtype)
+    acceleration.checkpoint(model.module, checkpointing)
+    with absent_gpu() as gpu:
+        there = replica.replica(model, GPU, {})
+        acceleration.compile_layers(there.module, True, backend="eager")
+        got = summed(there, adapter.to(GPU))
+        assert len(gpu.waits) == WAITS
+    assert relative_error(got.total, summed(model, adapter).total) < ERROR[dtype]
+    torch._dynamo.reset()
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -198,7 +216,9 @@ def clip_norm_on_the_cpu(patch):
 
 def batch_on_the_cpu(patch):
     load = device_batches.load
-    patch.setattr(device_batches, "load", lambda stack, _, pad: load(stack, torch.device("cpu"), pad))
+    patch.setattr(
+        device_batches, "load", lambda stack, _, pad: load(stack, torch.device("cpu"), pad)
+    )
 
 
 def item_in_a_block(patch):
