@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils import checkpoint as checkpointing
 from transformers import activations
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -72,18 +72,16 @@ def compile_layers(
     Shapes are dynamic, so stacks of all sizes and all layers share the compiled code, but for the
     versions above.
     """
-    limit: dict[str, Any] = {"recompile_limit": _VERSIONS}
-    known = inspect.signature(torch.compile).parameters
+    options: dict[str, Any] = {"dynamic": True, "backend": backend}
+    if "recompile_limit" in inspect.signature(torch.compile).parameters:
+        options["recompile_limit"] = _VERSIONS
     for layer in _layers(base):
         if not on:
             layer._compiled_call_impl = None
         elif layer._compiled_call_impl is None:
-            layer.compile(
-                dynamic=True, backend=backend, **(limit if set(limit) <= set(known) else {})
-            )
-            layer._compiled_call_impl = functools.partial(
-                _call, layer._compiled_call_impl, layer._call_impl, _stacked(layer)
-            )
+            plain = layer._call_impl
+            call = functools.partial(_call, torch.compile(plain, **options), plain, _stacked(layer))
+            layer._compiled_call_impl = call
 
 
 def _stacked(layer: nn.Module) -> list[StackedLora]:
@@ -102,10 +100,10 @@ def _call(
     Sizes that are equal by chance, as of rows and lanes, are marked so that torch does not take
     them for one.
     """
-    hidden = args[0]
-    if hidden.dim() > 1 and hidden.shape[1] == 1:
-        return plain(*args, **kwargs)
-    torch._dynamo.maybe_mark_dynamic(hidden, [0, 1])
+    for hidden in (value for value in args[:1] if isinstance(value, Tensor) and value.dim() == 3):
+        if hidden.shape[1] == 1:
+            return plain(*args, **kwargs)
+        torch._dynamo.maybe_mark_dynamic(hidden, [0, 1])
     for leaf in (leaf for module in stacked for leaf in (module.a, module.b) if leaf is not None):
         torch._dynamo.maybe_mark_dynamic(leaf, 0)
         torch._dynamo.mark_static(leaf, [1, 2])

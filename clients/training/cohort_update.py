@@ -230,7 +230,7 @@ def _reached(device: torch.device) -> Callable[[], object]:
     """Waits until a device has done what this thread has queued so far, and for nothing later."""
     if device.type != "cuda":
         return lambda: None
-    event = torch.cuda.Event()
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record()
     return event.synchronize
 

@@ -1,4 +1,4 @@
-"""The rules of a GPU that code on a CPU can break unseen: one device, no hidden wait, one precision.
+"""Rules that code on a CPU can break unseen: one device, no hidden wait, one precision.
 
 1. *One device.* All tensors of an operation are on one GPU. A CPU tensor of one number may take
    part in an elementwise operation, as on a real GPU: it goes as an argument of the kernel.

@@ -187,7 +187,7 @@ def test_rounds_of_every_strategy(tmp_path, name):
 
 
 def test_what_surrounds_the_rounds_runs_there_too():
-    """Sizes from free memory, isolation probe and evaluation: devices are checked, waits are not."""
+    """Sizes from free memory, isolation probe, evaluation: devices are checked, waits are not."""
     base = tiny.base_model("llama")
     wanted = LanguageModel(tiny.base_model("llama"), LoraSettings(r=2, alpha=4))
     people, sizes = tiny.people(3), {"seq_len": 16, "max_tokens": 64}

@@ -24,7 +24,7 @@ MOST = 12
 
 @contextlib.contextmanager
 def compiled(model):
-    """The compiled graphs, as they are made; torch ends with an error where it would make no more."""
+    """The compiled graphs, as they are made; where torch would make no more, it raises."""
     graphs = []
 
     def backend(graph, inputs):
