@@ -7,14 +7,17 @@ Each changes speed or memory; results change by float rounding only. The base mo
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.utils import checkpoint as checkpointing
 from transformers import activations
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from userdp.clients.models.stacked_lora import StackedLora
 from userdp.sim.common.errors import ConfigurationError
 
 # Both are 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) (Hendrycks & Gimpel, arXiv 1606.08415).
@@ -54,16 +57,57 @@ def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any
     )
 
 
-def compile_layers(base: nn.Module, on: bool, backend: str = "inductor") -> None:
+# Versions of a layer's code that torch may keep, where it can be told. It compiles one for each of:
+# one lane, lanes that share an adapter, lanes with their own; one row a lane or several; the first
+# layer, whose input takes no gradient, and the others; and for evaluation: at most 16, on every
+# device. Beyond torch's own limit, 8, passes would run uncompiled.
+_VERSIONS = 128
+
+
+def compile_layers(
+    base: nn.Module, on: bool, backend: str | Callable[..., Any] = "inductor"
+) -> None:
     """Switch ``torch.compile`` of each layer on or off.
 
-    Shapes are dynamic, so stacks of all sizes and all layers share the compiled code.
+    Shapes are dynamic, so stacks of all sizes and all layers share the compiled code, but for the
+    versions above.
     """
+    options: dict[str, Any] = {"dynamic": True, "backend": backend}
+    if "recompile_limit" in inspect.signature(torch.compile).parameters:
+        options["recompile_limit"] = _VERSIONS
     for layer in _layers(base):
         if not on:
             layer._compiled_call_impl = None
         elif layer._compiled_call_impl is None:
-            layer.compile(dynamic=True, backend=backend)
+            plain = layer._call_impl
+            call = functools.partial(_call, torch.compile(plain, **options), plain, _stacked(layer))
+            layer._compiled_call_impl = call
+
+
+def _stacked(layer: nn.Module) -> list[StackedLora]:
+    return [module for module in layer.modules() if isinstance(module, StackedLora)]
+
+
+def _call(
+    compiled: Callable[..., Any],
+    plain: Callable[..., Any],
+    stacked: Sequence[StackedLora],
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """Call a compiled layer; records of two tokens would need versions of their own, for nothing.
+
+    Sizes that are equal by chance, as of rows and lanes, are marked so that torch does not take
+    them for one.
+    """
+    for hidden in (value for value in args[:1] if isinstance(value, Tensor) and value.dim() == 3):
+        if hidden.shape[1] == 1:
+            return plain(*args, **kwargs)
+        torch._dynamo.maybe_mark_dynamic(hidden, [0, 1])
+    for leaf in (leaf for module in stacked for leaf in (module.a, module.b) if leaf is not None):
+        torch._dynamo.maybe_mark_dynamic(leaf, 0)
+        torch._dynamo.mark_static(leaf, [1, 2])
+    return compiled(*args, **kwargs)
 
 
 def _layers(base: nn.Module) -> list[GradientCheckpointingLayer]:

@@ -24,7 +24,7 @@ from userdp.clients.batching.packed_rows import PackedStack
 from userdp.clients.batching.packing import Stack, Unit
 from userdp.clients.checkpoints import adapter_folder, weights
 from userdp.clients.kernels import packed_attention
-from userdp.clients.models import acceleration, peft_adapter, stacked_lora
+from userdp.clients.models import acceleration, peft_adapter, run_ahead, stacked_lora
 from userdp.clients.models.classifier import Classification
 from userdp.clients.models.next_token import NextToken
 from userdp.clients.models.peft_adapter import LoraSettings
@@ -63,6 +63,7 @@ class LanguageModel:
         drawn: Sequence[str] = (),
     ) -> None:
         acceleration.fuse_activations(base.requires_grad_(False).eval())
+        run_ahead.let(base)
         self.config = base.config
         self.classes = classes
         task = "CAUSAL_LM" if classes is None else "SEQ_CLS"

@@ -62,6 +62,12 @@ class ClippedSum:
         rows = self.unclipped.cpu()[finite].double() * self.factors.cpu()[finite]
         return rows.div_(step).trunc_().mul_(step) if step else rows
 
+    def leaving(self) -> ClippedSum:
+        """The same on the CPU; from a GPU it has arrived once the host has waited for the GPU."""
+        return ClippedSum(
+            **{name: tensor.to("cpu", non_blocking=True) for name, tensor in vars(self).items()}
+        )
+
     def total_on_grid(self, step: float) -> Tensor:
         """(D,) float64 sum of the clipped updates, each rounded towards zero to multiples of step.
 

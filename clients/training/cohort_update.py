@@ -17,15 +17,15 @@ With several devices, the blocks are spread over them and added up in their orde
 depend on which device computed which block, or when.
 
 A failed unit (an id outside the model's vocabulary, an update that is not finite) contributes zero
-and is counted. Counts stay on the device, so that the host never waits for it before the end of the
-round.
+and is counted. Counts stay on the device, and what is kept leaves it without a wait, so that the
+host never waits for it before the end of the round.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -108,13 +108,14 @@ def cohort_sum(
         parts, where = _spread(task, models, blocks), torch.device("cpu")
     total = torch.zeros(len(adapter), dtype=torch.float64, device=where)
     loss = torch.zeros((), dtype=torch.float64, device=where)
-    tally, rows = clipping.Tally.empty(where), [total.new_zeros(0, len(total)).cpu()]
+    tally, kept = clipping.Tally.empty(where), list[clipping.ClippedSum]()
     for part in parts:
         total += part.total
         loss += part.loss
         tally.include(part.tally)
-        rows += part.rows
-    clip_counts = tally.figures()
+        kept += part.kept
+    clip_counts = tally.figures()  # waits for all that is queued: what is kept has arrived
+    rows = [torch.zeros(0, len(total), dtype=torch.float64), *(one.rows(grid) for one in kept)]
     return CohortSum(
         total=total.cpu().numpy(),
         figures=_figures(counts, clip_counts, float(loss)),
@@ -146,12 +147,15 @@ class _BlockSum:
     total: Tensor  # (D,) float64
     loss: Tensor  # scalar float64
     tally: clipping.Tally
-    rows: list[Tensor]  # one (finite units, D) float64 on the CPU, or none where they are not kept
+    kept: list[clipping.ClippedSum]  # one, on its way to the CPU, or none where rows are not kept
 
-    def cpu(self) -> _BlockSum:
-        """The same on the CPU; this waits for the device."""
-        tally = clipping.Tally(self.tally.counts.cpu())
-        return _BlockSum(self.total.cpu(), self.loss.cpu(), tally, self.rows)
+    def leaving(self) -> _BlockSum:
+        """The same on the CPU; from a GPU it has arrived once the host has waited for the GPU."""
+        total, loss, counts = (
+            tensor.to("cpu", non_blocking=True)
+            for tensor in (self.total, self.loss, self.tally.counts)
+        )
+        return _BlockSum(total, loss, clipping.Tally(counts), self.kept)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,23 +202,38 @@ class _Task:
             total=clipped.total_on_grid(self.grid) if self.grid else clipped.total,
             loss=loss,
             tally=tally,
-            rows=[clipped.rows(self.grid)] if self.keep_rows else [],
+            kept=[clipped.leaving()] if self.keep_rows else [],
         )
 
 
 def _spread(
     task: _Task, models: Sequence[LanguageModel], blocks: Iterable[Sequence[Unit]]
 ) -> Generator[_BlockSum, None, None]:
-    """The sum of each block on the CPU, in the order of the blocks, computed on several devices."""
+    """The sum of each block on the CPU, in the order of the blocks, computed on several devices.
+
+    The threads of the devices queue their work and go on; who reads a sum waits for it.
+    """
 
     def worker(
         model: LanguageModel, taken: Iterator[Sequence[Unit]]
-    ) -> Generator[_BlockSum, None, None]:
+    ) -> Generator[tuple[_BlockSum, Callable[[], object]], None, None]:
         with _current(model.device):
             for part in task.at(model.device).sums(model, taken):
-                yield part.cpu()
+                yield part.leaving(), _reached(model.device)
 
-    return spread.in_order(blocks, [functools.partial(worker, model) for model in models])
+    workers = [functools.partial(worker, model) for model in models]
+    for part, wait in spread.in_order(blocks, workers):
+        wait()
+        yield part
+
+
+def _reached(device: torch.device) -> Callable[[], object]:
+    """Waits until a device has done what this thread has queued so far, and for nothing later."""
+    if device.type != "cuda":
+        return lambda: None
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record()
+    return event.synchronize
 
 
 def _current(device: torch.device) -> contextlib.AbstractContextManager[object]:
