@@ -97,15 +97,13 @@ def _call(
 ) -> Any:
     """Call a compiled layer; records of two tokens would need versions of their own, for nothing.
 
-    Sizes that are equal by chance, as of rows and lanes, are marked so that torch does not take
-    them for one.
+    Sizes of the adapters never change, and torch must not take one for a number of rows that is
+    equal by chance.
     """
     for hidden in (value for value in args[:1] if isinstance(value, Tensor) and value.dim() == 3):
         if hidden.shape[1] == 1:
             return plain(*args, **kwargs)
-        torch._dynamo.maybe_mark_dynamic(hidden, [0, 1])
     for leaf in (leaf for module in stacked for leaf in (module.a, module.b) if leaf is not None):
-        torch._dynamo.maybe_mark_dynamic(leaf, 0)
         torch._dynamo.mark_static(leaf, [1, 2])
     return compiled(*args, **kwargs)
 

@@ -61,5 +61,5 @@ def test_two_hundred_ragged_rounds_compile_few_versions():
         for got, expected in zip(rounds(model, ROUNDS), wanted, strict=True):
             assert relative_error(got, expected) < 1e-4
             seen.append(len(graphs))
-    assert seen[-1] == MOST
+    assert 4 < seen[-1] <= MOST
     assert seen[ROUNDS // 2] == seen[-1]
