@@ -85,15 +85,18 @@ def _attention(
 
 def _usual(module: torch.nn.Module, name: str) -> Callable[..., Any]:
     """The model's usual attention; the one called eager is its own module's."""
-    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-    attend: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager)
+    family: Any = sys.modules[type(module).__module__]
+    if name == "eager":
+        eager: Callable[..., Any] = family.eager_attention_forward
+        return eager
+    attend: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS[name]
     return attend
 
 
 def _records(row: Tensor, start: int, length: int, count: int) -> Tensor:
     """(count, heads, length, width): some records of one length, of a row (1, heads, ., width)."""
     part = row[0, :, start : start + length * count]
-    return part.unflatten(1, (count, length)).transpose(0, 1)
+    return part.reshape(len(part), count, length, -1).transpose(0, 1)
 
 
 def _mask(query: Tensor, usual: str, window: int | None) -> Tensor | None:

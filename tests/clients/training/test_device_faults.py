@@ -69,6 +69,16 @@ def test_a_round_of_every_family(family, dtype):
         assert gpu.launches > 500
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["gpt2", "gemma2"])
+def test_with_packed_rows(family, dtype):
+    """A replica keeps the way rows are laid."""
+    model, adapter = setting(family, dtype)
+    model.pack(True)
+    with absent_gpu() as gpu:
+        compare(model, adapter, gpu)
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_with_checkpointing(family):
     model, adapter = setting(family, torch.bfloat16)

@@ -252,7 +252,7 @@ def test_several_devices_get_the_sizes_of_the_smallest(monkeypatch):
 
 def test_passes_that_may_compile_hold_the_lock_and_release_it_when_memory_runs_out():
     engine = EngineSettings(turns=threading.Lock())
-    batch = SimpleNamespace(inputs=torch.zeros(4, 3))
+    batch = SimpleNamespace(inputs=torch.zeros(4, 3), divisible=True)
     assert engine.attempt(engine.turns.locked, batch)
 
     def full():
