@@ -25,6 +25,11 @@ FIREWALL = "tests/sim/test_firewall.py"
 AUDITS = "tests/analysis/audit/test_verdicts.py"
 FILES = "tests/sim/data/sources/test_hostile_files.py"
 FAULTS = "tests/sim/runtime/test_superlink_faults.py"
+COMPILED = [
+    "tests/clients/training/test_recompilations.py",
+    "tests/clients/training/test_device_faults.py",
+    "tests/clients/training/test_devices.py",
+]
 EVERY_KILL = "tests/trust/test_every_kill.py"
 Row = tuple[str, str, bool]  # what was tried, what came of it, whether all was right
 
@@ -105,6 +110,7 @@ PARTS: dict[str, Callable[[], Row]] = {  # the longest first, so that two proces
     "superlink": lambda: tested("faults of a deployment", FAULTS),
     "points": lambda: tested("every kill, full disks", EVERY_KILL),
     "kills": killed,
+    "compiled": lambda: tested("compiled layers", *COMPILED),
     "firewall": lambda: tested("firewall", FIREWALL),
     "mutations": mutated,
     "nonsense-1": lambda: senseless(0, 2),

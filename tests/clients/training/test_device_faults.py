@@ -88,6 +88,7 @@ def test_with_checkpointing(family):
 
 
 @pytest.mark.slow
+@pytest.mark.trust
 @pytest.mark.parametrize(
     ("family", "dtype", "checkpointing"),
     [("gpt2", torch.bfloat16, True), ("llama", torch.float32, False)],

@@ -263,6 +263,7 @@ def test_passes_that_may_compile_hold_the_lock_and_release_it_when_memory_runs_o
 
 
 @pytest.mark.slow
+@pytest.mark.trust
 def test_compiled_layers_on_several_devices():
     """Captured and differentiated ahead of time, in the threads, one thread at a time."""
     model, adapter = setting()

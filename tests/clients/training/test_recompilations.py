@@ -52,6 +52,7 @@ def rounds(model, count):
 
 
 @pytest.mark.slow
+@pytest.mark.trust
 def test_two_hundred_ragged_rounds_compile_few_versions():
     settings = LoraSettings(r=2, alpha=4, targets=["c_attn"])
     model = LanguageModel(tiny.base_model("gpt2"), settings)
