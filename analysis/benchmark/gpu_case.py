@@ -26,6 +26,7 @@ from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config import command_options
 from userdp.sim.config.field_types import Closed, Column, Name, PathText, Whole
 
+_WIDTH = 120  # characters of a table that is not printed to a terminal
 _SIDES = ["round", "fused_plain", "plain"]
 _SMALL: dict[str, Any] = {
     "layers": 12,
@@ -143,6 +144,8 @@ def _options(name: str, part: Part, given: GpuOptions, left: float) -> Options:
 def show(results: Mapping[str, Any]) -> None:
     """Print the checks and one table of all parts."""
     console = rich.console.Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console = rich.console.Console(highlight=False, soft_wrap=True, width=_WIDTH)
     for name, found in results["checks"].items():
         console.print(f"holds: {name} ({found['measured']:.3g})", markup=False)
     columns = ("", "tokens/s", "of stock peft", "of fused plain", "of peak", "GPU MB")
