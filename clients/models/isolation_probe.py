@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from userdp.clients.batching import packing
 from userdp.clients.batching.packing import Unit
 from userdp.clients.models import language_model
 from userdp.clients.models.language_model import LanguageModel
@@ -202,8 +203,14 @@ class _Measured:
             adapters: (D,) of each unit; empty takes one for all.
             packed: whether rows may be packed, where the model does.
         """
+        most = 10**9
+        stacks = (
+            self._model.stacks(units, most, one_adapter=not adapters)
+            if packed
+            else packing.stacks(units, most, self._model.shapes)
+        )
         gradients = torch.zeros(len(units), self._model.layout.size, dtype=torch.float64)
-        for stack in self._model.stacks(units, 10**9, one_adapter=packed and not adapters):
+        for stack in stacks:
             batch = self._model.load(stack)
             start = torch.stack(list(adapters))[batch.lanes] if adapters else self._adapters[0]
             rows, _ = self._model.gradients(start, batch)
@@ -260,8 +267,11 @@ class _Measured:
         """Distances of packed rows to a row for each record, one of this length among them."""
         if not self._model.packed:
             return []
-        units = [self._units[0], self._unit(length, 4)]
-        return _distances(self._updates(units), self._updates(units, packed=False))
+        units, found = [self._units[0], self._unit(length, 4)], list[float]()
+        for adapters in ([], self._adapters[:2]):
+            padded = self._updates(units, adapters, packed=False)
+            found += _distances(self._updates(units, adapters), padded)
+        return found
 
     def again(self) -> list[float]:
         """Distances to alone once more: a model must not have kept what the texts since did."""

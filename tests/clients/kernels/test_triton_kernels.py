@@ -33,9 +33,12 @@ def printed(script, **environment):
 
 def test_interpreted_kernels_compute_the_products_of_float64_and_its_norms_and_sums():
     found = printed("interpreted.py", TRITON_INTERPRET="1")
-    assert len(found["products"]) == 6
+    assert len(found["products"]) == 10
     assert max(found["products"]) < SMALL
     assert found["lane"] is True
+    programs, same = found["long"]
+    assert programs == [4 + 5603 // 1024] * 2
+    assert same is True
     assert len(found["sums"]) == 5
     assert max(found["sums"]) < 1e-14
 
@@ -44,4 +47,8 @@ def test_the_kernels_compile_for_a_gpu_and_multiply_bfloat16_on_its_matrix_units
     found = printed("compiled.py", TRITON_CACHE_DIR=str(tmp_path))
     assert set(found) == {"80", "90", "100"}
     for kernels in found.values():
-        assert kernels == {"products": ["plain", "tensor core"], "sums": [True] * 3}
+        assert kernels == {
+            "products": ["plain", "tensor core"],
+            "atomic": [False] * 3,
+            "sums": [True] * 3,
+        }
