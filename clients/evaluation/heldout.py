@@ -137,9 +137,7 @@ def _scored_stacks(
         yield stack, nll
 
 
-def _laid(
-    units: list[Unit], max_tokens: int, *, packed: bool
-) -> Iterator[Stack | PackedStack]:
+def _laid(units: list[Unit], max_tokens: int, *, packed: bool) -> Iterator[Stack | PackedStack]:
     """Stacks of units, whose shapes nothing holds: the scores are of public users."""
     if packed:
         return packed_rows.stacks(units, max_tokens)

@@ -118,7 +118,7 @@ def _add_further_pieces(  # type: ignore[no-untyped-def]
         from_piece = partial + tl.where(inside, wide_i * q + wide_j, 0)
         total = tl.load(place, mask=inside, other=0.0)
         for piece in range(first, last):
-            total += tl.load(from_piece + piece.to(tl.int64) * p * q, mask=inside, other=0.0)
+            total += tl.load(from_piece + tl.cast(piece, tl.int64) * p * q, mask=inside, other=0.0)
         tl.store(place, total, mask=inside)
 
 

@@ -27,7 +27,8 @@ from torch import Tensor
 from userdp.clients.kernels import lane_products
 
 _Compute = Callable[[Tensor, Tensor, Tensor, Tensor], None]  # rows, factors, starts, out
-_PIECE = 32  # rows; at most so many per lane are computed for nothing, and a factor is read so often
+# Rows; a lane computes at most so many for nothing, and its matrix is copied for each piece.
+_PIECE = 32
 
 
 class Backend(NamedTuple):

@@ -92,8 +92,8 @@ def test_lanes_whose_records_are_in_several_stacks_have_the_gradients_of_units_a
 def test_compiled_layers_have_the_same_gradients(copies):
     """They are copied: what a compiler traces has no destination."""
     model, adapter = setting()
-    wanted = {packed: None for packed in (False, True)}
-    for packed in wanted:
+    wanted = {}
+    for packed in (False, True):
         model.pack(packed)
         wanted[packed] = gradients(model, adapter, EVEN)
     del copies[:]
@@ -109,9 +109,7 @@ def test_compiled_layers_have_the_same_gradients(copies):
 @pytest.mark.parametrize("starts", [None, torch.tensor([0, 4, 8], dtype=torch.int32)])
 def test_a_layer_that_is_called_twice_has_the_sum_of_both_gradients(starts):
     source = torch.Generator().manual_seed(0)
-    x, a, b = (
-        torch.randn(*shape, generator=source) for shape in ((2, 4, 6), (2, 3, 6), (2, 6, 3))
-    )
+    x, a, b = (torch.randn(*shape, generator=source) for shape in ((2, 4, 6), (2, 3, 6), (2, 6, 3)))
     layer = stacked_lora.StackedLora(torch.nn.Linear(6, 6).requires_grad_(False), 0.5)
     leaves = [factor.clone().requires_grad_() for factor in (a, b)]
     rows = torch.full((2, 36), torch.nan)
