@@ -75,7 +75,7 @@ class _Rows:
         self._begun = np.zeros(lanes, bool)  # lanes with records in stacks that were added
 
     def add(self, batch: Batch) -> Tensor:
-        """Add the gradients of a stack; returns its loss (scalar)."""
+        """Add the gradients of a stack to the rows (lanes, D); returns its loss (scalar)."""
         one = self._adapters.dim() == 1
         adapters = self._adapters if one else self._adapters[batch.lanes]
         place = self._place(batch.stack.lanes)
