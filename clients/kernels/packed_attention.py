@@ -119,4 +119,7 @@ def _mask(query: Tensor, usual: str, window: int | None) -> Tensor | None:
 
 
 # Compiled layers leave it out: a compiler would make a version for the lengths of every row.
-ALL_ATTENTION_FUNCTIONS.register(_NAME, torch.compiler.disable(_attention))
+ALL_ATTENTION_FUNCTIONS.register(
+    _NAME,
+    torch.compiler.disable(_attention),  # type: ignore[no-untyped-call]
+)
