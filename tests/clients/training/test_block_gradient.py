@@ -138,3 +138,21 @@ def test_a_leaf_without_a_gradient_is_noticed(packed):
     model.module.transformer.h = model.module.transformer.h[:1]
     with pytest.raises(RuntimeError, match="not have been used"):
         gradients(model, adapter, EVEN)
+
+
+def test_memory_that_runs_out_leaves_the_rows_as_they_were(monkeypatch):
+    model, adapter = setting()
+    model.pack(True)
+    [batch] = cohort_update.load_block(model, EVEN, 10**6).batches
+    block = block_gradient._Rows(model, adapter, len(EVEN))
+    block.rows[0], block._begun[0] = 7.0, True
+    before = block.rows.clone()
+
+    def full(adapters, batch, rows):
+        rows.fill_(torch.nan)
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(model, "gradients", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        block.add(batch)
+    assert torch.equal(block.rows, before)
