@@ -241,12 +241,12 @@ def _check(options: Options) -> None:
         raise ConfigurationError(
             f"bench width={options.width} heads={options.heads}: heads must divide width."
         )
-    if options.kv_heads is not None:
-        if options.family != "llama" or options.heads % options.kv_heads:
-            raise ConfigurationError(
-                f"bench kv_heads={options.kv_heads}: only for family=llama, and it must divide "
-                f"heads={options.heads}."
-            )
+    shared = options.kv_heads
+    if shared is not None and (options.family != "llama" or options.heads % shared):
+        raise ConfigurationError(
+            f"bench kv_heads={shared}: only for family=llama, and it must divide "
+            f"heads={options.heads}."
+        )
     if options.quantize is not None:
         _check_quantized(options, options.quantize)
 

@@ -87,6 +87,14 @@ def test_with_checkpointing(family):
         compare(model, adapter, gpu)
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_with_the_shapes_and_the_held_adapters_of_cuda_graphs(steps):
+    model, adapter = setting("llama")
+    model.graphs = True
+    with absent_gpu() as gpu:
+        compare(model, adapter, gpu, steps=steps)
+
+
 @pytest.mark.slow
 @pytest.mark.trust
 @pytest.mark.parametrize(
