@@ -78,7 +78,7 @@ class LanguageModel:
         self.device = next(base.parameters()).device
         self.packed = False
         self.graphs = False
-        self._held: Tensor | None = None  # the adapters of a pass, where `graphs`
+        self._held: dict[int, Tensor] = {}  # the adapters of a pass, where `graphs`
         with refused("this model does not read texts as its task does"):
             self._task = NextToken(base) if classes is None else Classification(base)
 
@@ -204,11 +204,10 @@ class LanguageModel:
         A CUDA graph reads its weights where they were when it was recorded, and a leaf counts as a
         weight; torch would record every layer anew for each stack.
         """
-        count = 1 if adapters.dim() == 1 else len(adapters)
-        held = self._held
-        if held is None or held.device != adapters.device or len(held) < count:
-            held = self._held = adapters.new_empty(count, adapters.shape[-1])
-        return (held[0] if adapters.dim() == 1 else held[:count]).copy_(adapters)
+        held = self._held.get(adapters.dim())
+        if held is None or held.device != adapters.device or len(held) < len(adapters):
+            held = self._held[adapters.dim()] = torch.empty_like(adapters)
+        return held[: len(adapters)].copy_(adapters)
 
     def gradients(self, adapters: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Per-lane gradient of a stack's weighted loss.

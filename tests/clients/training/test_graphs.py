@@ -26,7 +26,6 @@ from userdp.sim.common.errors import ConfigurationError
 WIDTHS = 4  # padded lengths of records of up to 39 tokens: 16, 24, 32 and 48 positions
 # Of each: lanes that share an adapter or have their own, for the first layer and for the others.
 MOST = 4 * WIDTHS
-LAYERS = 2
 
 
 def is_weight(node):
@@ -98,8 +97,9 @@ def check(count):
         for got, expected in zip(rounds(model, count), wanted, strict=True):
             assert relative_error(got, expected) < 1e-4
             seen.append((len(recorder.graphs), len(recorder.recordings)))
-    leaves = [n for graph in recorder.graphs for n in graph.graph.nodes if "_a_" in n.name]
-    assert leaves
+    places = [node for graph in recorder.graphs for node in graph.graph.nodes]
+    leaves = [node for node in places if node.name.endswith(("_c_attn_a", "_c_attn_b"))]
+    assert len(leaves) == 2 * len(recorder.graphs)
     assert all(map(is_weight, leaves))  # else nothing was learned of their addresses
     assert 4 <= seen[-1][0] <= MOST
     return seen
@@ -108,7 +108,9 @@ def check(count):
 @pytest.mark.slow
 def test_some_rounds_record_as_often_as_there_are_shapes_and_layers():
     graphs, recordings = check(24)[-1]
-    assert recordings <= graphs * LAYERS + WIDTHS  # the held adapters move where lanes grow
+    # Each of the two layers has graphs of its own. Adapters that differ by lane move when more
+    # lanes come.
+    assert graphs <= recordings <= 2 * graphs
 
 
 @pytest.mark.slow
@@ -127,7 +129,7 @@ def test_leaves_in_new_memory_would_be_recorded_in_every_round(monkeypatch):
     model = small()
     with recorded(model) as recorder:
         list(rounds(model, 12))
-    assert len(recorder.recordings) > 2 * (len(recorder.graphs) * LAYERS + WIDTHS)
+    assert len(recorder.recordings) > 3 * len(recorder.graphs)
 
 
 @pytest.mark.parametrize(("longest", "widths"), [(39, WIDTHS), (1024, 13), (4096, 17)])
