@@ -63,8 +63,7 @@ def test_noise_of_another_scale_is_found(monkeypatch, factor):
     assert failed() == ["noise has the scale that is accounted"]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_quantised_layer_with_another_gradient_is_found(monkeypatch, dtype):
+def test_a_quantised_layer_with_another_gradient_is_found(monkeypatch):
     library("torchao")
     right = quantized_linear._RowScaled.backward
 
@@ -72,7 +71,11 @@ def test_a_quantised_layer_with_another_gradient_is_found(monkeypatch, dtype):
         return 0.8 * right(ctx, dy)[0], None, None, None
 
     monkeypatch.setattr(quantized_linear._RowScaled, "backward", staticmethod(wrong))
-    assert f"lane gradients over a base in int8 are those of plain peft, {dtype}" in failed()
+    check = "lane gradients over a base in int8 are those of plain peft"
+    assert [name for name in failed() if name.startswith(check)] == [
+        f"{check}, float32",
+        f"{check}, bfloat16",
+    ]
 
 
 def measured(monkeypatch, words, answer, missing=()):
