@@ -12,7 +12,9 @@ listed() {  # names with this mark; without a mark, the others
 }
 pinned() {  # name==version of each name that is read
   while read -r name; do
-    grep -ixE "${name}==[^ ]+" "$root/constraints.txt" || { echo "wheels.sh: constraints.txt has no $name" >&2; return 1; }
+    grep -ixE "${name}==[^ ]+" "$root/constraints.txt" && continue
+    echo "wheels.sh: constraints.txt has no $name" >&2
+    return 1
   done
 }
 

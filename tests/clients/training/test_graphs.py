@@ -67,7 +67,7 @@ def recorded(model):
     torch._dynamo.reset()
 
 
-def rounds(model, count, moved=0.01):
+def rounds(model, count, moved=1e-4):
     """Sums of rounds over ragged cohorts; every round has its own adapter, in its own memory."""
     source, engine = np.random.default_rng(0), EngineSettings(max_tokens=64, max_lanes=4)
     for number in range(count):
