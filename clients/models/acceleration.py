@@ -100,7 +100,7 @@ def compile_layers(
 
 def begin_pass() -> None:
     """Tell torch's CUDA graphs that the results of the last pass have been read."""
-    torch.compiler.cudagraph_mark_step_begin()
+    torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
 
 
 def _stacked(layer: nn.Module) -> list[StackedLora]:

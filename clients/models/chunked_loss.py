@@ -78,7 +78,8 @@ def weighted(compute: TokenLosses, hidden: Tensor, head: Head, targets: Tensor,
     """Weighted sum of token losses that are computed together with their gradients.
 
     Args:
-        hidden, head, targets, weights: as `head_loss` has them, and so are the results.
+        compute: losses and gradients, without weights.
+        hidden: (n, width); this and the rest are those of `head_loss`, and so are the results.
     """
     total, nll = _WeightedLoss.apply(  # type: ignore[no-untyped-call]
         compute, hidden, head, targets, weights
