@@ -15,6 +15,7 @@ from torch import Tensor
 
 # Logits per chunk, by device: few enough to cost a CPU little memory, enough to keep a GPU busy.
 _CHUNK_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 27}
+_CHUNK_ROWS = 96  # at least, of a large vocabulary: each chunk reads the whole head
 
 
 class Head(NamedTuple):
@@ -57,7 +58,7 @@ class _HeadLoss(torch.autograd.Function):
         """Weighted sum and losses (n,); hidden is (n, width), targets and weights are (n,)."""
         nll = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden) if hidden.requires_grad else None
-        step = max(1, _CHUNK_LOGITS[hidden.device.type] // len(head.weight))
+        step = max(_CHUNK_ROWS, _CHUNK_LOGITS[hidden.device.type] // len(head.weight))
         for start in range(0, len(hidden), step):
             part = slice(start, start + step)
             logits = head.logits(hidden[part]).float()

@@ -14,7 +14,6 @@ from userdp.clients.models import (
     acceleration,
     chunked_loss,
     embedded,
-    isolation_probe,
     language_model,
     replica,
 )
@@ -32,7 +31,7 @@ from userdp.sim.config.settings import Model, Settings
 from userdp.sim.data import canaries
 from userdp.sim.data.canaries import Canaries
 from userdp.sim.data.corpus import Corpus
-from userdp.sim.inputs import compatibility, corpus_loading, devices
+from userdp.sim.inputs import compatibility, corpus_loading, devices, passed_probes, precision
 
 EMBEDDED = "userdp/embedded"
 _Value = TypeVar("_Value")
@@ -99,10 +98,11 @@ def load_base(model: Model, device_name: str, classes: int | None, seed: int) ->
         ConfigurationError: the model is missing or did not load.
     """
     device, quantized = devices.device(device_name), None
-    dtype = devices.dtype(model.dtype, device)
+    path = _model_path(model)
+    stored = precision.stored(path, model.revision) if model.dtype == "auto" else None
+    dtype = precision.dtype(model.dtype, device, stored)
     if model.quantize is not None:
         quantization.check(model.quantize, dtype)
-    path = _model_path(model)
     # What will be quantised reaches the device layer by layer, and never fills it before.
     first = device if model.quantize is None else torch.device("cpu")
     try:
@@ -217,7 +217,7 @@ def fit_engine(
         *(engine.checkpointing, engine.compile, engine.packed, engine.loss),
     )
     if key not in probed:
-        probed[key] = isolation_probe.probe(model, settings.model.seq_len)
+        probed[key] = passed_probes.probe(model, settings.model.seq_len, key)
     fitted = memory.fitted(
         model,
         settings.model.seq_len,
