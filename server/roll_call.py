@@ -100,11 +100,12 @@ class RollCall:
         """
         self._check_parts()
         populations = {found.population for found in self._known.values()}
-        if len(populations | {self.population} - {None}) > 1:
+        unnamed = self.nodes > 1 and "" in populations
+        if unnamed or len(populations | {self.population} - {None}) > 1:
             raise RollCallError(
-                "the nodes host users of different populations, so that a user may be on two "
-                "nodes; give server and nodes the shards of one userdp shard command, or the same "
-                "data and tokenizer"
+                "the nodes host users of different or unnamed populations, so that a user may be "
+                "on two nodes; give server and nodes the shards of one userdp shard command, or "
+                "the same data and tokenizer"
             )
 
     def _check_parts(self) -> None:

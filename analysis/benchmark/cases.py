@@ -7,12 +7,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 
 from userdp.analysis.benchmark.peers.work import Spec
 from userdp.analysis.benchmark.worker import SIDES
+from userdp.clients.quantization import quantization
 from userdp.sim.common import rng
 from userdp.sim.common.bounds import Between
 from userdp.sim.common.errors import ConfigurationError
@@ -46,10 +48,14 @@ class Options(Closed):
     layers: Annotated[Whole, Between(1, 1000)] = 4
     width: Annotated[Whole, Between(1, 1000000)] = 128
     heads: Annotated[Whole, Between(1, 100000)] = 4
+    kv_heads: Annotated[Whole, Between(1, 100000)] | None = (
+        None  # of keys and values of a llama; null: as many as heads
+    )
     mlp: Annotated[Whole, Between(1, 10000000)] | None = None  # null: 4 * width
     vocabulary: Annotated[Whole, Between(2, 100000000)] = 4096
     rank: Annotated[Whole, Between(1, 65536)] = 8
     dtype: Choice = "float32"  # of the base model; or bfloat16
+    quantize: Choice | None = None  # its linear layers in fewer bits: int8, fp8 or nf4
     device: Name = "cpu"
     max_tokens: Annotated[Whole, Between(1, 1000000000)] | None = (
         None  # engine.max_tokens of our rounds; null: auto
@@ -57,7 +63,7 @@ class Options(Closed):
     max_lanes: Annotated[Whole, Between(1, 1000000)] | None = (
         None  # engine.max_lanes of our rounds; null: auto
     )
-    compile: Flag = False  # engine.compile of our rounds
+    compile: Flag | Literal["graphs"] = False  # engine.compile of our rounds
     checkpointing: Flag = False  # engine.checkpointing of our rounds
     packed: Flag = False  # engine.packed of our rounds
     batch: Annotated[Whole, Between(1, 1000000)] | None = (
@@ -77,6 +83,7 @@ class Options(Closed):
     save: PathText | None = None  # CSV file that gets a row for each side
 
 
+_QUANTIZED = ("round", "record_round", "fused_plain", "plain", "loop")
 _USER_LEVEL = ["round", "fused_plain", "plain", "loop", "pfl", "flower_ray"]
 _GPU: dict[str, Any] = {"dtype": "bfloat16", "device": "cuda", "length": 256, "records": 4}
 CASES: dict[str, dict[str, Any]] = {
@@ -145,9 +152,9 @@ def spec(options: Options, users: int | None = None) -> Spec:
     Raises:
         ConfigurationError: the file of record lengths is missing or does not fit.
     """
-    names = ("records", "length", "family", "layers", "width", "heads", "mlp", "vocabulary")
+    names = ("records", "length", "family", "layers", "width", "heads", "kv_heads", "mlp")
     engine = ("max_tokens", "max_lanes", "compile", "checkpointing", "packed")
-    copied = (*names, "rank", "dtype", "device", *engine)
+    copied = (*names, "vocabulary", "rank", "dtype", "quantize", "device", *engine)
     lengths = None if options.lengths is None else real_lengths(options)
     return Spec(
         users=users or options.users,
@@ -234,3 +241,39 @@ def _check(options: Options) -> None:
         raise ConfigurationError(
             f"bench width={options.width} heads={options.heads}: heads must divide width."
         )
+    shared = options.kv_heads
+    if shared is not None and (options.family != "llama" or options.heads % shared):
+        raise ConfigurationError(
+            f"bench kv_heads={shared}: only for family=llama, and it must divide "
+            f"heads={options.heads}."
+        )
+    if options.quantize is not None:
+        _check_quantized(options, options.quantize)
+
+
+def _check_quantized(options: Options, kind: str) -> None:
+    if kind not in quantization.KINDS:
+        raise ConfigurationError(
+            f"bench quantize={kind}: choose one of {', '.join(quantization.KINDS)}."
+        )
+    if options.family == "gpt2" and not quantization.KINDS[kind].reads_conv1d:
+        raise ConfigurationError(
+            f"bench quantize={kind}: the layers of family=gpt2 cannot be; take family=llama."
+        )
+    for side in options.sides:
+        if side not in _QUANTIZED:
+            raise ConfigurationError(
+                f"bench quantize={kind} sides={side}: only {', '.join(_QUANTIZED)} have such a "
+                "base model."
+            )
+    if (reason := not_quantized(kind, options.dtype)) is not None:
+        raise ConfigurationError(f"bench quantize={kind}: {reason}")
+
+
+def not_quantized(kind: str, dtype: str) -> str | None:
+    """Why a base model of this precision cannot be quantised here; None: it can."""
+    try:
+        quantization.check(kind, getattr(torch, dtype))
+    except ConfigurationError as error:  # it names settings of a run, whose options are shorter
+        return str(error).replace("model.", "").removeprefix(f"quantize={kind}: ")
+    return None

@@ -91,7 +91,8 @@ def _products(spec: Spec) -> Iterator[Product]:
     for layer in range(spec.layers):
         back = layer > 0
         if spec.family == "llama":
-            yield from [Product(width, width, True, back)] * 3
+            yield Product(width, width, True, back)
+            yield from [Product(width, spec.kv_width, True, back)] * 2
             yield Product(width, width, True, True)
             yield from [Product(width, hidden, True, True)] * 2
         else:

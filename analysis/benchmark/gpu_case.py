@@ -17,10 +17,12 @@ from typing import Annotated, Any
 import rich.box
 import rich.console
 import rich.table
+import torch
 
 from userdp.analysis.benchmark import cases, gpu_checks
 from userdp.analysis.benchmark.cases import Options
 from userdp.analysis.benchmark.processes import LeftOutError, SideError
+from userdp.clients.training import memory
 from userdp.sim.common.bounds import Between
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config import command_options
@@ -37,6 +39,9 @@ _SMALL: dict[str, Any] = {
 }
 _WIDE: dict[str, Any] = {"family": "llama", "layers": 16, "width": 2048, "heads": 32, "mlp": 8192}
 _WIDE |= {"vocabulary": 32000, "dtype": "bfloat16"}
+_LARGE: dict[str, Any] = {"family": "llama", "layers": 32, "width": 4096, "heads": 32}
+_LARGE |= {"kv_heads": 8, "mlp": 14336, "vocabulary": 128256}
+_LARGE |= {"dtype": "bfloat16", "quantize": "nf4"}
 _TINY: dict[str, Any] = {
     "layers": 1,
     "width": 32,
@@ -46,6 +51,7 @@ _TINY: dict[str, Any] = {
     "users": 8,
 }
 _TINY |= {"dtype": "float32", "batch": 4}
+_TINY_WHERE_GIVEN: dict[str, Any] = {"cohorts": [4, 8], "kv_heads": 1, "quantize": "int8"}
 
 
 @dataclass
@@ -61,10 +67,12 @@ class GpuOptions(Closed):
 
 @dataclass(frozen=True)
 class Part:
-    """One measurement: its options beside the device, and about how many seconds it takes."""
+    """One measurement: its options beside the device, and about what it takes."""
 
     options: Mapping[str, Any]
     seconds: float
+    bytes: float = 0.0  # of the card's memory, for all sides together; 0: any card has it
+    without: str = ""  # what is not measured beside it, and why
 
 
 _PARTS = {
@@ -82,6 +90,14 @@ _PARTS = {
         {"layers": 1, "records": 2, "length": 48, "sides": ["round"], "check": False, "repeats": 1}
         | {"cohorts": [100, 1000, 10_000, 100_000], "dtype": "float32"},
         90,
+    ),
+    # Each side holds 7e9 weights in 0.56 bytes and 1e9 in two; a pass over 4,096 positions keeps
+    # about 6 MB a position, and a lane four times 21e6 numbers.
+    "Llama 8B shape, base in 4 bits": Part(
+        _LARGE | {"users": 16, "records": 4, "length": 256, "sides": ["round", "fused_plain"]},
+        110,
+        bytes=50e9,
+        without="stock peft is not timed: the search for its batch size takes longer than the part",
     ),
 }
 _REAL = "GPT-2 small, lengths of real records"
@@ -115,7 +131,9 @@ def run(overrides: Sequence[str], measure: Measure) -> dict[str, Any]:
     for name, part in _PARTS.items():
         left = options.seconds - (time.monotonic() - start)
         try:
-            parts[name] = measure(_options(name, part, options, left))
+            figures = measure(_options(name, part, options, left))
+            beside = [part.without] if part.without else []
+            parts[name] = figures | {"left_out": [*figures.get("left_out", ()), *beside]}
         except (LeftOutError, SideError) as error:
             left_out[name] = str(error)
     return {"checks": checks, "parts": parts, "left_out": left_out, "shape": asdict(options)}
@@ -125,7 +143,7 @@ def _options(name: str, part: Part, given: GpuOptions, left: float) -> Options:
     """The options of a part.
 
     Raises:
-        LeftOutError: there is no time left for it, or no file.
+        LeftOutError: there is no time left for it, no memory, no file, or no package.
     """
     tiny = not given.device.startswith("cuda")
     values = {"sides": _SIDES, "repeats": 3, **part.options, "device": given.device}
@@ -135,10 +153,21 @@ def _options(name: str, part: Part, given: GpuOptions, left: float) -> Options:
         values |= {"lengths": given.lengths, "user": given.user, "text": given.text}
     if tiny:
         values |= _TINY | {"length": min(16, values["length"]), "repeats": 1}
-        values |= {"cohorts": [4, 8]} if "cohorts" in values else {}
+        values |= {name: v for name, v in _TINY_WHERE_GIVEN.items() if name in values}
     elif left < part.seconds:
         raise LeftOutError(f"about {part.seconds:.0f} seconds are needed, {left:.0f} are left")
+    if "quantize" in values and (
+        reason := cases.not_quantized(values["quantize"], values["dtype"])
+    ):
+        raise LeftOutError(reason)
+    if not tiny and part.bytes > (free := _free_bytes(given.device)):
+        raise LeftOutError(f"{part.bytes / 1e9:.0f} GB are needed, {free / 1e9:.0f} are free")
     return cases.valid(values)
+
+
+def _free_bytes(device: str) -> float:
+    """Free memory of a card; 0 where torch sees none."""
+    return memory.free_bytes(torch.device(device)) if torch.cuda.is_available() else 0.0
 
 
 def show(results: Mapping[str, Any]) -> None:
@@ -175,7 +204,7 @@ def _cells(figures: Mapping[str, Any]) -> list[str]:
 
 def _lines(figures: Mapping[str, Any]) -> list[str]:
     """What takes the time, and time and memory by cohort."""
-    lines = []
+    lines = list(figures.get("left_out", ()))
     for name, side in figures.get("sides", {}).items():
         shares = [f"{share:.0%} {kernel}" for kernel, share in side.get("profile") or ()]
         lines += [f"{name}: {', '.join(shares)}"] if shares else []

@@ -6,6 +6,7 @@ Each check compares the engine with something that shares no code with it, and t
 from __future__ import annotations
 
 import functools
+import importlib.util
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -21,6 +22,8 @@ from userdp.analysis.benchmark.peers import work as works
 from userdp.analysis.benchmark.peers.work import Spec, Work
 from userdp.clients.models.language_model import LanguageModel
 from userdp.clients.models.peft_adapter import LoraSettings
+from userdp.clients.quantization import quantization
+from userdp.clients.quantization.quantized_linear import QuantizedLinear
 from userdp.clients.training import cohort_update
 from userdp.clients.training.cohort_update import LocalTraining
 from userdp.clients.training.memory import EngineSettings
@@ -46,6 +49,7 @@ def run(device: str) -> dict[str, dict[str, Any]]:
             replace(spec, dtype="bfloat16")
         ),
         "packed rows give what padded rows give": lambda: _packed(spec),
+        **_quantized_checks(spec),
         "every tensor of the adapter has a gradient": lambda: _no_leaf_without(spec),
         "noise has the scale that is accounted": lambda: _noise(spec),
     }
@@ -93,6 +97,40 @@ def _distance(found: Tensor, wanted: Tensor) -> float:
 def _lanes(spec: Spec) -> tuple[bool, float]:
     work = Work(spec)
     distance = _distance(_updates(work), _plain(work))
+    return distance <= _ROUNDING[spec.dtype], distance
+
+
+def _quantized_checks(spec: Spec) -> dict[str, Callable[[], tuple[bool, float]]]:
+    """Lane gradients over a quantised base, for each kind whose library is there."""
+    return {
+        f"lane gradients over a base in {kind} are those of plain peft, {dtype}": functools.partial(
+            _quantized, replace(spec, family="llama", quantize=kind, dtype=dtype)
+        )
+        for kind in ("int8", "nf4")
+        if importlib.util.find_spec(quantization.KINDS[kind].library) is not None
+        for dtype in _ROUNDING
+    }
+
+
+class _Dequantized(Work):
+    """The same work with layers of torch, whose weights are those that the quantised ones hold."""
+
+    def base(self) -> Any:
+        """The base model without a quantised layer, on the device."""
+        model = super().base()
+        for path, layer in list(model.named_modules()):
+            if isinstance(layer, QuantizedLinear):
+                plain = torch.nn.Linear(
+                    layer.in_features, layer.out_features, bias=False, device="meta"
+                )
+                plain.weight = torch.nn.Parameter(layer.weight, requires_grad=False)
+                parent, _, name = path.rpartition(".")
+                setattr(model.get_submodule(parent), name, plain)
+        return model
+
+
+def _quantized(spec: Spec) -> tuple[bool, float]:
+    distance = _distance(_updates(Work(spec)), _plain(_Dequantized(spec)))
     return distance <= _ROUNDING[spec.dtype], distance
 
 

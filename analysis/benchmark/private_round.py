@@ -107,7 +107,7 @@ class Rounds:
 def fitted_engine(model: LanguageModel, spec: Spec) -> memory.EngineSettings:
     """The engine settings that a run would choose on this machine, unless the spec sets them."""
     acceleration.checkpoint(model.module, spec.checkpointing)
-    acceleration.compile_layers(model.module, spec.compile)
+    model.compile(spec.compile)
     model.pack(spec.packed)
     return memory.fitted(model, spec.length, spec.max_tokens, spec.max_lanes)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -57,55 +58,79 @@ def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any
     )
 
 
-# Versions of a layer's code that torch may keep, where it can be told. It compiles one for each of:
-# one lane, lanes that share an adapter, lanes with their own; one row a lane or several; the first
-# layer, whose input takes no gradient, and the others; and for evaluation: at most 16, on every
-# device. Beyond torch's own limit, 8, passes would run uncompiled.
+# Versions of a layer's code that torch may keep, where it can be told. With dynamic shapes it
+# compiles one for each of: one lane, lanes that share an adapter, lanes with their own; one row a
+# lane or several; the first layer, whose input takes no gradient, and the others; and for
+# evaluation: at most 16, on every device. With graphs it compiles at most four for each padded
+# length (`fixed_shapes`), and for each half of a stack for which memory ran out. Beyond torch's own
+# limit, 8, passes would run uncompiled.
 _VERSIONS = 128
+GRAPHS: Literal["graphs"] = "graphs"
+How = bool | Literal["graphs"]
 
 
 def compile_layers(
-    base: nn.Module, on: bool, backend: str | Callable[..., Any] = "inductor"
+    base: nn.Module, how: How, backend: str | Callable[..., Any] = "inductor"
 ) -> None:
     """Switch ``torch.compile`` of each layer on or off.
 
-    Shapes are dynamic, so stacks of all sizes and all layers share the compiled code, but for the
-    versions above.
+    With True shapes are dynamic, so stacks of all sizes and all layers share the compiled code, but
+    for the versions above.
+
+    With `GRAPHS` every shape has code of its own, which torch records as CUDA graphs and replays:
+    one launch a layer and direction. Evaluation runs uncompiled, since its stacks have shapes of
+    any kind. Torch's graphs want few shapes and leaves that stay where they are in memory, which
+    `LanguageModel.compile` sees to; a pass begins with `begin_pass`. This has not run on a GPU:
+    that shapes and addresses are few is tested, that torch records and replays is not.
     """
-    options: dict[str, Any] = {"dynamic": True, "backend": backend}
+    options: dict[str, Any] = {"dynamic": how != GRAPHS, "backend": backend}
+    if how == GRAPHS and backend == "inductor":
+        options["mode"] = "reduce-overhead"
     if "recompile_limit" in inspect.signature(torch.compile).parameters:
         options["recompile_limit"] = _VERSIONS
     for layer in _layers(base):
-        if not on:
+        present = layer._compiled_call_impl
+        if not how:
             layer._compiled_call_impl = None
-        elif layer._compiled_call_impl is None:
+        elif not isinstance(present, _Compiled) or present.how != how:
             plain = layer._call_impl
-            call = functools.partial(_call, torch.compile(plain, **options), plain, _stacked(layer))
-            layer._compiled_call_impl = call
+            compiled = torch.compile(plain, **options)
+            layer._compiled_call_impl = _Compiled(how, compiled, plain, _stacked(layer))
+
+
+def begin_pass() -> None:
+    """Tell torch's CUDA graphs that the results of the last pass have been read."""
+    torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
 
 
 def _stacked(layer: nn.Module) -> list[StackedLora]:
     return [module for module in layer.modules() if isinstance(module, StackedLora)]
 
 
-def _call(
-    compiled: Callable[..., Any],
-    plain: Callable[..., Any],
-    stacked: Sequence[StackedLora],
-    *args: Any,
-    **kwargs: Any,
-) -> Any:
-    """Call a compiled layer; records of two tokens would need versions of their own, for nothing.
+@dataclass(frozen=True)
+class _Compiled:
+    """A compiled layer; records of two tokens would need versions of their own, for nothing.
 
     Sizes of the adapters never change, and torch must not take one for a number of rows that is
     equal by chance.
     """
-    for hidden in (value for value in args[:1] if isinstance(value, Tensor) and value.dim() == 3):
-        if hidden.shape[1] == 1:
-            return plain(*args, **kwargs)
-    for leaf in (leaf for module in stacked for leaf in (module.a, module.b) if leaf is not None):
-        torch._dynamo.mark_static(leaf, [1, 2])
-    return compiled(*args, **kwargs)
+
+    how: How
+    compiled: Callable[..., Any]
+    plain: Callable[..., Any]
+    stacked: Sequence[StackedLora]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.how == GRAPHS:
+            compute = self.compiled if torch.is_grad_enabled() else self.plain
+            return compute(*args, **kwargs)
+        for hidden in (one for one in args[:1] if isinstance(one, Tensor) and one.dim() == 3):
+            if hidden.shape[1] == 1:
+                return self.plain(*args, **kwargs)
+        leaves = (leaf for module in self.stacked for leaf in (module.a, module.b))
+        for leaf in (leaf for leaf in leaves if leaf is not None):
+            torch._dynamo.mark_static(leaf, [1, 2])
+        return self.compiled(*args, **kwargs)
 
 
 def _layers(base: nn.Module) -> list[GradientCheckpointingLayer]:

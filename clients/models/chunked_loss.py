@@ -49,30 +49,19 @@ class Head(NamedTuple):
 HeadLoss = Callable[[Tensor, Head, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-class _HeadLoss(torch.autograd.Function):
-    """The loss of `head_loss`, with the gradient computed in the forward pass."""
+# Losses (n,) float32 of hidden states (n, width), head and targets (n,), and each one's gradient by
+# its own hidden state, (n, width), which may be written to; None where the states need none.
+TokenLosses = Callable[[Tensor, Head, Tensor], tuple[Tensor, Tensor | None]]
+
+
+class _WeightedLoss(torch.autograd.Function):
+    """The loss of `weighted`, whose gradient is known with the losses."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Head, targets: Tensor,
+    def forward(ctx: Any, compute: TokenLosses, hidden: Tensor, head: Head, targets: Tensor,
                 weights: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Weighted sum and losses (n,); hidden is (n, width), targets and weights are (n,)."""
-        nll = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-        gradient = torch.empty_like(hidden) if hidden.requires_grad else None
-        step = max(_CHUNK_ROWS, _CHUNK_LOGITS[hidden.device.type] // len(head.weight))
-        for start in range(0, len(hidden), step):
-            part = slice(start, start + step)
-            logits = head.logits(hidden[part]).float()
-            index = targets[part, None]
-            # The largest probability is 1 / sum(exp(logits - max)), so log-sum-exp needs no second
-            # pass of exponentials.
-            probabilities = torch.softmax(logits, dim=1)
-            log_sum_exp = logits.amax(1) - probabilities.amax(1).log()
-            nll[part] = log_sum_exp - logits.gather(1, index).squeeze(1)
-            if gradient is not None:
-                probabilities.scatter_add_(1, index, probabilities.new_full(index.shape, -1.0))
-                if head.factor != 1.0 or head.cap is not None:
-                    probabilities *= head.slope(logits)
-                torch.mm(probabilities.to(head.weight.dtype), head.weight, out=gradient[part])
+        nll, gradient = compute(hidden, head, targets)
         if gradient is not None:
             ctx.save_for_backward(gradient.mul_(weights[:, None]))
         ctx.mark_non_differentiable(nll)
@@ -82,7 +71,21 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient of the hidden states, (n, width); the head is frozen."""
         (gradient,) = ctx.saved_tensors
-        return gradient * grads[0].to(gradient.dtype), None, None, None
+        return None, gradient * grads[0].to(gradient.dtype), None, None, None
+
+
+def weighted(compute: TokenLosses, hidden: Tensor, head: Head, targets: Tensor,
+             weights: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Weighted sum of token losses that are computed together with their gradients.
+
+    Args:
+        compute: losses and gradients, without weights.
+        hidden: (n, width); this and the rest are those of `head_loss`, and so are the results.
+    """
+    total, nll = _WeightedLoss.apply(  # type: ignore[no-untyped-call]
+        compute, hidden, head, targets, weights
+    )
+    return total, nll
 
 
 def head_loss(hidden: Tensor, head: Head, targets: Tensor,
@@ -98,5 +101,26 @@ def head_loss(hidden: Tensor, head: Head, targets: Tensor,
         The scalar ``weights @ nll``, differentiable in ``hidden``, and ``nll`` (n,) float32 in
         nats, which is not differentiable.
     """
-    total, nll = _HeadLoss.apply(hidden, head, targets, weights)  # type: ignore[no-untyped-call]
-    return total, nll
+    return weighted(_in_chunks, hidden, head, targets, weights)
+
+
+def _in_chunks(hidden: Tensor, head: Head, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+    """`TokenLosses` over chunks of the logits; hidden is (n, width), targets (n,)."""
+    nll = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+    gradient = torch.empty_like(hidden) if hidden.requires_grad else None
+    step = max(_CHUNK_ROWS, _CHUNK_LOGITS[hidden.device.type] // len(head.weight))
+    for start in range(0, len(hidden), step):
+        part = slice(start, start + step)
+        logits = head.logits(hidden[part]).float()
+        index = targets[part, None]
+        # The largest probability is 1 / sum(exp(logits - max)), so log-sum-exp needs no second
+        # pass of exponentials.
+        probabilities = torch.softmax(logits, dim=1)
+        log_sum_exp = logits.amax(1) - probabilities.amax(1).log()
+        nll[part] = log_sum_exp - logits.gather(1, index).squeeze(1)
+        if gradient is not None:
+            probabilities.scatter_add_(1, index, probabilities.new_full(index.shape, -1.0))
+            if head.factor != 1.0 or head.cap is not None:
+                probabilities *= head.slope(logits)
+            torch.mm(probabilities.to(head.weight.dtype), head.weight, out=gradient[part])
+    return nll, gradient

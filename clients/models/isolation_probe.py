@@ -97,6 +97,7 @@ def probe(model: LanguageModel, seq_len: int) -> Isolation:
         result, content = _measure(model, seq_len), _CONTENT
         if dtype != torch.float32 and _copy_fits(model):
             exact, content = copy.deepcopy(model), torch.inf
+            exact.graphs = False  # the copy is not compiled, and has shapes of its own
             exact.module.float()
             _hold(model, _measure(exact, seq_len), _ROUNDING[torch.float32], _CONTENT)
         _hold(model, result, _ROUNDING[dtype], content)

@@ -50,6 +50,7 @@ class LanguageModel:
         classes: as above.
         device: of the base model's parameters.
         packed: whether `stacks` lays several records into a row; see `pack`.
+        graphs: whether layers are replayed as CUDA graphs; see `compile`.
 
     Raises:
         ConfigurationError: the adapter does not fit the model, or the model not the task.
@@ -76,6 +77,8 @@ class LanguageModel:
         self.module = base
         self.device = next(base.parameters()).device
         self.packed = False
+        self.graphs = False
+        self._held: dict[int, Tensor] = {}  # the adapters of a pass, where `graphs`
         with refused("this model does not read texts as its task does"):
             self._task = NextToken(base) if classes is None else Classification(base)
 
@@ -117,9 +120,10 @@ class LanguageModel:
     def shapes(self) -> FixedShapes | None:
         """Shapes of the stacks that this model computes gradients of; None where all will do.
 
-        Float32 rounds so little that shapes play no part.
+        Float32 rounds so little that shapes play no part. Where graphs are replayed, each shape has
+        graphs of its own, so they are few in every precision.
         """
-        if self.module.dtype == torch.float32:
+        if self.module.dtype == torch.float32 and not self.graphs:
             return None
         return FixedShapes(
             longest=longest_text(self.module),
@@ -127,12 +131,30 @@ class LanguageModel:
             every_position=self.classes is None,
         )
 
+    def compile(self, how: acceleration.How) -> None:
+        """Compile the layers, with dynamic shapes or as CUDA graphs, or switch that off.
+
+        Raises:
+            ConfigurationError: graphs, and the model is not on a GPU.
+        """
+        if how == acceleration.GRAPHS and self.device.type != "cuda":
+            raise ConfigurationError(
+                "engine.compile=graphs: only a GPU replays CUDA graphs; take engine.compile=true."
+            )
+        self.graphs = how == acceleration.GRAPHS
+        acceleration.compile_layers(self.module, how)
+
     def pack(self, on: bool) -> None:
         """Lay several records into a row, or one again.
 
         Raises:
-            ConfigurationError: ``on``, for a classification.
+            ConfigurationError: ``on``, for a classification, or where graphs are replayed.
         """
+        if on and self.graphs:
+            raise ConfigurationError(
+                "engine.packed=true engine.compile=graphs: packed rows have a shape for each set "
+                "of lengths; leave out one of the two."
+            )
         if on and self.classes is not None:
             raise ConfigurationError("engine.packed=true: a class has a row for each text.")
         self.packed = on
@@ -169,11 +191,23 @@ class LanguageModel:
         Args:
             adapters: (D,), whose memory all lanes then share, or (lanes, D).
         """
-        rows = adapters.expand(lanes, -1)
+        rows = self._still(adapters) if self.graphs and torch.is_grad_enabled() else adapters
+        rows = rows.expand(lanes, -1)
         return [
             rows[:, part].reshape(lanes, *shape).detach().requires_grad_()
             for part, shape in self.layout.parts()
         ]
+
+    def _still(self, adapters: Tensor) -> Tensor:
+        """The adapters, (D,) or (lanes, D), where those of the last pass were in memory.
+
+        A CUDA graph reads its weights where they were when it was recorded, and a leaf counts as a
+        weight; torch would record every layer anew for each stack.
+        """
+        held = self._held.get(adapters.dim())
+        if held is None or held.device != adapters.device or len(held) < len(adapters):
+            held = self._held[adapters.dim()] = torch.empty_like(adapters)
+        return held[: len(adapters)].copy_(adapters)
 
     def gradients(self, adapters: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Per-lane gradient of a stack's weighted loss.
@@ -184,6 +218,8 @@ class LanguageModel:
         Returns:
             (lanes of the stack, D) float32, and the sum of the weighted losses (scalar).
         """
+        if self.graphs:
+            acceleration.begin_pass()
         leaves = self.leaves(adapters, len(batch.lanes))
         with self._adapted(leaves, batch.starts), self._row(batch.stack):
             total, _ = self._task.losses(batch)

@@ -2,8 +2,12 @@
 
 Liger (Hsu et al., arXiv 2410.10989, section 3.2) computes the logits of a few rows at a time, and a
 Triton kernel replaces them by their gradient in one pass. Asked for a loss per token, it also gives
-the gradient of each token's loss by its own hidden state, so weights are applied to both afterwards
-as `userdp.clients.models.chunked_loss` does. It waits for the device once a pass, to count tokens.
+the gradient of each token's loss by its own hidden state, so `userdp.clients.models.chunked_loss`
+applies the weights to both afterwards.
+
+It waits for the device once a pass: before its first kernel Liger reads on the host how many
+targets count, a number that only averages use. The count comes between what is public of Liger and
+the kernel, whose own arguments change with its versions; so the wait stays.
 """
 
 from __future__ import annotations
@@ -13,9 +17,9 @@ import importlib.util
 import os
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from userdp.clients.models import chunked_loss
 from userdp.clients.models.chunked_loss import Head
 from userdp.clients.models.language_model import LanguageModel
 from userdp.sim.common.errors import ConfigurationError
@@ -67,37 +71,15 @@ def head_loss(
     """
     if head.factor != 1.0:
         raise ValueError(f"Liger's kernel has no {head.factor=}.")
-    total, nll = _FusedLoss.apply(hidden, head, targets, weights)  # type: ignore[no-untyped-call]
-    return total, nll
-
-
-class _FusedLoss(torch.autograd.Function):
-    """The loss of `head_loss`, with the gradient computed in the forward pass."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, head: Head, targets: Tensor, weights: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Weighted sum and losses (n,); hidden is (n, width), targets and weights are (n,)."""
-        nll, gradient = _fused(hidden, head, targets)
-        if hidden.requires_grad:
-            ctx.save_for_backward(gradient.mul_(weights[:, None]))
-        ctx.mark_non_differentiable(nll)
-        return weights @ nll, nll
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradient of the hidden states, (n, width); the head is frozen."""
-        (gradient,) = ctx.saved_tensors
-        return gradient * grads[0].to(gradient.dtype), None, None, None
+    return chunked_loss.weighted(_fused, hidden, head, targets, weights)
 
 
 def _kernel() -> Any:
     return importlib.import_module("liger_kernel.ops.fused_linear_cross_entropy")
 
 
-def _fused(hidden: Tensor, head: Head, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses (n,) float32, and each one's gradient by its hidden state, (n, width).
+def _fused(hidden: Tensor, head: Head, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+    """`chunked_loss.TokenLosses` by Liger; hidden is (n, width), targets (n,).
 
     The kernel's own autograd function would compute the logits a second time where losses are not
     reduced; its forward pass gives all that is needed. Gradients are there if ``hidden`` wants one.
@@ -110,4 +92,4 @@ def _fused(hidden: Tensor, head: Head, targets: Tensor) -> tuple[Tensor, Tensor]
         reduction="none",
         softcap=head.cap,
     )
-    return nll, gradient
+    return nll, gradient if hidden.requires_grad else None

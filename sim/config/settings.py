@@ -148,7 +148,7 @@ class Engine(Closed):
 
     max_tokens: Count | Literal["auto"]
     max_lanes: Annotated[Whole, Between(1, 1_000_000)] | Literal["auto"]
-    compile: Flag
+    compile: Flag | Literal["graphs"]
     checkpointing: Flag
     packed: Flag = False  # several records in a row
     loss: Literal["chunked", "liger"] = "chunked"  # of the output head

@@ -25,7 +25,20 @@ class Labelled(NamedTuple):
     label: int
 
 
-class Encode(Protocol):
+class ChatEncode(Protocol):
+    """The part of a tokenizer that conversations need."""
+
+    def conversation(self, messages: Sequence[Message]) -> Sequence[int]:
+        """Token ids of the messages in the model's chat format; the assistant's are learned.
+
+        Raises:
+            ConfigurationError: the tokenizer has no usable chat format.
+            ValueError: the format refuses these messages; the error quotes nothing of them.
+        """
+        ...
+
+
+class Encode(ChatEncode, Protocol):
     """A tokenizer: texts to token ids, signed as in `userdp.sim.data.masking`."""
 
     @property
@@ -45,15 +58,6 @@ class Encode(Protocol):
         """Token ids of each record's text or pair, not learned, then its class, learned.
 
         The text is cut so that a record has at most ``max_tokens`` entries, its class included.
-        """
-        ...
-
-    def conversation(self, messages: Sequence[Message]) -> Sequence[int]:
-        """Token ids of the messages in the model's chat format; the assistant's are learned.
-
-        Raises:
-            ConfigurationError: the tokenizer has no usable chat format.
-            ValueError: the format refuses these messages; the error quotes nothing of them.
         """
         ...
 

@@ -17,7 +17,7 @@ from typing import Any
 from userdp.sim.common import cache
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.data import corpus, holdout, records
-from userdp.sim.data.corpus import Corpus, Encode, Example
+from userdp.sim.data.corpus import ChatEncode, Corpus, Encode, Example
 from userdp.sim.data.records import BadRecord, Columns
 from userdp.sim.data.sources.base import GeneratedPopulation, Row, Source, SourceRequest
 
@@ -180,12 +180,13 @@ def _batch_encoder(
 
 
 def examples(
-    settings: CorpusSettings, rows: Iterator[Row], encode: Encode, dropped: Counter[str]
+    settings: CorpusSettings, rows: Iterator[Row], encode: ChatEncode | None, dropped: Counter[str]
 ) -> Iterator[Example]:
     """The good records in order, each with its side.
 
     Args:
-        encode: of conversations, which are records only where the tokenizer takes them.
+        encode: of conversations, which are records only where the tokenizer takes them; None where
+            there are none.
         dropped: counts bad rows by reason, and users left without a record; updated.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Any
 
 from userdp.sim.common import cache
 from userdp.sim.common.errors import ConfigurationError
-from userdp.sim.data.corpus import Encode, Labelled, Message
+from userdp.sim.data.corpus import ChatEncode, Labelled, Message
 from userdp.sim.data.sources.base import Row
 
 Content = str | tuple[str, str] | Sequence[int] | Labelled
@@ -141,7 +141,7 @@ def own_user(content: object, seen: Counter[str]) -> str:
     return f"{digest}-{seen[digest]}"
 
 
-def content(row: Row, columns: Columns, encode: Encode) -> Content:
+def content(row: Row, columns: Columns, encode: ChatEncode | None) -> Content:
     """A text, (prompt, text), the token ids of a conversation, or a labelled text or pair.
 
     Raises:
@@ -182,12 +182,14 @@ def _text(value: Any, kind: str, *, may_be_empty: bool) -> str:
     return _encodable(value, f"{kind} is not valid Unicode")
 
 
-def _conversation(value: Any, encode: Encode) -> Sequence[int]:
+def _conversation(value: Any, encode: ChatEncode | None) -> Sequence[int]:
     if not isinstance(value, list) or not value:
         raise BadRecord("chat is not a list of messages")
     messages = [_message(message) for message in value]
     if not any(message["role"] == "assistant" for message in messages):
         raise BadRecord("chat without a message of the assistant")
+    if encode is None:
+        raise TypeError("A conversation needs a tokenizer.")
     try:
         return encode.conversation(messages)
     except ConfigurationError:

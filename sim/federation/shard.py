@@ -24,7 +24,7 @@ from userdp.sim.config import command_options, hydra_compose
 from userdp.sim.config.data import Data, Described
 from userdp.sim.config.settings import Settings
 from userdp.sim.data import loading
-from userdp.sim.data.corpus import Encode, Example, Labelled, Message
+from userdp.sim.data.corpus import ChatEncode, Example, Labelled, Message
 from userdp.sim.data.loading import BadDataError, CorpusSettings
 from userdp.sim.data.sources.base import GeneratedPopulation
 from userdp.sim.data.sources.registry import SOURCES
@@ -164,10 +164,10 @@ def _examples(settings: Settings) -> Iterator[Example]:
     yield from loading.examples(read, opened.rows(), _encode(settings), Counter())
 
 
-def _encode(settings: Settings) -> Encode:
+def _encode(settings: Settings) -> ChatEncode | None:
     """What decides whether a conversation is a record; texts are records by themselves."""
     if settings.data.chat is None:
-        return _NoTokenizer()
+        return None
     third_party.libraries()
     model = dataclasses.replace(settings.model, quantize=None)  # its tokenizer is all that is used
     base = run_inputs.load_base(model, "cpu", None, settings.seed)
@@ -188,24 +188,6 @@ class _Conversations(TokenizerEncode):
     def conversation(self, messages: Sequence[Message]) -> Sequence[int]:
         """As the tokenizer, with the messages beside the token ids."""
         return _Conversation(super().conversation(messages), messages)
-
-
-class _NoTokenizer:
-    """Stands for a tokenizer where the data have no conversation."""
-
-    name = ""
-
-    def __call__(self, texts: list[str]) -> list[Sequence[int]]:
-        raise NotImplementedError
-
-    def prompted(self, pairs: list[tuple[str, str]]) -> list[Sequence[int]]:
-        raise NotImplementedError
-
-    def labelled(self, records: Sequence[Labelled], max_tokens: int) -> list[Sequence[int]]:
-        raise NotImplementedError
-
-    def conversation(self, messages: Sequence[Message]) -> Sequence[int]:
-        raise NotImplementedError
 
 
 @dataclass

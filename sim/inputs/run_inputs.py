@@ -202,13 +202,18 @@ def fit_engine(
 
     Raises:
         ConfigurationError: a configured size is below 1, the loss is not for this model or
-            device, or the model mixes its users.
+            device, the model mixes its users, or CUDA graphs are asked for where none can be.
     """
     engine, probed = settings.engine, {} if probed is None else probed
     others = _replicas(settings, model, probed)
+    if others and engine.compile == acceleration.GRAPHS:
+        raise ConfigurationError(
+            f"device={settings.device}: engine.compile=graphs replays the graphs of one device; "
+            "name one, or take engine.compile=true."
+        )
     for one in (model, *others):
         acceleration.checkpoint(one.module, engine.checkpointing)
-        acceleration.compile_layers(one.module, engine.compile)
+        one.compile(engine.compile)
         one.pack(engine.packed)
         _use_loss(one, engine.loss)
     key = (

@@ -57,6 +57,10 @@ def base_model(family: str, seed: int = 0) -> torch.nn.Module:
         "qwen2": lambda: transformers.Qwen2Config(**gated, tie_word_embeddings=True, **shared),
         "qwen3": lambda: transformers.Qwen3Config(**gated, head_dim=8, **shared),
         "gemma2": lambda: transformers.Gemma2Config(**gated, head_dim=8, **shared),
+        # The first layer sees four positions, the second all; each kind has rotary angles.
+        "gemma3": lambda: transformers.Gemma3TextConfig(
+            **gated, head_dim=8, sliding_window=4, sliding_window_pattern=2, **shared
+        ),
     }[family]()
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -37,7 +37,8 @@ class Numbered(InProcessGrid):
 
 
 def host(users=USERS, **fields):
-    return Host(MODEL, tiny.people(users), EngineSettings(max_tokens=128), **fields)
+    named = {"population_id": "people"} | fields
+    return Host(MODEL, tiny.people(users), EngineSettings(max_tokens=128), **named)
 
 
 def roll_call(nodes, users=USERS, layout=MODEL.layout.digest, patience=0.2, **fields):
@@ -88,6 +89,8 @@ def test_nodes_that_would_leave_a_user_out_or_take_one_twice_are_refused(
         (["a", "b"], "a", False),
         (["b", "b"], "a", False),
         (["", "a"], None, False),
+        (["", ""], None, False),  # nothing tells them apart
+        (["", ""], "", False),
     ],
 )
 def test_nodes_with_users_of_two_populations_are_refused(of_nodes, of_server, one):

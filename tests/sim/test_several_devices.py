@@ -11,6 +11,7 @@ import torch
 from helpers import small_world
 from helpers.whole_runs import adapter, check_refused, ran, stated
 from userdp.sim import cli
+from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config import hydra_compose
 from userdp.sim.inputs import run_inputs
 from userdp.sim.run import prepare, time_estimate
@@ -92,6 +93,15 @@ def test_compilation_starts_in_one_thread_at_a_time(monkeypatch):
     ]:  # fmt: skip
         asked = settings(devices, f"engine.compile={compiled}")
         assert (prepare.prepare(asked).engine.turns is not None) == locked
+
+
+def test_cuda_graphs_are_refused_on_several_devices_and_without_a_gpu():
+    for devices, message in (
+        (TWO, r"device=cpu,cpu: engine\.compile=graphs .* name one"),
+        ("device=cpu", r"engine\.compile=graphs: only a GPU"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            prepare.prepare(settings(devices, "engine.compile=graphs"))
 
 
 @pytest.mark.parametrize("device", ["cpu,cuda:7", "cuda:7,cuda:7", "cpu,gpu"])

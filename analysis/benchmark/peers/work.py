@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import peft
@@ -34,14 +34,16 @@ class Spec:
     layers: int = 4
     width: int = 128
     heads: int = 4
+    kv_heads: int | None = None  # heads of keys and values of a Llama; None: as many as heads
     mlp: int | None = None  # width of the hidden layer of an MLP; None: 4 * width
     vocabulary: int = 4096
     rank: int = 8
     dtype: str = "float32"  # of the base model; adapters are float32
+    quantize: str | None = None  # how the linear layers of the base model are; None: in dtype
     device: str = "cpu"
     max_tokens: int | None = None  # of our engine, as the next three; None: its own choice
     max_lanes: int | None = None
-    compile: bool = False
+    compile: bool | Literal["graphs"] = False
     checkpointing: bool = False
     packed: bool = False
     batch: int = 32  # records in a batch, for the sides that have one
@@ -56,6 +58,11 @@ class Spec:
     def hidden(self) -> int:
         """Width of the hidden layer of an MLP."""
         return self.mlp or 4 * self.width
+
+    @property
+    def kv_width(self) -> int:
+        """Width of keys, and of values."""
+        return self.width * (self.kv_heads or self.heads) // self.heads
 
 
 @dataclass(frozen=True)
@@ -97,9 +104,15 @@ class Work:
         return (list(itertools.islice(rows, count)) for count in self.counts.tolist())
 
     def base(self) -> Any:
-        """A causal model with random weights and no dropout, on the device."""
+        """A causal model with random weights and no dropout, on the device.
+
+        A quantised one is drawn on the device, which holds it once as it is before; the host does
+        not. Sides on one card draw the same.
+        """
         with torch.random.fork_rng():
             torch.manual_seed(self.spec.seed)
+            if self.spec.quantize is not None:
+                return _quantized(self.spec, self.spec.quantize)
             auto_class: Any = transformers.AutoModelForCausalLM  # untyped
             model = auto_class.from_config(_config(self.spec), trust_remote_code=False)
         return model.to(getattr(torch, self.spec.dtype)).to(self.spec.device).eval()
@@ -178,6 +191,20 @@ def record_losses(model: torch.nn.Module, ids: Tensor, labels: Tensor) -> Tensor
     return losses.view(targets.shape).sum(1) / (targets != IGNORED).sum(1)
 
 
+def _quantized(spec: Spec, kind: str) -> Any:
+    """A causal model whose linear layers are held in fewer bits, as a run holds them."""
+    from userdp.clients.quantization import quantization  # not there in an environment of peers
+
+    device, auto_class = torch.device(spec.device), transformers.AutoModelForCausalLM
+    make: Any = auto_class.from_config  # untyped
+    with device:
+        model = make(_config(spec), dtype=getattr(torch, spec.dtype), trust_remote_code=False)
+    quantization.quantize(model.eval().requires_grad_(False), kind, (), device)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what the layers took before belongs to all sides
+    return model
+
+
 def _config(spec: Spec) -> Any:
     """The configuration of a GPT-2 or Llama model of this size, without dropout."""
     positions = max(128, spec.length)
@@ -192,6 +219,7 @@ def _config(spec: Spec) -> Any:
             intermediate_size=spec.hidden,
             num_hidden_layers=spec.layers,
             num_attention_heads=spec.heads,
+            num_key_value_heads=spec.kv_heads or spec.heads,
             max_position_embeddings=positions,
             **vocabulary,
         )

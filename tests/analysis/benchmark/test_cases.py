@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from userdp.analysis.benchmark import cases
 from userdp.analysis.benchmark.peers.work import Work
+from userdp.clients.quantization import quantization
+from userdp.sim.common.errors import ConfigurationError
 
 
 def mail(tmp_path):
@@ -35,3 +39,34 @@ def test_other_options_change_a_named_case():
     options = cases.parse(["case=one_by_32", "users=8", "sides=round,plain"])
     assert (options.users, options.records, options.length) == (8, 1, 32)
     assert options.sides == ["round", "plain"]
+
+
+def test_layers_are_compiled_in_three_ways_and_heads_may_share_keys():
+    for word, value in (("true", True), ("false", False), ("graphs", "graphs")):
+        work = cases.spec(cases.parse([f"compile={word}", "family=llama", "kv_heads=2"]))
+        assert work.compile == value
+        assert Work(work).spec.kv_width == 64  # of width 128 in four heads
+    with pytest.raises(ConfigurationError, match=r"compile"):
+        cases.parse(["compile=grafs"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["quantize=int7"], r"quantize=int7: choose one of int8, fp8, nf4\."),
+        (["quantize=int8"], r"quantize=int8: the layers of family=gpt2 cannot be"),
+        (["quantize=nf4", "sides=round,opacus"], r"quantize=nf4 sides=opacus: only round, "),
+        (["quantize=nf4"], r"^bench quantize=nf4: bitsandbytes does not .*; take dtype=bfloat16"),
+        (["kv_heads=2"], r"kv_heads=2: only for family=llama"),
+        (["family=llama", "kv_heads=3"], r"kv_heads=3: .* must divide heads=4"),
+    ],
+)
+def test_a_base_that_no_side_has_is_refused_by_the_option(words, message):
+    with pytest.raises(ConfigurationError, match=message):
+        cases.parse(words)
+
+
+def test_a_library_that_is_missing_is_told_by_the_option(monkeypatch):
+    monkeypatch.setattr(quantization.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ConfigurationError, match=r"^bench quantize=int8: torchao is not installed"):
+        cases.parse(["quantize=int8", "family=llama"])

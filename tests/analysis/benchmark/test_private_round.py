@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from helpers.quantized import library
 from helpers.tiny_work import spec
 from userdp.analysis.benchmark import private_round
 from userdp.analysis.benchmark.peers import loop
@@ -25,6 +28,16 @@ def test_a_loop_over_users_adds_up_to_the_clipped_sum_of_our_round(clip_norm):
     theirs = clipped_sum(loop.main, work)
     assert np.linalg.norm(ours) > 0
     assert np.linalg.norm(theirs - ours) < 1e-5 * np.linalg.norm(ours)
+
+
+def test_peft_over_a_quantised_base_adds_up_to_the_clipped_sum_of_our_round():
+    library("torchao")
+    work = Work(spec(family="llama", kv_heads=1, quantize="int8", clip_norm=1e-3))
+    ours = clipped_sum(private_round.user_wise, work)
+    theirs = clipped_sum(loop.main, work)
+    assert np.linalg.norm(theirs - ours) < 1e-5 * np.linalg.norm(ours)
+    whole = clipped_sum(private_round.user_wise, Work(replace(work.spec, quantize=None)))
+    assert np.linalg.norm(whole - ours) > 1e-3 * np.linalg.norm(ours)
 
 
 @pytest.mark.filterwarnings("ignore:Full backward hook")

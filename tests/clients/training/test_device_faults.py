@@ -27,7 +27,7 @@ from userdp.server.mechanisms.matrix_factorization.mechanism import MatrixFactor
 from userdp.server.mechanisms.non_private import NonPrivate
 from userdp.server.mechanisms.user_wise import UserWise
 
-FAMILIES = ["gpt2", "llama", "qwen2", "qwen3", "gemma2", "opt"]
+FAMILIES = ["gpt2", "llama", "qwen2", "qwen3", "gemma2", "gemma3", "opt"]
 # Of a round's sum on the absent GPU from that on the CPU: other shapes and chunks round otherwise.
 ERROR = {torch.float32: 1e-6, torch.bfloat16: 2e-2}
 UNITS = tiny.ragged_units(4, longest=12)
@@ -85,6 +85,14 @@ def test_with_checkpointing(family):
     acceleration.checkpoint(model.module, True)
     with absent_gpu() as gpu:
         compare(model, adapter, gpu)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_with_the_shapes_and_the_held_adapters_of_cuda_graphs(steps):
+    model, adapter = setting("llama")
+    model.graphs = True
+    with absent_gpu() as gpu:
+        compare(model, adapter, gpu, steps=steps)
 
 
 @pytest.mark.slow

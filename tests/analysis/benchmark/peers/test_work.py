@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.quantized import library
 from helpers.tiny_work import spec
 from userdp.analysis.benchmark.peers.work import IGNORED, Spec, Work, collate, record_losses
 
@@ -28,10 +29,15 @@ def test_the_loss_of_a_plain_batch_is_the_mean_over_its_real_tokens(family):
     assert apart.tolist() == pytest.approx(alone, rel=1e-5)
 
 
-def test_equal_specs_give_equal_work():
-    one, other = Work(spec()), Work(Spec(**json.loads(json.dumps(spec().__dict__))))
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_equal_specs_give_equal_work(quantize):
+    family = "llama" if quantize else "gpt2"
+    if quantize:
+        library("torchao")
+    given = spec(family=family, quantize=quantize)
+    one, other = Work(given), Work(Spec(**json.loads(json.dumps(given.__dict__))))
     assert np.array_equal(one.tokens, other.tokens)
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(one.base().parameters(), other.base().parameters(), strict=True)
-    )
+    tensors = [work.base().state_dict() for work in (one, other)]
+    assert list(tensors[0]) == list(tensors[1])
+    assert all(torch.equal(a, b) for a, b in zip(*(t.values() for t in tensors), strict=True))
+    assert len({name for name in tensors[0] if name.endswith(".codes")}) == (14 if quantize else 0)
