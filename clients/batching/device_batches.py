@@ -102,11 +102,22 @@ def prefetch(
             yield loaded
 
 
+def reached(device: torch.device) -> Callable[[], object]:
+    """Waits until a device has done what this thread has queued so far, and for nothing later."""
+    if device.type != "cuda":
+        return lambda: None
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record()
+    return event.synchronize
+
+
 def delay_by_one(items: Iterable[_Item]) -> Iterator[_Item]:
     """The items in order, each handed out after the next one has been requested.
 
-    If producing an item only queues work on a GPU, the GPU then computes the next item while the
-    consumer waits for the result of this one.
+    If producing an item queues work on a GPU, and the copy of its result to the host right behind
+    it, the GPU computes the next item while the consumer waits for the result of this one and reads
+    it. The consumer has to wait for what was `reached` behind the copy: a copy that it queued
+    itself would come after the next item.
     """
     waiting: list[_Item] = []
     for item in items:

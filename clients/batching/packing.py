@@ -44,14 +44,14 @@ class Stack:
         """(predicted tokens,) int64 into flattened (rows, positions)."""
         return np.arange(self.learned.size) if self.every_position else np.flatnonzero(self.learned)
 
-    def predicted(self) -> np.ndarray:
+    def learned_tokens(self) -> np.ndarray:
         """(rows,) int64: number of learned tokens of each row, at least one."""
         counts: np.ndarray = self.learned.sum(1)
         return counts
 
     def token_weights(self) -> np.ndarray:
         """(predicted tokens,) float32: 1 / learned tokens of the row, times the row's weight."""
-        predicted = self.predicted()
+        predicted = self.learned_tokens()
         weights = (self.row_weights / predicted).astype(np.float32)
         if self.every_position:
             dense: np.ndarray = (self.learned * weights[:, None]).ravel()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from userdp.clients.batching import device_batches, packing
-from userdp.clients.batching.packing import Stack
+from userdp.clients.batching import device_batches, packed_rows, packing
+from userdp.clients.batching.packed_rows import PackedStack
+from userdp.clients.batching.packing import Stack, Unit
 from userdp.clients.models.language_model import LanguageModel
 from userdp.sim.data import masking
 from userdp.sim.data.population import Population
@@ -97,38 +98,63 @@ def evaluate(
         raise ValueError("The held-out population has no token to predict.")
     users = np.array([user for user, _ in scored])
     records = [record for _, record in scored]
-    # Each record is packed as a unit of its own, so the lane of a row is the record's index.
-    stacks = packing.stacks([[record] for record in records], max_tokens)
     if model.classes is not None:
-        return _evaluate_classes(model, adapter, stacks, users, records)
+        return _evaluate_classes(model, adapter, users, records, max_tokens)
     losses = np.zeros(len(records))
-    pairs = device_batches.prefetch(stacks, lambda one: (one, model.load(one)), model.device)
-    scored_stacks = ((stack, model.token_losses(adapter, batch)) for stack, batch in pairs)
-    for stack, nll in device_batches.delay_by_one(scored_stacks):
-        losses[stack.lanes] = row_losses(stack, nll)
+    for stack, nll in _scored_stacks(model, adapter, records, max_tokens):
+        losses[stack.lanes] = record_losses(stack, nll)
     tokens = np.array([masking.predicted(record) for record in records])
     scores = RecordScores(users=users, losses=losses, tokens=tokens)
     return Evaluation(float(losses.sum() / tokens.sum()), int(tokens.sum()), records=scores)
 
 
-def row_losses(stack: Stack, losses: Tensor) -> np.ndarray:
-    """(rows,) float64: sum of the ``losses (predicted tokens,)`` of each row of a stack."""
-    counts = stack.predicted()
-    rows = np.repeat(np.arange(len(counts)), counts)
-    return np.bincount(rows, losses.double().cpu().numpy())
+def record_losses(stack: Stack | PackedStack, losses: Tensor) -> np.ndarray:
+    """(records,) float64: sum of the ``losses (predicted tokens,)`` of each record of a stack.
+
+    Args:
+        losses: on the CPU.
+    """
+    counts = stack.learned_tokens()
+    records = np.repeat(np.arange(len(counts)), counts)
+    return np.bincount(records, losses.double().numpy())
+
+
+def _scored_stacks(
+    model: LanguageModel, adapter: Tensor, records: list[np.ndarray], max_tokens: int
+) -> Iterator[tuple[Stack | PackedStack, Tensor]]:
+    """Stacks of all records, with losses (predicted tokens,) that have arrived on the CPU."""
+    # Each record is a unit of its own, so the lanes of a stack are the records' indices.
+    stacks = _laid([[record] for record in records], max_tokens, packed=model.packed)
+    pairs = device_batches.prefetch(stacks, lambda one: (one, model.load(one)), model.device)
+
+    def queued() -> Iterator[tuple[Stack | PackedStack, Tensor, Callable[[], object]]]:
+        for stack, batch in pairs:
+            nll = model.token_losses(adapter, batch).to("cpu", non_blocking=True)
+            yield stack, nll, device_batches.reached(model.device)
+
+    for stack, nll, wait in device_batches.delay_by_one(queued()):
+        wait()
+        yield stack, nll
+
+
+def _laid(units: list[Unit], max_tokens: int, *, packed: bool) -> Iterator[Stack | PackedStack]:
+    """Stacks of units, whose shapes nothing holds: the scores are of public users."""
+    if packed:
+        return packed_rows.stacks(units, max_tokens)
+    return packing.stacks(units, max_tokens)
 
 
 def _evaluate_classes(
     model: LanguageModel,
     adapter: Tensor,
-    stacks: Iterable[Stack],
     users: np.ndarray,
     records: list[np.ndarray],
+    max_tokens: int,
 ) -> Evaluation:
     """Loss and accuracy of a classification; the last token of a record is its class."""
     count = len(records)
     losses, right = np.zeros(count), np.zeros(count, bool)
-    for stack in stacks:
+    for stack in packing.stacks([[record] for record in records], max_tokens):
         logits, labels = model.class_logits(adapter, model.load(stack))
         nll = torch.nn.functional.cross_entropy(logits.double(), labels, reduction="none")
         losses[stack.lanes] = nll.cpu().numpy()

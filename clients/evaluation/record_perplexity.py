@@ -55,6 +55,6 @@ def _can_score(record: np.ndarray, vocabulary: int) -> bool:
 
 def _mean_losses(model: LanguageModel, stack: Stack) -> np.ndarray:
     """(rows,) float64 nats per predicted token, under the base model."""
-    sums = heldout.row_losses(stack, model.token_losses(None, model.load(stack)))
-    means: np.ndarray = sums / stack.predicted()
+    sums = heldout.record_losses(stack, model.token_losses(None, model.load(stack)).cpu())
+    means: np.ndarray = sums / stack.learned_tokens()
     return means

@@ -5,7 +5,7 @@ may have any number of rows, and none. With inputs and output gradients of a lin
 the products are the layer's weight gradients, one per lane, accumulated in float32.
 
 1. A lane's product depends on its own rows alone: on the CPU bit by bit for given ``starts``, and
-   an inf or NaN never reaches another lane.
+   for bfloat16 rows whatever the other lanes' lengths. An inf or NaN never reaches another lane.
 2. A lane without rows has a product of exact zeros.
 3. Nothing is rounded to less than float32.
 4. Except on the CPU, the host never waits for the device.
@@ -14,7 +14,7 @@ the products are the layer's weight gradients, one per lane, accumulated in floa
 
 | name   | device        | how                                                                  |
 |--------|---------------|----------------------------------------------------------------------|
-| runs   | CPU           | one batched product per run of lanes of equal length                 |
+| runs   | CPU           | one batched product per run of lanes of equal length; bf16: a lane   |
 | triton | CUDA          | one kernel; where Triton is installed and its self-check passes      |
 | pieces | any other one | lanes cut into pieces of one length, a batched product, sums by lane |
 
@@ -99,12 +99,10 @@ def in_runs(left: Tensor, right: Tensor, starts: Tensor, out: Tensor) -> None:
     Consecutive lanes of equal length are one batched product over views of the rows. For short
     lanes of unequal lengths the time goes into calls, so all views are made beforehand.
     """
-    bounds, lane = starts.tolist(), 0
-    lengths = [end - start for start, end in itertools.pairwise(bounds)]
-    runs = [(length, len(list(run))) for length, run in itertools.groupby(lengths)]
-    rows, products = [length * count for length, count in runs], out.unbind()
+    lane, found = 0, runs(starts, left.dtype)
+    rows, products = [length * count for length, count in found], out.unbind()
     lefts, rights = torch.split(left.float().mT, rows, dim=1), torch.split(right.float(), rows)
-    for (length, count), a, b in zip(runs, lefts, rights, strict=True):
+    for (length, count), a, b in zip(found, lefts, rights, strict=True):
         if count == 1:
             torch.mm(a, b, out=products[lane])
         else:
@@ -112,13 +110,50 @@ def in_runs(left: Tensor, right: Tensor, starts: Tensor, out: Tensor) -> None:
         lane += count
 
 
+def runs(starts: Tensor, dtype: torch.dtype) -> list[tuple[int, int]]:
+    """Rows of a lane, and number of lanes, of each run of lanes of equal length on the CPU.
+
+    A batch may be summed in another order than its parts, and its size depends on the lengths of
+    others. That moves float32 products by rounding; a lane of a bfloat16 model is a run by itself,
+    since with several local steps the rounding of its weights would multiply the difference.
+
+    Args:
+        starts: (lanes + 1,) int32.
+        dtype: of the rows.
+    """
+    lengths = [end - start for start, end in itertools.pairwise(starts.tolist())]
+    if dtype != torch.float32:
+        return [(length, 1) for length in lengths]
+    return [(length, len(list(run))) for length, run in itertools.groupby(lengths)]
+
+
+def batched(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
+    """``left_l^T right_l`` for lanes of equally many rows, in the precision of the rows.
+
+    Args:
+        left: (lanes, p, rows), already turned.
+        right: (lanes, rows, q).
+        out: (lanes, p, q) float32 of any strides, to be overwritten; None: a new tensor.
+
+    Returns:
+        (lanes, p, q) float32: ``out``.
+    """
+    if out is None:
+        return torch.bmm(left, right).float()
+    if left.dtype != torch.float32 or (left.device.type == "cpu" and _is_small(out)):
+        return out.copy_(torch.bmm(left, right))
+    return torch.bmm(left, right, out=out)
+
+
+def _is_small(out: Tensor) -> bool:
+    """Whether products (lanes, p, q) on a CPU are faster written in one piece and copied."""
+    return not out.is_contiguous() and out[0].numel() <= _SMALL_PRODUCT
+
+
 def _batch(left: Tensor, right: Tensor, out: Tensor) -> None:
     """Lanes of equal length: left (p, lanes, rows), right (lanes rows, q), out (lanes, p, q)."""
     left, right = left.transpose(0, 1), right.view(*left.shape[1:], right.shape[1])
-    if out.is_contiguous() or out[0].numel() > _SMALL_PRODUCT:
-        torch.bmm(left, right, out=out)
-    else:
-        out.copy_(torch.bmm(left, right))
+    batched(left, right, out)
 
 
 def in_pieces(left: Tensor, right: Tensor, starts: Tensor, out: Tensor) -> None:

@@ -118,4 +118,8 @@ def _mask(query: Tensor, usual: str, window: int | None) -> Tensor | None:
     return torch.zeros_like(seen, dtype=query.dtype).masked_fill_(~seen, hidden)[None, None]
 
 
-ALL_ATTENTION_FUNCTIONS.register(_NAME, _attention)
+# Compiled layers leave it out: a compiler would make a version for the lengths of every row.
+ALL_ATTENTION_FUNCTIONS.register(
+    _NAME,
+    torch.compiler.disable(_attention),  # type: ignore[no-untyped-call]
+)

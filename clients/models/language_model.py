@@ -166,12 +166,15 @@ class LanguageModel:
 
         Args:
             max_tokens: positions of a stack, with padding.
-            one_adapter: whether all lanes have the same adapter, which packed rows need.
+            one_adapter: whether all lanes have the same adapter in all steps. Where they have not
+                and shapes are fixed, each record of a packed row is a lane.
         """
-        if self.packed and one_adapter:
-            size = max_tokens if self.shapes is None else min(max_tokens, self.shapes.positions)
-            return packed_rows.stacks(units, size, fixed=self.shapes is not None)
-        return packing.stacks(units, max_tokens, self.shapes)
+        if not self.packed:
+            return packing.stacks(units, max_tokens, self.shapes)
+        if self.shapes is None:
+            return packed_rows.stacks(units, max_tokens)
+        size = min(max_tokens, self.shapes.positions)
+        return packed_rows.stacks(units, size, fixed=True, one_adapter=one_adapter)
 
     def halves(self, stack: Stack | PackedStack) -> Sequence[Stack | PackedStack]:
         """The stack in smaller ones, after memory ran out; it has to be `Batch.divisible`."""
@@ -209,29 +212,32 @@ class LanguageModel:
             held = self._held[adapters.dim()] = torch.empty_like(adapters)
         return held[: len(adapters)].copy_(adapters)
 
-    def gradients(self, adapters: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def gradients(
+        self, adapters: Tensor, batch: Batch, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Per-lane gradient of a stack's weighted loss.
 
         Args:
             adapters: (D,) or (lanes of the stack, D) float32 on the device.
+            rows: (lanes of the stack, D) float32 to be overwritten; None: a new tensor.
 
         Returns:
-            (lanes of the stack, D) float32, and the sum of the weighted losses (scalar).
+            ``rows``, and the sum of the weighted losses (scalar).
+
+        Raises:
+            RuntimeError: some leaf has no gradient.
         """
         if self.graphs:
             acceleration.begin_pass()
         leaves = self.leaves(adapters, len(batch.lanes))
-        with self._adapted(leaves, batch.starts), self._row(batch.stack):
+        if rows is None:
+            rows = torch.empty(len(batch.lanes), self.layout.size, device=self.device)
+        parts = [rows[:, part].view(-1, *shape) for part, shape in self.layout.parts()]
+        with self._adapted(leaves, batch.starts, parts), self._row(batch.stack):
             total, _ = self._task.losses(batch)
             grads = torch.autograd.grad(total, leaves)
-        return self._flat(grads), total.detach()
-
-    def _flat(self, grads: Sequence[Tensor]) -> Tensor:
-        """(lanes, D) of the leaves' gradients (lanes, ...), whatever their strides."""
-        rows = torch.empty(len(grads[0]), self.layout.size, device=self.device)
-        for grad, (part, _) in zip(grads, self.layout.parts(), strict=True):
-            rows[:, part].view(grad.shape).copy_(grad)
-        return rows
+        _gather(grads, parts)
+        return rows, total.detach()
 
     @torch.no_grad()
     def token_losses(self, adapter: Tensor | None, batch: Batch) -> Tensor:
@@ -240,9 +246,8 @@ class LanguageModel:
         Args:
             adapter: (D,) float32 on the device; None computes the losses of the base model alone.
         """
-        if adapter is None:
-            return self._task.losses(batch)[1]
-        with self._adapted(self.leaves(adapter, 1)):
+        leaves = [] if adapter is None else self.leaves(adapter, 1)
+        with self._adapted(leaves), self._row(batch.stack):
             return self._task.losses(batch)[1]
 
     @torch.no_grad()
@@ -269,13 +274,31 @@ class LanguageModel:
         return contextlib.nullcontext()
 
     @contextlib.contextmanager
-    def _adapted(self, leaves: list[Tensor], starts: Tensor | None = None) -> Iterator[None]:
-        """Attach leaves (lanes, ...) to their stacked layers while the context is open."""
-        stacked_lora.attach(self._places, leaves, starts)
+    def _adapted(
+        self,
+        leaves: Sequence[Tensor],
+        starts: Tensor | None = None,
+        destinations: Sequence[Tensor] = (),
+    ) -> Iterator[None]:
+        """Attach leaves (lanes, ...) to their layers while the context is open; none is no adapter.
+
+        Args:
+            starts: of packed rows.
+            destinations: of the leaves' gradients.
+        """
+        if leaves:
+            stacked_lora.attach(self._places, leaves, starts, destinations)
         try:
             yield
         finally:
             stacked_lora.detach(self._places)
+
+
+def _gather(grads: Sequence[Tensor], parts: Sequence[Tensor]) -> None:
+    """Copy the leaves' gradients (lanes, ...), whatever their strides, but those in their parts."""
+    for grad, part in zip(grads, parts, strict=True):
+        if grad is not part:
+            part.copy_(grad)
 
 
 def load(

@@ -10,6 +10,12 @@ Lanes that start from one adapter share its memory (an expanded leaf, of stride 
 for all lanes is then one matrix product over all rows, as in plain training, and only the gradients
 of the factors are batched products with one entry per lane.
 
+The gradient of a leaf may be given a destination, a part of the matrix that holds those of all
+leaves lane by lane: the products are written there, and need no copy. Autograd passes on what a
+backward function returns, so the destination itself is the leaf's gradient. Where a layer is called
+twice, the first call gets it, and autograd adds up both in a tensor of its own. Compiled layers get
+none: what is traced ahead of time should not write to what it did not make.
+
 With A frozen (FFA-LoRA, Sun et al., arXiv 2403.12313) all lanes share one constant A, and only B is
 a leaf: the mean of the lanes' products ``B_s A`` then equals the product of the mean of ``B_s``
 and A.
@@ -23,7 +29,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from userdp.clients.kernels import lane_products
+from userdp.clients.kernels import lane_products, lane_rows
 
 
 class Place(NamedTuple):
@@ -42,6 +48,9 @@ class StackedLora(nn.Module):
         frozen_a: (r, in) float32, the A of all lanes where it is frozen.
         starts: (lanes + 1,) int32, where each lane begins in the flattened positions of packed
             rows; None where all lanes have as many rows.
+        destinations: where the gradients of ``a`` and ``b`` go, by attribute, in the shape of the
+            leaf; a backward pass takes one away before it is written. Without one a leaf's
+            gradient is a new tensor.
     """
 
     def __init__(self, base: nn.Module, scale: float) -> None:
@@ -52,6 +61,7 @@ class StackedLora(nn.Module):
         self.b: Tensor | None = None
         self.frozen_a: Tensor | None = None
         self.starts: Tensor | None = None
+        self.destinations: dict[str, Tensor] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, positions, in) -> (rows, positions, out).
@@ -70,15 +80,16 @@ class StackedLora(nn.Module):
         a = self.a if self.frozen_a is None else self.frozen_a.expand(lanes, -1, -1)
         if a is None:
             raise ValueError("The leaf for B is attached, but there is no A.")
+        destinations = None if torch.compiler.is_compiling() else self.destinations
         if self.starts is not None:
             adapted = _RaggedLowRank.apply(  # type: ignore[no-untyped-call]
                 x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]), a, self.b, self.starts,
-                self.scale,
+                self.scale, destinations,
             )  # fmt: skip
             return adapted.view(y.shape)
         rows, wide = x.reshape(lanes, -1, x.shape[-1]), y.reshape(lanes, -1, y.shape[-1])
         adapted = _LowRank.apply(  # type: ignore[no-untyped-call]
-            rows, wide, a, self.b, self.scale
+            rows, wide, a, self.b, self.scale, destinations
         )
         return adapted.view(y.shape)
 
@@ -102,11 +113,12 @@ class _LowRank(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, y: Tensor, a: Tensor, b: Tensor, scale: float,
+                destinations: dict[str, Tensor] | None) -> Tensor:  # fmt: skip
         """``y`` with the adapters' part added, (lanes, n, out)."""
         inner = _down(x, _cast(a, x.dtype), scale)
         ctx.save_for_backward(x, inner, a, b)
-        ctx.scale = scale
+        ctx.scale, ctx.destinations = scale, destinations
         return _up(y, inner, _cast(b, x.dtype).mT)
 
     @staticmethod
@@ -114,27 +126,30 @@ class _LowRank(torch.autograd.Function):
         """Gradients of x (lanes, n, in), y (lanes, n, out), and the factors of every lane."""
         x, inner, a, b = ctx.saved_tensors
         (dy,) = grads
-        x_needs_grad, _, a_needs_grad, _, _ = ctx.needs_input_grad
+        x_needs_grad, _, a_needs_grad, *_ = ctx.needs_input_grad
         dinner = _down(dy, _cast(b, x.dtype).mT, ctx.scale)
         dx = _up(None, dinner, _cast(a, x.dtype)) if x_needs_grad else None
-        da = torch.bmm(dinner, x).to(a.dtype) if a_needs_grad else None
-        return dx, dy, da, torch.bmm(inner, dy).to(b.dtype).mT, None
+        da = lane_products.batched(dinner, x, _taken(ctx, "a")) if a_needs_grad else None
+        out = _taken(ctx, "b")
+        turned = lane_products.batched(inner, dy, None if out is None else out.mT)
+        return dx, dy, da, turned.mT if out is None else out, None, None
 
 
 class _RaggedLowRank(torch.autograd.Function):
     """The same for positions ``x (n, in)``, ``y (n, out)`` of which each lane owns a range.
 
-    All lanes share the memory of one A and one B. Only the gradients of the factors are by lane.
+    Low-rank intermediates are ``(n, r)``. Where all lanes share the memory of one A and one B, only
+    the gradients of the factors are by lane; otherwise all products with factors are.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, a: Tensor, b: Tensor, starts: Tensor,
-                scale: float) -> Tensor:  # fmt: skip
-        """``y`` with the adapter's part added, (n, out)."""
-        inner = torch.mm(x, a[0].to(x.dtype).mT).mul_(scale)
+    def forward(ctx: Any, x: Tensor, y: Tensor, a: Tensor, b: Tensor, starts: Tensor, scale: float,
+                destinations: dict[str, Tensor] | None) -> Tensor:  # fmt: skip
+        """``y`` with the adapters' part added, (n, out)."""
+        inner = _ranges(x, a.mT, starts).mul_(scale)
         ctx.save_for_backward(x, inner, a, b, starts)
-        ctx.scale = scale
-        return torch.addmm(y, inner, b[0].to(x.dtype).mT)
+        ctx.scale, ctx.destinations = scale, destinations
+        return _ranges(inner, b.mT, starts, y)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -142,10 +157,26 @@ class _RaggedLowRank(torch.autograd.Function):
         x, inner, a, b, starts = ctx.saved_tensors
         (dy,) = grads
         x_needs_grad, _, a_needs_grad, *_ = ctx.needs_input_grad
-        dinner = torch.mm(dy, b[0].to(x.dtype)).mul_(ctx.scale)
-        dx = torch.mm(dinner, a[0].to(x.dtype)) if x_needs_grad else None
-        da = lane_products.by_lane(dinner, x, starts) if a_needs_grad else None
-        return dx, dy, da, lane_products.by_lane(dy, inner, starts), None, None
+        dinner = _ranges(dy, b, starts).mul_(ctx.scale)
+        dx = _ranges(dinner, a, starts) if x_needs_grad else None
+        da = lane_products.by_lane(dinner, x, starts, _taken(ctx, "a")) if a_needs_grad else None
+        db = lane_products.by_lane(dy, inner, starts, _taken(ctx, "b"))
+        return dx, dy, da, db, None, None, None
+
+
+def _taken(ctx: Any, name: str) -> Tensor | None:
+    """Where a leaf's gradient (lanes, ., .) goes, which no later call gets; None: a new tensor."""
+    taken: Tensor | None = ctx.destinations.pop(name, None) if ctx.destinations else None
+    return taken
+
+
+def _ranges(x: Tensor, factor: Tensor, starts: Tensor, y: Tensor | None = None) -> Tensor:
+    """``y + x factor`` by lane: (n, k) and (lanes, k, q), cast to the type of x -> (n, q)."""
+    if _is_shared(factor):
+        one = factor[0].to(x.dtype)
+        return torch.mm(x, one) if y is None else torch.addmm(y, x, one)
+    product = lane_rows.by_lane(x, factor.to(x.dtype), starts)
+    return product if y is None else product.add_(y)
 
 
 def _is_shared(factor: Tensor) -> bool:
@@ -182,15 +213,24 @@ def _up(y: Tensor | None, inner: Tensor, factor: Tensor) -> Tensor:
     return shaped
 
 
-def attach(places: Sequence[Place], leaves: Sequence[Tensor], starts: Tensor | None = None) -> None:
+def attach(
+    places: Sequence[Place],
+    leaves: Sequence[Tensor],
+    starts: Tensor | None = None,
+    destinations: Sequence[Tensor] = (),
+) -> None:
     """Set each leaf (lanes, ...) as the attribute that its place names, in the same order.
 
     Args:
         starts: of packed rows, as `StackedLora` has it.
+        destinations: of the leaves' gradients, of the same shapes; empty: new tensors.
     """
     for place, leaf in zip(places, leaves, strict=True):
         setattr(place.module, place.attribute, leaf)
         place.module.starts = starts  # type: ignore[assignment]
+    for place, destination in zip(places, destinations, strict=bool(destinations)):
+        if isinstance(place.module, StackedLora):
+            place.module.destinations[place.attribute] = destination
 
 
 def detach(places: Sequence[Place]) -> None:
@@ -198,3 +238,5 @@ def detach(places: Sequence[Place]) -> None:
     for place in places:
         setattr(place.module, place.attribute, None)
         place.module.starts = None  # type: ignore[assignment]
+        if isinstance(place.module, StackedLora):
+            place.module.destinations = {}

@@ -146,6 +146,11 @@ def clipped_sum(rows: Tensor, clip_norm: float) -> ClippedSum:
 
     The noise can thus be priced for C itself. Rounding costs a long row (D + 8) u of its length.
 
+    The norms have a pass of their own, and do not come with the products that gave the gradients: N
+    above is that of the row as it is added up, after sums over stacks and steps, learning rate and
+    scale were rounded to float32. Squares of products from before these roundings, or of the parts
+    of a unit that is spread over several stacks, would bound another row.
+
     Args:
         rows: (lanes, D) float32 or narrower; float64 as `_bounded` gives it.
         clip_norm: C, may be infinite.

@@ -35,7 +35,7 @@ from userdp.clients.batching import device_batches, packing
 from userdp.clients.batching.device_batches import Batch
 from userdp.clients.batching.packing import Unit
 from userdp.clients.models.language_model import LanguageModel
-from userdp.clients.training import clipping, spread
+from userdp.clients.training import block_gradient, clipping, spread
 from userdp.clients.training.memory import EngineSettings
 from userdp.sim.protocol.cohort_sum import CohortSum
 
@@ -219,21 +219,12 @@ def _spread(
     ) -> Generator[tuple[_BlockSum, Callable[[], object]], None, None]:
         with _current(model.device):
             for part in task.at(model.device).sums(model, taken):
-                yield part.leaving(), _reached(model.device)
+                yield part.leaving(), device_batches.reached(model.device)
 
     workers = [functools.partial(worker, model) for model in models]
     for part, wait in spread.in_order(blocks, workers):
         wait()
         yield part
-
-
-def _reached(device: torch.device) -> Callable[[], object]:
-    """Waits until a device has done what this thread has queued so far, and for nothing later."""
-    if device.type != "cuda":
-        return lambda: None
-    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    event.record()
-    return event.synchronize
 
 
 def _current(device: torch.device) -> contextlib.AbstractContextManager[object]:
@@ -247,7 +238,8 @@ def load_block(
     """Lay the records of some units into stacks and copy them to the device.
 
     Args:
-        one_adapter: whether all units have the same adapter in every step.
+        one_adapter: whether all units have the same adapter in every step, as
+            `LanguageModel.stacks` takes it.
     """
     stacks = model.stacks(units, max_tokens, one_adapter=one_adapter)
     return Block(units, [model.load(stack) for stack in stacks])
@@ -272,55 +264,13 @@ def block_updates(
     Raises:
         MemoryError: a single record does not fit into the device's memory.
     """
-    gradient, loss = _block_gradient(model, adapter, block, engine)
+    given = (block.batches, len(block.units))
+    gradient, loss = block_gradient.added_up(model, adapter, *given, engine)
     updates = gradient.mul_(-local.lr)
     for _ in range(local.steps - 1):
-        gradient, _ = _block_gradient(model, adapter + updates, block, engine)
+        gradient, _ = block_gradient.added_up(model, adapter + updates, *given, engine)
         updates -= local.lr * gradient
     return updates, loss
-
-
-def _block_gradient(
-    model: LanguageModel, adapters: Tensor, block: Block, engine: EngineSettings
-) -> tuple[Tensor, Tensor]:
-    """Gradients (units of the block, D) float32 of the units' losses, and the sum of these.
-
-    Args:
-        adapters: (D,) shared by all units, or (units of the block, D).
-    """
-    gradient = torch.zeros(len(block.units), adapters.shape[-1], device=adapters.device)
-    # float64: float32 losses that are huge and finite must not add up to infinity, which the
-    # server refuses as a figure.
-    loss = torch.zeros((), dtype=torch.float64, device=adapters.device)
-    for batch in block.batches:
-        for lanes, part, part_loss in _gradients(model, adapters, batch, engine):
-            gradient.index_add_(0, lanes, part)
-            # A user whose loss is not finite fails alone, and must not spoil the round's figure.
-            loss += part_loss.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-    return gradient, loss
-
-
-def _gradients(
-    model: LanguageModel, adapters: Tensor, batch: Batch, engine: EngineSettings
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Gradients of a stack, which is split in halves as often as memory runs out.
-
-    Yields:
-        The lanes (lanes of a part,) int64, their gradients (lanes of a part, D) float32, and the
-        loss of the part (scalar).
-    """
-    pending = [batch]
-    while pending:
-        part = pending.pop()
-        start = adapters if adapters.dim() == 1 else adapters[part.lanes]
-        compute = functools.partial(model.gradients, start, part)
-        # Where shapes are fixed they must not follow from the records of others, so later stacks
-        # stay as they are, and are halved one by one.
-        result = engine.attempt(compute, part, shrink=model.shapes is None)
-        if result is None:
-            pending += [model.load(half) for half in model.halves(part.stack)]
-        else:
-            yield part.lanes, *result
 
 
 @dataclass

@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 
 from helpers.gpu_rules import Rules, WrongDeviceError, leaves
+from userdp.clients.kernels import self_check
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 FREE_BYTES = 1 << 34  # of each absent GPU
@@ -324,6 +325,7 @@ def _patches() -> Iterator[tuple[Any, str, Any]]:
     yield torch.cuda, "mem_get_info", lambda *_: (FREE_BYTES, FREE_BYTES)
     yield torch.cuda, "device", lambda *_: contextlib.nullcontext()
     yield torch.cuda, "Event", _Event
+    yield self_check, "has_triton", lambda: False  # it has no kernels, whatever is installed
     yield Tensor, "pin_memory", pin
     yield Tensor, "is_pinned", is_pinned
     functional = torch.nn.functional

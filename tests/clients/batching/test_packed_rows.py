@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from helpers import families, tiny
 from helpers.cohort_sums import check_the_same_for_any_engine, relative_error, setting
+from helpers.plain_updates import peft_update
 from userdp.clients.batching import packed_rows
 from userdp.clients.models import isolation_probe
 from userdp.clients.models.language_model import LanguageModel
@@ -108,7 +109,7 @@ def test_the_sum_is_that_of_each_unit_alone(family):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("steps", [1, 3])
 def test_packed_and_padded_agree(family, steps):
-    """More steps start from adapters of their own, which packed rows have not: those are padded."""
+    """From the second step on each unit has an adapter of its own."""
     model, adapter = packed(family)
     units = [*tiny.ragged_units(6), *tiny.masked_units(6)]
     local, engine = LocalTraining(steps=steps, lr=0.3), EngineSettings(max_tokens=100)
@@ -120,6 +121,55 @@ def test_packed_and_padded_agree(family, steps):
 
     found, model.packed = total(), False
     assert relative_error(found, total()) < 1e-5
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("max_tokens", [23, 10**6])
+def test_local_steps_in_packed_rows_equal_plain_sgd_alone_in_float64(family, max_tokens):
+    model, adapter = packed(family)
+    base, units = tiny.base_model(family), tiny.ragged_units(5)
+    local = LocalTraining(steps=3, lr=0.3)
+    block = cohort_update.load_block(model, units, max_tokens, one_adapter=False)
+    assert all(isinstance(batch.stack, packed_rows.PackedStack) for batch in block.batches)
+    engine = EngineSettings(max_tokens=max_tokens)
+    got, _ = cohort_update.block_updates(model, adapter, block, local, engine)
+    for row, unit in zip(got, units, strict=True):
+        wanted = peft_update(base, model, adapter, unit, 3, 0.3, torch.float64)
+        assert relative_error(row, wanted) < 1e-5
+
+
+def blocks_rows(model, adapter, units, steps):
+    """(units, D) updates before the clip, of units that are one block."""
+    local = LocalTraining(steps=steps, lr=0.3)
+    block = cohort_update.load_block(model, units, 10**6, one_adapter=steps == 1)
+    return cohort_update.block_updates(model, adapter, block, local, EngineSettings())[0]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_in_bfloat16_local_steps_give_the_same_bits_whoever_shares_the_row(family):
+    model, adapter = packed(family, torch.bfloat16)
+    units = tiny.ragged_units(9, longest=30)
+    together = blocks_rows(model, adapter, units, 3)
+    for number in (0, 4, 8):
+        assert torch.equal(together[number], blocks_rows(model, adapter, [units[number]], 3)[0])
+        beside = [*tiny.ragged_units(3, seed=8, longest=50), units[number]]
+        assert torch.equal(together[number], blocks_rows(model, adapter, beside, 3)[3])
+
+
+@given(block=blocks(), most=st.integers(12, 60))
+def test_where_units_have_adapters_of_their_own_filled_rows_have_a_lane_for_each_record(
+    block, most
+):
+    stacks = list(packed_rows.stacks(block, most, fixed=True, one_adapter=False))
+    for one, other in zip(stacks, packed_rows.stacks(block, most, fixed=True), strict=True):
+        np.testing.assert_array_equal(one.inputs, other.inputs)
+        np.testing.assert_array_equal(one.weights, other.weights)
+        count = len(one.records)
+        assert one.lanes[:count].tolist() == [lane for lane, _ in one.records]
+        assert np.diff(one.starts)[:count].tolist() == [len(r) - 1 for _, r in one.records]
+        assert one.starts[-1] == most
+        assert len(one.lanes) == len(one.starts) - 1 == count + (sum(one.lengths[count:]) > 0)
+        assert not one.weights[one.starts[count] :].any()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -85,9 +85,9 @@ def test_given_tokens_are_read_and_not_predicted_and_a_rows_weight_stays(block, 
     seen, wanted = Counter(), Counter()
     for stack in packing.stacks(block, max_tokens):
         targets = np.split(
-            stack.tokens[:, 1:].ravel()[stack.positions()], np.cumsum(stack.predicted())[:-1]
+            stack.tokens[:, 1:].ravel()[stack.positions()], np.cumsum(stack.learned_tokens())[:-1]
         )
-        weights = np.split(stack.token_weights(), np.cumsum(stack.predicted())[:-1])
+        weights = np.split(stack.token_weights(), np.cumsum(stack.learned_tokens())[:-1])
         parts = zip(owners(stack), stack.tokens, stack.lengths, targets, weights, strict=True)
         for lane, row, length, learned, part in parts:
             seen[int(lane), tuple(row[:length]), tuple(learned)] += 1

@@ -11,7 +11,11 @@ import pytest
 import torch
 
 from helpers import tiny
+from userdp.clients.batching import device_batches
+from userdp.clients.batching.packed_rows import PackedStack
 from userdp.clients.evaluation.heldout import evaluate
+from userdp.clients.models.language_model import LanguageModel
+from userdp.clients.models.peft_adapter import LoraSettings
 from userdp.sim.data.population import Population
 
 
@@ -54,6 +58,49 @@ def test_the_loss_is_the_mean_over_all_predicted_tokens(family):
     assert got.tokens == len(losses)
     assert got.loss == pytest.approx(np.mean(losses), rel=1e-5)
     assert got.perplexity == pytest.approx(math.exp(np.mean(losses)), rel=1e-5)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("max_tokens", [1, 40, 10**6])
+def test_packed_rows_give_each_record_the_score_of_padded_ones(family, dtype, max_tokens):
+    model = LanguageModel(tiny.base_model(family).to(dtype), LoraSettings(r=2, alpha=4))
+    adapter, units = adapter_of(model), [*tiny.ragged_units(4), *tiny.masked_units(4)]
+    population = Population.of({f"u{i}": [r.tolist() for r in u] for i, u in enumerate(units)})
+    sizes = {"seq_len": 12, "max_tokens": max_tokens}
+    padded = evaluate(model, adapter, population, **sizes)
+    model.pack(True)
+    seen = []
+    losses = model.token_losses
+    model.token_losses = lambda given, batch: seen.append(batch.stack) or losses(given, batch)
+    got = evaluate(model, adapter, population, **sizes)
+    assert got.tokens == padded.tokens
+    error = 1e-5 if dtype == torch.float32 else 2e-2
+    np.testing.assert_allclose(got.records.losses, padded.records.losses, rtol=error)
+    assert len(set(padded.records.losses.round(2))) > 8  # no record has another's score
+    assert all(isinstance(stack, PackedStack) for stack in seen)
+    assert sum(len(stack.records) for stack in seen) == len(got.records.losses)
+
+
+def test_the_next_stack_is_queued_before_the_last_ones_losses_are_waited_for(monkeypatch):
+    """And the copy of the losses before the next stack, behind which it would arrive later."""
+    model, seen = tiny.language_model(), []
+    losses = model.token_losses
+
+    def queued(*given):
+        seen.append("stack")
+        return losses(*given)
+
+    def reached(device):
+        seen.append("copy")
+        return lambda: seen.append("wait")
+
+    monkeypatch.setattr(model, "token_losses", queued)
+    monkeypatch.setattr(device_batches, "reached", reached)
+    evaluate(model, model.initial, tiny.people(5), seq_len=20, max_tokens=40)
+    assert seen.count("stack") > 3
+    middle = ["stack", "copy", "wait"] * (seen.count("stack") - 1)
+    assert seen == ["stack", "copy", *middle, "wait"]
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

@@ -24,9 +24,19 @@ def code(kernel, pointers, constants, generation):
 
 def products(dtype, generation):
     """Of `lane_products_triton`."""
-    pointers = {"left": f"*{dtype}", "right": f"*{dtype}", "starts": "*i32", "out": "*fp32"}
-    sizes = {"ROWS": 32, "P": 16, "Q": 128, "left_column": 1, "right_column": 1, "out_column": 1}
+    pointers = {"left": f"*{dtype}", "right": f"*{dtype}"}
+    pointers |= dict.fromkeys(("starts", "owners", "further"), "*i32")
+    pointers |= {"out": "*fp32", "partial": "*fp32"}
+    sizes = {"PIECE": 1024, "ROWS": 32, "P": 16, "Q": 128}
+    sizes |= {"left_column": 1, "right_column": 1, "out_column": 1}
     return code(lane_products_triton._kernel, pointers, sizes, generation)
+
+
+def added(generation):
+    """Of further pieces in `lane_products_triton`."""
+    pointers = {"further": "*i32", "partial": "*fp32", "out": "*fp32"}
+    sizes = {"P": 16, "Q": 128, "out_column": 1}
+    return code(lane_products_triton._adding, pointers, sizes, generation)
 
 
 def sums(generation):
@@ -45,6 +55,7 @@ if __name__ == "__main__":
         ptx = [products(dtype, generation) for dtype in ("fp32", "bf16")]
         found[generation] = {
             "products": ["tensor core" if "mma" in part else "plain" for part in ptx],
+            "atomic": [" atom." in part or " red." in part for part in (*ptx, added(generation))],
             "sums": ["f64" in part for part in sums(generation)],
         }
     print(json.dumps(found))

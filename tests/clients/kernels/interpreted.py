@@ -6,13 +6,14 @@ A process of its own: TRITON_INTERPRET=1 must be set before Triton is imported.
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import torch
 import triton.language as tl
 from triton.runtime import interpreter
 
-from helpers.ragged import error, exact, ragged
+from helpers.ragged import LENGTHS, error, exact, ragged
 from userdp.clients.kernels import lane_products_triton, row_sums, row_sums_triton
 
 
@@ -36,7 +37,11 @@ CASES = [
     ([5, 0, 40, 33, 1], 1, 20, torch.float32),
     ([5, 0, 40, 33, 1], 3, 200, torch.float32),
     ([0, 0], 3, 20, torch.float32),
+    (LENGTHS, 5, 40, torch.float32),
+    (LENGTHS, 40, 5, torch.bfloat16),
+    ([1023, 1024, 1025, 0, 2048, 2049], 3, 20, torch.float32),
 ]
+MANY = ([number % 8 for number in range(1000)], 3, 20, torch.float32)
 
 
 def products(lengths, p, q, dtype):
@@ -61,6 +66,30 @@ def poisoned():
     return torch.equal(got[1], wanted[1]) and not torch.isfinite(got[[0, 2]]).any()
 
 
+def long_lanes():
+    """Rows of a lane that its programs add up, at most; whether its place changes a bit of it."""
+    pieces = []
+    kernel = lane_products_triton._kernel
+
+    class Watched:
+        def __getitem__(self, grid):
+            pieces.append(grid[0])
+            return kernel[grid]
+
+    lengths = [7, 4096, 0, 1500]
+    rows = ragged(lengths, 4, 20)
+    order = [3, 2, 1, 0]
+    parts = [part.split(lengths) for part in rows[:2]]
+    moved = [torch.cat([part[lane] for lane in order]) for part in parts]
+    ends = torch.tensor([0, *(lengths[lane] for lane in order)]).cumsum(0).to(torch.int32)
+    wanted, got = (torch.full((4, 4, 20), torch.nan) for _ in range(2))
+    lane_products_triton._kernel = Watched()
+    lane_products_triton.products(*rows, wanted)
+    lane_products_triton.products(*moved, ends, got)
+    lane_products_triton._kernel = kernel
+    return pieces, torch.equal(got[[3, 2, 1, 0]], wanted)
+
+
 def sums():
     """Largest relative errors of the norms, of the sums, and of those of whole numbers."""
     rows = torch.randn(6, 17_000, generator=torch.Generator().manual_seed(0))
@@ -82,8 +111,16 @@ def sums():
 
 if __name__ == "__main__":
     interpreter.interpreter_builder.__class__ = Builder
+    if "many" in sys.argv:
+        print(json.dumps(products(*MANY)))
+        sys.exit()
     print(
         json.dumps(
-            {"products": [products(*case) for case in CASES], "sums": sums(), "lane": poisoned()}
+            {
+                "products": [products(*case) for case in CASES],
+                "sums": sums(),
+                "lane": poisoned(),
+                "long": long_lanes(),
+            }
         )
     )

@@ -8,12 +8,12 @@ import sys
 import types
 
 import numpy as np
-import peft
 import pytest
 import torch
 
 from helpers import cohort_sums, lanes, tiny
 from helpers.cohort_sums import relative_error
+from helpers.plain_updates import peft_update
 from userdp.clients.models.language_model import LanguageModel
 from userdp.clients.models.peft_adapter import LoraSettings
 from userdp.clients.training import clipping, cohort_update
@@ -22,25 +22,6 @@ from userdp.server.mechanisms.user_wise import UserWise
 from userdp.sim.protocol import messages
 
 FAMILIES = ["gpt2", "llama", "opt", "gpt_neox", "qwen2", "qwen3", "gemma2"]
-
-
-def peft_update(base, model, adapter, unit, steps=1, lr=1.0):
-    """Oracle: one unit alone, plain peft, one record at a time, torch.optim.SGD."""
-    adapted = peft.get_peft_model(copy.deepcopy(base), model.peft_config)
-    named = model.layout.named(adapter.numpy())
-    state = {name: torch.from_numpy(tensor.copy()) for name, tensor in named.items()}
-    peft.set_peft_model_state_dict(adapted, state)
-    optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=lr)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        for record in unit:
-            signed = torch.from_numpy(np.asarray(record, np.int64))[None]
-            ids = torch.where(signed < 0, ~signed, signed)
-            labels = torch.where(signed < 0, -100, signed)
-            (adapted(input_ids=ids, labels=labels).loss / len(unit)).backward()
-        optimizer.step()
-    after = peft.get_peft_model_state_dict(adapted)
-    return torch.cat([after[name].flatten() for name, _ in model.layout.shapes]) - adapter
 
 
 def setting(family, targets="all-linear"):

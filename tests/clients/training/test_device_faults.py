@@ -18,7 +18,7 @@ from userdp.clients.models import acceleration, chunked_loss, isolation_probe, r
 from userdp.clients.models import stacked_lora as lora
 from userdp.clients.models.language_model import LanguageModel
 from userdp.clients.models.peft_adapter import LoraSettings
-from userdp.clients.training import clipping, cohort_update, memory
+from userdp.clients.training import block_gradient, clipping, cohort_update, memory
 from userdp.clients.training.memory import EngineSettings
 from userdp.server.mechanisms.adaptive_clip import AdaptiveClip
 from userdp.server.mechanisms.concentrated.mechanism import Concentrated
@@ -71,12 +71,13 @@ def test_a_round_of_every_family(family, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", ["gpt2", "gemma2"])
-def test_with_packed_rows(family, dtype):
+@pytest.mark.parametrize("steps", [1, 2])
+def test_with_packed_rows(family, dtype, steps):
     """A replica keeps the way rows are laid."""
     model, adapter = setting(family, dtype)
     model.pack(True)
     with absent_gpu() as gpu:
-        compare(model, adapter, gpu)
+        compare(model, adapter, gpu, steps=steps)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -295,8 +296,13 @@ def narrow_sum(patch):
 
 
 def bfloat16_gradients(patch):
-    flat = LanguageModel._flat
-    patch.setattr(LanguageModel, "_flat", lambda self, grads: flat(self, grads).bfloat16())
+    added_up = block_gradient.added_up
+
+    def narrow(*given):
+        rows, loss = added_up(*given)
+        return rows.bfloat16(), loss
+
+    patch.setattr(block_gradient, "added_up", narrow)
 
 
 @pytest.mark.parametrize(

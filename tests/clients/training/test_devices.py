@@ -117,9 +117,9 @@ def slowed(monkeypatch, models, seed):
     chance = random.Random(seed)
     for model in models:
 
-        def late(adapters, batch, compute=model.gradients):
+        def late(*given, compute=model.gradients):
             time.sleep(chance.choice([0, 0, 0.002, 0.01]))
-            return compute(adapters, batch)
+            return compute(*given)
 
         monkeypatch.setattr(model, "gradients", late)
 
@@ -183,11 +183,11 @@ class Full:
     def __init__(self, model, positions):
         self.compute, self.positions, self.sizes = model.gradients, positions, []
 
-    def __call__(self, adapters, batch):
+    def __call__(self, adapters, batch, *rows):
         self.sizes.append(batch.inputs.numel())
         if self.sizes[-1] > self.positions:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return self.compute(adapters, batch)
+        return self.compute(adapters, batch, *rows)
 
 
 def test_where_one_device_runs_out_of_memory_its_stacks_are_halved_and_nothing_is_lost(monkeypatch):
@@ -219,7 +219,7 @@ def test_an_error_of_one_device_ends_the_round(monkeypatch):
     model, adapter = setting()
     engine = replicas.engine(model, 2, max_lanes=1)
 
-    def broken(adapters, batch):
+    def broken(*given):
         raise ZeroDivisionError
 
     monkeypatch.setattr(engine.models[1], "gradients", broken)

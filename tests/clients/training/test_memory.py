@@ -23,16 +23,20 @@ class SmallDevice:
     def __init__(self, model, positions):
         self.gradients, self.positions, self.sizes = model.gradients, positions, []
 
-    def __call__(self, adapters, batch):
+    def __call__(self, adapters, batch, *rows):
         self.sizes.append(batch.inputs.numel())
         if self.sizes[-1] > self.positions:
+            for some in rows:
+                some.fill_(torch.nan)  # what was written before memory ran out
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return self.gradients(adapters, batch)
+        return self.gradients(adapters, batch, *rows)
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-def test_where_memory_runs_out_the_stack_is_halved_and_nothing_is_lost(steps, monkeypatch):
+@pytest.mark.parametrize("packed", [False, True])
+def test_where_memory_runs_out_the_stack_is_halved_and_nothing_is_lost(steps, packed, monkeypatch):
     model, adapter = setting()
+    model.pack(packed)
     units = tiny.ragged_units(9)
     wanted = clipped(model, adapter, units, steps=steps).total
     device = SmallDevice(model, positions=40)
@@ -52,11 +56,11 @@ def test_where_shapes_are_fixed_a_stack_that_does_not_fit_changes_no_later_one(m
     short, long = [np.arange(1, 12)], [np.arange(1, 60)]  # rows of 16 and of 64 positions
     gradients, shapes = model.gradients, []
 
-    def small(adapters, batch):
+    def small(adapters, batch, *rows):
         shapes.append(tuple(batch.inputs.shape))
         if shapes[-1] == (8, 64):
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return gradients(adapters, batch)
+        return gradients(adapters, batch, *rows)
 
     monkeypatch.setattr(model, "gradients", small)
     engine = EngineSettings(max_tokens=512, max_lanes=1)
