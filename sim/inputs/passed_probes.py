@@ -19,7 +19,7 @@ from userdp.clients.models import isolation_probe
 from userdp.clients.models.isolation_probe import Isolation
 from userdp.clients.models.language_model import LanguageModel
 from userdp.server.statement import statement
-from userdp.sim.common import cache
+from userdp.sim.common import cache, durable_file
 from userdp.sim.inputs import precision
 
 _LARGE = 1 << 24  # parameters
@@ -47,7 +47,7 @@ def probe(model: LanguageModel, seq_len: int, options: Hashable) -> Isolation:
 
     def build(folder: Path) -> None:
         passed = isolation_probe.probe(model, seq_len)
-        (folder / "passed.json").write_text(json.dumps(asdict(passed)), encoding="ascii")
+        durable_file.replace(folder / "passed.json", json.dumps(asdict(passed)).encode())
 
     measured: Isolation = cache.stored(place, build, _read)
     return measured

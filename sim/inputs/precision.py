@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from userdp.sim.common import cache
+from userdp.sim.common import cache, durable_file
 
 VERSION = 1  # of the measurement; part of the cache key
 _NAMED = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -68,7 +68,7 @@ def bfloat16_pays() -> bool:
     place = cache.place(cache.cache_root(), "machines", VERSION, torch.__version__, *cpu)
 
     def build(folder: Path) -> None:
-        (folder / "ratio.json").write_text(json.dumps(_ratio()), encoding="ascii")
+        durable_file.replace(folder / "ratio.json", json.dumps(_ratio()).encode())
 
     ratio: float = cache.stored(place, build, _read)
     return ratio <= _PAYS

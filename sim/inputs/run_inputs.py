@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 import torch
 
+from userdp.clients.checkpoints import base_model
 from userdp.clients.models import (
     acceleration,
     chunked_loss,
     embedded,
-    language_model,
     replica,
 )
 from userdp.clients.models.language_model import LanguageModel
@@ -62,6 +62,7 @@ class RunInputs:
     drawn: tuple[str, ...]  # weights that the checkpoint lacks, drawn from the seed
     quantized: Quantized | None = None  # how the base model is, where it is
     tokenizer: str = ""  # fingerprint of the whole tokenizer
+    text_tokenizer: Any = None  # the tokenizer itself, of transformers
     canaries: Canaries | None = None  # the invented users among the training users
     cache: dict[Hashable, Any] = field(default_factory=dict)  # values of corpus and base alone
     probed: dict[Hashable, Any] = field(default_factory=dict)  # of `Base.probed`
@@ -106,7 +107,7 @@ def load_base(model: Model, device_name: str, classes: int | None, seed: int) ->
     # What will be quantised reaches the device layer by layer, and never fills it before.
     first = device if model.quantize is None else torch.device("cpu")
     try:
-        module, tokenizer, drawn = language_model.load(
+        module, tokenizer, drawn = base_model.load(
             path, revision=model.revision, dtype=dtype, device=first, classes=classes, seed=seed
         )
         if model.quantize is not None:
@@ -169,6 +170,7 @@ def load(
         drawn=base.drawn,
         quantized=base.quantized,
         tokenizer=encode.name,
+        text_tokenizer=base.tokenizer,
         canaries=planted,
         probed=base.probed,
     )

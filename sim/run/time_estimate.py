@@ -28,7 +28,7 @@ from userdp.sim.inputs.run_inputs import RunInputs
 from userdp.sim.planning.planner import Plan
 
 _USERS = 512  # of whom positions are counted, at most
-_LONG_ENOUGH = 1.0  # seconds of a measurement: the next one would take twice as long
+_LONG_ENOUGH = 0.3  # seconds of a measurement: the next one would take twice as long
 
 
 @dataclass(frozen=True)
