@@ -109,7 +109,7 @@ class StillAdapters:
         self._held: dict[int, Tensor] = {}
 
     def put(self, adapters: Tensor) -> Tensor:
-        """The same adapters, where those of the last pass of this kind were."""
+        """The same adapters (D,) or (lanes, D), where those of the last such pass were."""
         held = self._held.get(adapters.dim())
         if held is None or held.device != adapters.device or len(held) < len(adapters):
             held = self._held[adapters.dim()] = torch.empty_like(adapters)
