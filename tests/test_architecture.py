@@ -104,7 +104,8 @@ LIBRARIES = {
         *("analysis.benchmark.peers", "analysis.examples"),
     },
     "transformers": {
-        *("clients", "sim.common.third_party"),
+        *("clients", "sim.common.third_party", "sim.inputs.precision"),
+        "sim.inputs.passed_probes",
         *("analysis.benchmark", "analysis.examples"),
     },
     "torchao": {"clients.quantization"},

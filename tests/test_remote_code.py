@@ -13,7 +13,7 @@ import datasets
 import peft
 import pytest
 
-from userdp.clients.models import language_model
+from userdp.clients.checkpoints import base_model
 from userdp.sim.common.errors import ConfigurationError
 
 ROOT = Path(__file__).parents[1]
@@ -105,7 +105,7 @@ def test_a_model_with_code_of_its_own_is_refused_and_nobody_is_asked(
     monkeypatch.setattr("builtins.input", lambda *_: asked.append(1) or "y")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ConfigurationError, match=r"model\.path"):
-        language_model.load(
+        base_model.load(
             tmp_path,
             revision=None,
             dtype=torch.float32,

@@ -95,6 +95,10 @@ CASES: dict[str, dict[str, Any]] = {
         "length": 256,
         "sides": ["round", "fused_plain", "plain", "loop"],
     },
+    # The shape of SmolLM2-135M, on a CPU that has instructions for bfloat16.
+    "small_llm": {"users": 16, "records": 2, "length": 64, "family": "llama", "layers": 30}
+    | {"width": 576, "heads": 9, "kv_heads": 3, "mlp": 1536, "vocabulary": 49152}
+    | {"dtype": "bfloat16", "sides": ["round", "fused_plain", "plain"], "repeats": 3},
     "records": {"users": 256, "sides": ["record_round", "plain", "opacus"]},
     "gpu_small": _GPU
     | {"users": 256, "layers": 12, "width": 768, "heads": 12, "vocabulary": 50257},

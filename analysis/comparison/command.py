@@ -165,7 +165,7 @@ def _print_dry_run(setup: Setup, first: Sequence[Job]) -> None:
     for job in [job for job in first if job.seed == comparison.seeds[0]]:
         settings, _ = setup.settings(job)
         inputs = _inputs(setup, settings)
-        # The estimate counts every record at full length, so it is the same for all selections.
+        # The estimate counts the first records of held-out users, whatever the selection.
         if job.label not in minutes:
             minutes[job.label] = _minutes(settings, prepare.make_plan(settings, inputs), inputs)
         real = _simulated_gradients(setup, settings)
@@ -173,7 +173,7 @@ def _print_dry_run(setup: Setup, first: Sequence[Job]) -> None:
     later = len(comparison.strategies) * len(comparison.seeds) * (len(comparison.epsilons) - 1)
     total = (len(first) + later) * sum(minutes.values()) / len(minutes)
     print(f"{len(first)} runs with all seeds, then {later} of the best selections")
-    print(f"training: at most about {total:.0f} minutes; scoring comes on top")
+    print(f"training and scoring: about {total:.0f} minutes")
 
 
 def _minutes(settings: Settings, plan: Plan, inputs: RunInputs) -> float:

@@ -39,6 +39,8 @@ class Evaluation:
     tokens: int  # predicted tokens
     accuracy: float | None = None  # fraction of records whose true class has the largest logit
     majority: float | None = None  # accuracy of always answering the most frequent true class
+    token_accuracy: float | None = None  # fraction of predicted tokens that are the likeliest ones
+    bits_per_byte: float | None = None  # sum of NLL in bits / bytes of text: for any tokenizer
     records: RecordScores | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -57,9 +59,13 @@ class Evaluation:
         return "perplexity", self.perplexity
 
     def metrics(self, suffix: str = "") -> dict[str, float]:
-        """The logged metrics: main score and loss, with ``suffix`` behind their names."""
+        """The logged metrics, main score and loss first, with ``suffix`` behind their names."""
         name, value = self.headline
-        return {f"heldout_{name}{suffix}": value, f"heldout_loss{suffix}": self.loss}
+        logged = {name: value, "loss": self.loss}
+        for name in ("token_accuracy", "bits_per_byte"):
+            if (value := getattr(self, name)) is not None:
+                logged[name] = value
+        return {f"heldout_{name}{suffix}": value for name, value in logged.items()}
 
     def better_than(self, other: Evaluation) -> bool:
         """Whether the accuracy is higher; without accuracies, whether the loss is lower."""
@@ -76,6 +82,7 @@ def evaluate(
     seq_len: int,
     max_tokens: int,
     max_records: int | None = None,
+    text_bytes: int | None = None,
 ) -> Evaluation:
     """Score the learned tokens of every record of a population, each cut to ``seq_len`` tokens.
 
@@ -84,6 +91,7 @@ def evaluate(
         max_tokens: positions of one forward pass.
         max_records: score only this many records, the first ones in the order of users; None
             scores all.
+        text_bytes: of the learned tokens of all records, cut so; None leaves out bits per byte.
 
     Raises:
         ValueError: no record has a token to predict.
@@ -100,12 +108,18 @@ def evaluate(
     records = [record for _, record in scored]
     if model.classes is not None:
         return _evaluate_classes(model, adapter, users, records, max_tokens)
-    losses = np.zeros(len(records))
-    for stack, nll in _scored_stacks(model, adapter, records, max_tokens):
+    losses, hits = np.zeros(len(records)), 0.0
+    for stack, (nll, right) in _scored_stacks(model, adapter, records, max_tokens):
         losses[stack.lanes] = record_losses(stack, nll)
+        hits += float(right.double().sum())
     tokens = np.array([masking.predicted(record) for record in records])
-    scores = RecordScores(users=users, losses=losses, tokens=tokens)
-    return Evaluation(float(losses.sum() / tokens.sum()), int(tokens.sum()), records=scores)
+    return Evaluation(
+        loss=float(losses.sum() / tokens.sum()),
+        tokens=int(tokens.sum()),
+        token_accuracy=hits / int(tokens.sum()),
+        bits_per_byte=float(losses.sum()) / math.log(2) / text_bytes if text_bytes else None,
+        records=RecordScores(users=users, losses=losses, tokens=tokens),
+    )
 
 
 def record_losses(stack: Stack | PackedStack, losses: Tensor) -> np.ndarray:
@@ -122,19 +136,23 @@ def record_losses(stack: Stack | PackedStack, losses: Tensor) -> np.ndarray:
 def _scored_stacks(
     model: LanguageModel, adapter: Tensor, records: list[np.ndarray], max_tokens: int
 ) -> Iterator[tuple[Stack | PackedStack, Tensor]]:
-    """Stacks of all records, with losses (predicted tokens,) that have arrived on the CPU."""
+    """Stacks of all records, with scores that have arrived on the CPU.
+
+    Yields:
+        A stack, and (2, predicted tokens) float32: losses in nats, and 1 for the likeliest token.
+    """
     # Each record is a unit of its own, so the lanes of a stack are the records' indices.
     stacks = _laid([[record] for record in records], max_tokens, packed=model.packed)
     pairs = device_batches.prefetch(stacks, lambda one: (one, model.load(one)), model.device)
 
     def queued() -> Iterator[tuple[Stack | PackedStack, Tensor, Callable[[], object]]]:
         for stack, batch in pairs:
-            nll = model.token_losses(adapter, batch).to("cpu", non_blocking=True)
-            yield stack, nll, device_batches.reached(model.device)
+            scores = torch.stack(model.token_scores(adapter, batch)).to("cpu", non_blocking=True)
+            yield stack, scores, device_batches.reached(model.device)
 
-    for stack, nll, wait in device_batches.delay_by_one(queued()):
+    for stack, scores, wait in device_batches.delay_by_one(queued()):
         wait()
-        yield stack, nll
+        yield stack, scores
 
 
 def _laid(units: list[Unit], max_tokens: int, *, packed: bool) -> Iterator[Stack | PackedStack]:

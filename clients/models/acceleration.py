@@ -98,6 +98,24 @@ def compile_layers(
             layer._compiled_call_impl = _Compiled(how, compiled, plain, _stacked(layer))
 
 
+class StillAdapters:
+    """Keeps the adapters of all passes, (D,) or (lanes, D), at one place in memory of each kind.
+
+    A CUDA graph reads its weights where they were when it was recorded, and a leaf counts as a
+    weight; torch would record every layer anew for each stack.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[int, Tensor] = {}
+
+    def put(self, adapters: Tensor) -> Tensor:
+        """The same adapters (D,) or (lanes, D), where those of the last such pass were."""
+        held = self._held.get(adapters.dim())
+        if held is None or held.device != adapters.device or len(held) < len(adapters):
+            held = self._held[adapters.dim()] = torch.empty_like(adapters)
+        return held[: len(adapters)].copy_(adapters)
+
+
 def begin_pass() -> None:
     """Tell torch's CUDA graphs that the results of the last pass have been read."""
     torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]

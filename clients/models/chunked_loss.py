@@ -7,7 +7,7 @@ dropped: memory is that of one chunk whatever the vocabulary, and the softmax is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 # Logits per chunk, by device: few enough to cost a CPU little memory, enough to keep a GPU busy.
 _CHUNK_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 27}
+_CHUNK_ROWS = 96  # at least, of a large vocabulary: each chunk reads the whole head
 
 
 class Head(NamedTuple):
@@ -42,6 +43,13 @@ class Head(NamedTuple):
             (n, vocabulary), or a number where it is the same everywhere.
         """
         return self.factor if self.cap is None else self.factor * (1 - (logits / self.cap) ** 2)
+
+
+class TokenScores(NamedTuple):
+    """How well some tokens were predicted."""
+
+    nll: Tensor  # (n,) float32, nats
+    right: Tensor  # (n,) bool: the token is the likeliest one, the first of several
 
 
 # Of hidden states, head, targets and weights, as `head_loss` has them.
@@ -107,10 +115,7 @@ def _in_chunks(hidden: Tensor, head: Head, targets: Tensor) -> tuple[Tensor, Ten
     """`TokenLosses` over chunks of the logits; hidden is (n, width), targets (n,)."""
     nll = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
     gradient = torch.empty_like(hidden) if hidden.requires_grad else None
-    step = max(1, _CHUNK_LOGITS[hidden.device.type] // len(head.weight))
-    for start in range(0, len(hidden), step):
-        part = slice(start, start + step)
-        logits = head.logits(hidden[part]).float()
+    for part, logits in _chunks(hidden, head):
         index = targets[part, None]
         # The largest probability is 1 / sum(exp(logits - max)), so log-sum-exp needs no second
         # pass of exponentials.
@@ -123,3 +128,28 @@ def _in_chunks(hidden: Tensor, head: Head, targets: Tensor) -> tuple[Tensor, Ten
                 probabilities *= head.slope(logits)
             torch.mm(probabilities.to(head.weight.dtype), head.weight, out=gradient[part])
     return nll, gradient
+
+
+def scores(hidden: Tensor, head: Head, targets: Tensor) -> TokenScores:
+    """Losses and hits of some tokens; no gradient flows.
+
+    Args:
+        hidden: (n, width) hidden states at the predicting positions, in the model's precision.
+        targets: (n,) int64.
+    """
+    parts = [scores_of_logits(logits, targets[part]) for part, logits in _chunks(hidden, head)]
+    return TokenScores(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def scores_of_logits(logits: Tensor, targets: Tensor) -> TokenScores:
+    """The same of logits (n, vocabulary) float32 and targets (n,) int64."""
+    own = logits.gather(1, targets[:, None]).squeeze(1)
+    return TokenScores(torch.logsumexp(logits, 1) - own, logits.argmax(1) == targets)
+
+
+def _chunks(hidden: Tensor, head: Head) -> Iterator[tuple[slice, Tensor]]:
+    """Slices of hidden states (n, width), and their logits (rows, vocabulary) float32."""
+    step = max(_CHUNK_ROWS, _CHUNK_LOGITS[hidden.device.type] // len(head.weight))
+    for start in range(0, len(hidden), step):
+        part = slice(start, start + step)
+        yield part, head.logits(hidden[part]).float()

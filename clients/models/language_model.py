@@ -10,11 +10,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 
 from userdp.clients.batching import device_batches, fixed_shapes, packed_rows, packing
@@ -22,9 +20,9 @@ from userdp.clients.batching.device_batches import Batch
 from userdp.clients.batching.fixed_shapes import FixedShapes
 from userdp.clients.batching.packed_rows import PackedStack
 from userdp.clients.batching.packing import Stack, Unit
-from userdp.clients.checkpoints import adapter_folder, weights
 from userdp.clients.kernels import packed_attention
 from userdp.clients.models import acceleration, peft_adapter, run_ahead, stacked_lora
+from userdp.clients.models.chunked_loss import TokenScores
 from userdp.clients.models.classifier import Classification
 from userdp.clients.models.next_token import NextToken
 from userdp.clients.models.peft_adapter import LoraSettings
@@ -78,7 +76,7 @@ class LanguageModel:
         self.device = next(base.parameters()).device
         self.packed = False
         self.graphs = False
-        self._held: dict[int, Tensor] = {}  # the adapters of a pass, where `graphs`
+        self._held = acceleration.StillAdapters()  # of a pass, where `graphs`
         with refused("this model does not read texts as its task does"):
             self._task = NextToken(base) if classes is None else Classification(base)
 
@@ -95,16 +93,14 @@ class LanguageModel:
 
     def base_digest(self) -> str:
         """Hash of all that the base model's losses depend on; the adapter does not change it."""
-        digest = hashlib.blake2b(self.config.to_json_string().encode(), digest_size=16)
-        for name, tensor in self.module.state_dict().items():
-            content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-            digest.update(content.numpy())
-        return digest.hexdigest()
+        return self._digest(self.config.to_json_string())
 
     def weights_digest(self) -> str:
         """Hash of the base model's tensors alone, as they were loaded: names, types, contents."""
-        digest = hashlib.blake2b(digest_size=16)
+        return self._digest("")
+
+    def _digest(self, start: str) -> str:
+        digest = hashlib.blake2b(start.encode(), digest_size=16)
         for name, tensor in self.module.state_dict().items():
             content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
@@ -194,23 +190,12 @@ class LanguageModel:
         Args:
             adapters: (D,), whose memory all lanes then share, or (lanes, D).
         """
-        rows = self._still(adapters) if self.graphs and torch.is_grad_enabled() else adapters
-        rows = rows.expand(lanes, -1)
+        still = self.graphs and torch.is_grad_enabled()
+        rows = (self._held.put(adapters) if still else adapters).expand(lanes, -1)
         return [
             rows[:, part].reshape(lanes, *shape).detach().requires_grad_()
             for part, shape in self.layout.parts()
         ]
-
-    def _still(self, adapters: Tensor) -> Tensor:
-        """The adapters, (D,) or (lanes, D), where those of the last pass were in memory.
-
-        A CUDA graph reads its weights where they were when it was recorded, and a leaf counts as a
-        weight; torch would record every layer anew for each stack.
-        """
-        held = self._held.get(adapters.dim())
-        if held is None or held.device != adapters.device or len(held) < len(adapters):
-            held = self._held[adapters.dim()] = torch.empty_like(adapters)
-        return held[: len(adapters)].copy_(adapters)
 
     def gradients(
         self, adapters: Tensor, batch: Batch, rows: Tensor | None = None
@@ -249,6 +234,21 @@ class LanguageModel:
         leaves = [] if adapter is None else self.leaves(adapter, 1)
         with self._adapted(leaves), self._row(batch.stack):
             return self._task.losses(batch)[1]
+
+    @torch.no_grad()
+    def token_scores(self, adapter: Tensor, batch: Batch) -> TokenScores:
+        """Losses and hits of the predicted tokens, row after row.
+
+        Args:
+            adapter: (D,) float32 on the device.
+
+        Raises:
+            TypeError: the model classifies texts.
+        """
+        if not isinstance(self._task, NextToken):
+            raise TypeError("A classification predicts no tokens.")
+        with self._adapted(self.leaves(adapter, 1)), self._row(batch.stack):
+            return self._task.scores(batch)
 
     @torch.no_grad()
     def class_logits(self, adapter: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -299,77 +299,6 @@ def _gather(grads: Sequence[Tensor], parts: Sequence[Tensor]) -> None:
     for grad, part in zip(grads, parts, strict=True):
         if grad is not part:
             part.copy_(grad)
-
-
-def load(
-    path: str | Path,
-    *,
-    revision: str | None,
-    dtype: torch.dtype,
-    device: torch.device,
-    classes: int | None = None,
-    seed: int = 0,
-) -> tuple[Any, Any, tuple[str, ...]]:
-    """Load a base model and its tokenizer from a folder or from the Hugging Face hub.
-
-    Args:
-        path: folder, or name on the hub.
-        revision: branch, tag or commit on the hub; None takes the default branch.
-        classes: number of classes of a classification head; None loads a causal language model.
-        seed: draws the weights of a classification that the checkpoint lacks, as its head's.
-
-    Returns:
-        The base model on ``device``, its tokenizer, and the names of the weights that were drawn.
-
-    Raises:
-        ConfigurationError: there is no such model, it is of another kind or an adapter, or its
-            weights are not all there, of the right shapes and finite.
-    """
-    auto_class: Any = transformers.AutoModelForCausalLM
-    options: dict[str, int] = {}
-    if classes is not None:
-        auto_class = transformers.AutoModelForSequenceClassification
-        options = {"num_labels": classes}
-    try:
-        adapter_folder.refuse(path, revision)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            base: Any
-            # Without trust_remote_code=False transformers would ask the terminal whether to run
-            # a model's own code.
-            base, loading = auto_class.from_pretrained(
-                path,
-                revision=revision,
-                dtype=dtype,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are refused below, by name
-                trust_remote_code=False,
-                **options,
-            )
-    except ConfigurationError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        kind = "causal language model" if classes is None else "model that classifies texts"
-        raise ConfigurationError(f"model.path={path}: no {kind}: {reason}") from None
-    tokenizer = _tokenizer(path, revision)
-    adapter_folder.refuse_inserted(path, base)
-    names = weights.drawn(base, loading, path, classes=classes)
-    weights.refuse_damaged(base, path)
-    return base.to(device), tokenizer, names
-
-
-def _tokenizer(path: str | Path, revision: str | None) -> Any:
-    try:
-        return transformers.AutoTokenizer.from_pretrained(
-            path, revision=revision, trust_remote_code=False
-        )
-    except Exception as error:  # readers of damaged files raise many types
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ConfigurationError(
-            f"model.path={path}: its tokenizer cannot be loaded; save the model's tokenizer there "
-            f"(tokenizer.json, tokenizer_config.json): {reason}"
-        ) from None
 
 
 @contextlib.contextmanager

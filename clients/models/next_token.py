@@ -50,17 +50,36 @@ class NextToken:
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Weighted sum of the losses (scalar), and (predicted tokens,) NLL in nats."""
-        read: dict[str, Any] = {"input_ids": batch.inputs, "use_cache": False}
-        if batch.position_ids is not None:
-            read["position_ids"] = batch.position_ids
         if self._head is None:
-            logits = self._base(**read).logits.flatten(0, 1)
-            chosen = logits.index_select(0, batch.positions).float()
-            nll = nn.functional.cross_entropy(chosen, batch.targets, reduction="none")
+            nll = nn.functional.cross_entropy(self._logits(batch), batch.targets, reduction="none")
             return batch.weights @ nll, nll
-        hidden = self._base.base_model(**read).last_hidden_state
-        chosen = hidden.flatten(0, 1).index_select(0, batch.positions)
-        return self.head_loss(chosen, self._head, batch.targets, batch.weights)
+        return self.head_loss(self._hidden(batch), self._head, batch.targets, batch.weights)
+
+    def scores(self, batch: Batch) -> chunked_loss.TokenScores:
+        """Losses and hits of the predicted tokens; no gradient flows."""
+        if self._head is None:
+            return chunked_loss.scores_of_logits(self._logits(batch), batch.targets)
+        return chunked_loss.scores(self._hidden(batch), self._head, batch.targets)
+
+    def _logits(self, batch: Batch) -> Tensor:
+        """(predicted tokens, vocabulary) float32, by the whole model."""
+        logits = self._base(**_read(batch)).logits.flatten(0, 1)
+        chosen: Tensor = logits.index_select(0, batch.positions).float()
+        return chosen
+
+    def _hidden(self, batch: Batch) -> Tensor:
+        """(predicted tokens, width): the last hidden states."""
+        hidden = self._base.base_model(**_read(batch)).last_hidden_state
+        chosen: Tensor = hidden.flatten(0, 1).index_select(0, batch.positions)
+        return chosen
+
+
+def _read(batch: Batch) -> dict[str, Any]:
+    """What a model reads of a batch."""
+    read: dict[str, Any] = {"input_ids": batch.inputs, "use_cache": False}
+    if batch.position_ids is not None:
+        read["position_ids"] = batch.position_ids
+    return read
 
 
 @torch.no_grad()

@@ -26,6 +26,7 @@ _Result = TypeVar("_Result")
 CPU_TOKENS = 4096  # enough to keep several cores busy; more costs memory only
 MAX_TOKENS = 1 << 15  # enough to keep a GPU busy
 MAX_LANES = {"cpu": 128, "cuda": 1024}  # by device; short records fill a GPU only if many
+_CPU_BLOCK = 1 << 30  # bytes of a block's lanes; more lanes save a CPU nothing
 _LANE_COPIES = 4  # of D float32 per lane: the block's gradients, a stack's, the leaves', one spare
 _MEMORY_FRACTION = 0.8  # of free memory, for stacks
 _RECORD_TOO_LARGE = (
@@ -147,6 +148,8 @@ def _fits(
     """Positions of a stack and units of a block for one device, which ``sharing`` models share."""
     free = free_bytes(model.device) / sharing
     limit = float(MAX_LANES[model.device.type])
+    if model.device.type == "cpu":
+        limit = min(limit, _CPU_BLOCK / _lane_bytes(model))
     lanes = max_lanes or max(1, int(min(limit, free / 4 / _lane_bytes(model))))
     if max_tokens is None and model.device.type == "cuda":
         available = _MEMORY_FRACTION * (free - lanes * _lane_bytes(model))

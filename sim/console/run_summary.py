@@ -147,7 +147,7 @@ def _kind(mechanism: Mechanism) -> str:
 
 
 def _time(minutes: float) -> str:
-    return f"at most about {max(0.1, minutes):.1f} minutes of training"
+    return f"about {max(0.1, minutes):.1f} minutes"
 
 
 def print_rows(title: str, rows: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""Devices and precision of the base model.
+"""Devices of the base model.
 
 The devices of a run are of one kind, since a block of units is computed by whichever is free. Where
 kinds round differently, an update would depend on timing, and in bfloat16 by more than rounding.
@@ -80,11 +80,3 @@ def _check_alike(name: str, found: tuple[torch.device, ...]) -> None:
             f"device={name}: GPUs of different kinds ({', '.join(sorted(kinds))}) round "
             "differently, so the result would depend on timing; choose GPUs of one kind."
         )
-
-
-def dtype(name: str, where: torch.device) -> torch.dtype:
-    """The precision of this name; ``auto`` is bfloat16 on a GPU that has it, else float32."""
-    if name == "auto":
-        fits = where.type == "cuda" and torch.cuda.is_bf16_supported()
-        return torch.bfloat16 if fits else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]

@@ -10,12 +10,11 @@ from typing import Any, TypeVar
 
 import torch
 
+from userdp.clients.checkpoints import base_model
 from userdp.clients.models import (
     acceleration,
     chunked_loss,
     embedded,
-    isolation_probe,
-    language_model,
     replica,
 )
 from userdp.clients.models.language_model import LanguageModel
@@ -32,7 +31,7 @@ from userdp.sim.config.settings import Model, Settings
 from userdp.sim.data import canaries
 from userdp.sim.data.canaries import Canaries
 from userdp.sim.data.corpus import Corpus
-from userdp.sim.inputs import compatibility, corpus_loading, devices
+from userdp.sim.inputs import compatibility, corpus_loading, devices, passed_probes, precision
 
 EMBEDDED = "userdp/embedded"
 _Value = TypeVar("_Value")
@@ -63,6 +62,7 @@ class RunInputs:
     drawn: tuple[str, ...]  # weights that the checkpoint lacks, drawn from the seed
     quantized: Quantized | None = None  # how the base model is, where it is
     tokenizer: str = ""  # fingerprint of the whole tokenizer
+    text_tokenizer: Any = None  # the tokenizer itself, of transformers
     canaries: Canaries | None = None  # the invented users among the training users
     cache: dict[Hashable, Any] = field(default_factory=dict)  # values of corpus and base alone
     probed: dict[Hashable, Any] = field(default_factory=dict)  # of `Base.probed`
@@ -99,14 +99,15 @@ def load_base(model: Model, device_name: str, classes: int | None, seed: int) ->
         ConfigurationError: the model is missing or did not load.
     """
     device, quantized = devices.device(device_name), None
-    dtype = devices.dtype(model.dtype, device)
+    path = _model_path(model)
+    stored = precision.stored(path, model.revision) if model.dtype == "auto" else None
+    dtype = precision.dtype(model.dtype, device, stored)
     if model.quantize is not None:
         quantization.check(model.quantize, dtype)
-    path = _model_path(model)
     # What will be quantised reaches the device layer by layer, and never fills it before.
     first = device if model.quantize is None else torch.device("cpu")
     try:
-        module, tokenizer, drawn = language_model.load(
+        module, tokenizer, drawn = base_model.load(
             path, revision=model.revision, dtype=dtype, device=first, classes=classes, seed=seed
         )
         if model.quantize is not None:
@@ -169,6 +170,7 @@ def load(
         drawn=base.drawn,
         quantized=base.quantized,
         tokenizer=encode.name,
+        text_tokenizer=base.tokenizer,
         canaries=planted,
         probed=base.probed,
     )
@@ -222,7 +224,7 @@ def fit_engine(
         *(engine.checkpointing, engine.compile, engine.packed, engine.loss),
     )
     if key not in probed:
-        probed[key] = isolation_probe.probe(model, settings.model.seq_len)
+        probed[key] = passed_probes.probe(model, settings.model.seq_len, key)
     fitted = memory.fitted(
         model,
         settings.model.seq_len,

@@ -21,7 +21,7 @@ from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.run import finish
 from userdp.sim.run.prepare import Prepared
 
-VERSION = 3  # of the procedure; part of the cache key
+VERSION = 4  # of the procedure; part of the cache key
 
 
 def score(prepared: Prepared) -> heldout.Evaluation:
@@ -46,10 +46,14 @@ def score(prepared: Prepared) -> heldout.Evaluation:
     return evaluation
 
 
-def _stored(prepared: Prepared) -> heldout.Evaluation:
+def known(prepared: Prepared) -> bool:
+    """Whether the score is in the cache."""
+    return _place(prepared).exists()
+
+
+def _place(prepared: Prepared) -> Path:
     inputs, initial = prepared.inputs, prepared.inputs.model.initial.numpy()
-    keep_records = prepared.settings.track.simulation_only
-    place = cache.place(
+    return cache.place(
         cache.cache_root(),
         "baselines",
         VERSION,
@@ -58,14 +62,19 @@ def _stored(prepared: Prepared) -> heldout.Evaluation:
         inputs.model.base_digest(),
         hashlib.blake2b(initial.tobytes()).hexdigest(),
         inputs.model.device.type,
-        keep_records,
+        prepared.settings.track.simulation_only,
     )
+
+
+def _stored(prepared: Prepared) -> heldout.Evaluation:
+    initial = prepared.inputs.model.initial.numpy()
+    keep_records = prepared.settings.track.simulation_only
 
     def build(folder: Path) -> None:
         evaluation = finish.score(prepared, initial)
         _write(folder, evaluation if keep_records else replace(evaluation, records=None))
 
-    return cache.stored(place, build, _read)
+    return cache.stored(_place(prepared), build, _read)
 
 
 def _write(folder: Path, evaluation: heldout.Evaluation) -> None:

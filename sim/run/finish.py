@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from userdp.clients.evaluation import heldout
+from userdp.clients.evaluation import heldout, text_bytes
 from userdp.clients.evaluation.heldout import Evaluation
 from userdp.clients.models import export
 from userdp.clients.quantization.quantization import Quantized
@@ -49,7 +49,25 @@ def score(prepared: Prepared, adapter: np.ndarray) -> Evaluation:
         prepared.inputs.corpus.heldout,
         seq_len=prepared.settings.model.seq_len,
         max_tokens=prepared.engine.max_tokens,
+        text_bytes=_text_bytes(prepared),
     )
+
+
+def _text_bytes(prepared: Prepared) -> int | None:
+    """Bytes of the predicted text of the held-out records; None where classes are predicted."""
+    inputs, length = prepared.inputs, prepared.settings.model.seq_len
+    if inputs.model.classes is not None:
+        return None
+    heldout_users = inputs.corpus.heldout
+
+    def count() -> int:
+        records = (
+            record for user in range(len(heldout_users)) for record in heldout_users.records(user)
+        )
+        return text_bytes.predicted(inputs.text_tokenizer, (record[:length] for record in records))
+
+    counted: int = inputs.cached(("text bytes", length), count)
+    return counted
 
 
 def finish(
@@ -126,6 +144,13 @@ def _score_rows(before: Evaluation, after: Evaluation) -> dict[str, str]:
     ]
     gain = "" if after.better_than(before) else " (training did not help here)"
     rows = {f"held-out {after.headline[0]}": f"{figures[0]} before, {figures[1]} after{gain}"}
+    for title, name, form in (
+        ("next-token accuracy", "token_accuracy", ".2%"),
+        ("bits per byte", "bits_per_byte", ".3f"),
+    ):
+        if getattr(before, name) is not None and getattr(after, name) is not None:
+            told = (f"{getattr(score, name):{form}}" for score in (before, after))
+            rows[title] = "{} before, {} after".format(*told)
     if after.majority is not None:
         rows["commonest class"] = f"{after.majority:.2%} of the held-out records"
     return rows

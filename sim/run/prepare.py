@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ def prepare(settings: Settings, load: LoadInputs = run_inputs.load) -> Prepared:
     _check_folder(settings)
     trackers.check(settings)
     _check_runtime(settings)
+    settings = _in_its_precision(settings)
     inputs = load(settings.data, settings.model, settings.seed, settings.device)
     _check_sides(settings, inputs)
     plan = make_plan(settings, inputs)
@@ -73,6 +74,16 @@ def prepare(settings: Settings, load: LoadInputs = run_inputs.load) -> Prepared:
         engine=run_inputs.fit_engine(settings, inputs.model, inputs.probed),
         header=_header(settings, plan, inputs, rescaled=optimizer.rescales),
     )
+
+
+def _in_its_precision(settings: Settings) -> Settings:
+    """A resumed run with ``model.dtype=auto`` goes on in the precision that it began with."""
+    if settings.resume is None or settings.model.dtype != "auto":
+        return settings
+    began = ledger.verify(RunFolder(settings.folder).ledger).header.get("base_dtype")
+    if began not in ("float32", "bfloat16"):  # written by an older version
+        return settings
+    return replace(settings, model=replace(settings.model, dtype=began))
 
 
 def _check_secure_sum(settings: Settings, plan: Plan) -> None:

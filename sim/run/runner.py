@@ -89,7 +89,13 @@ def run(
             prepared.optimizer.adapter,
             prepared.inputs.base,
         )
-        minutes = time_estimate.minutes(settings, prepared.plan, prepared.inputs, prepared.engine)
+        minutes = time_estimate.minutes(
+            settings,
+            prepared.plan,
+            prepared.inputs,
+            prepared.engine,
+            scores=0 if base_score.known(prepared) else 1,
+        )
         opened, mechanism = _open_run(prepared, config)
     stopped = environment_errors.raised_as(
         StoppedError, _places(settings), lambda: _resume_command(settings)

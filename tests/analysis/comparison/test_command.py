@@ -137,7 +137,7 @@ def test_a_dry_run_writes_nothing(capsys, elsewhere):
     assert compare(*SMALL, "--dry-run") == 0
     out = capsys.readouterr().out
     assert "8 runs with all seeds, then 4 of the best" in out
-    assert "at most about" in out
+    assert "training and scoring: about" in out
     assert list(elsewhere.iterdir()) == []
 
 

@@ -13,9 +13,9 @@ import torch
 import transformers
 
 from helpers import tiny, tiny_classes
-from userdp.clients.checkpoints import weights
+from userdp.clients.checkpoints import base_model, weights
 from userdp.clients.evaluation import heldout, plain_peft
-from userdp.clients.models import export, language_model
+from userdp.clients.models import export
 from userdp.clients.models.language_model import LanguageModel
 from userdp.clients.models.peft_adapter import LoraSettings
 from userdp.sim.common.errors import ConfigurationError
@@ -32,7 +32,7 @@ def saved(folder, model, **how):
 
 
 def load(folder, classes=None, seed=0, dtype=torch.float32):
-    return language_model.load(
+    return base_model.load(
         folder, revision=None, dtype=dtype, device=CPU, classes=classes, seed=seed
     )
 

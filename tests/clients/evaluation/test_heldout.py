@@ -71,8 +71,8 @@ def test_packed_rows_give_each_record_the_score_of_padded_ones(family, dtype, ma
     padded = evaluate(model, adapter, population, **sizes)
     model.pack(True)
     seen = []
-    losses = model.token_losses
-    model.token_losses = lambda given, batch: seen.append(batch.stack) or losses(given, batch)
+    scores = model.token_scores
+    model.token_scores = lambda given, batch: seen.append(batch.stack) or scores(given, batch)
     got = evaluate(model, adapter, population, **sizes)
     assert got.tokens == padded.tokens
     error = 1e-5 if dtype == torch.float32 else 2e-2
@@ -85,17 +85,17 @@ def test_packed_rows_give_each_record_the_score_of_padded_ones(family, dtype, ma
 def test_the_next_stack_is_queued_before_the_last_ones_losses_are_waited_for(monkeypatch):
     """And the copy of the losses before the next stack, behind which it would arrive later."""
     model, seen = tiny.language_model(), []
-    losses = model.token_losses
+    scores = model.token_scores
 
     def queued(*given):
         seen.append("stack")
-        return losses(*given)
+        return scores(*given)
 
     def reached(device):
         seen.append("copy")
         return lambda: seen.append("wait")
 
-    monkeypatch.setattr(model, "token_losses", queued)
+    monkeypatch.setattr(model, "token_scores", queued)
     monkeypatch.setattr(device_batches, "reached", reached)
     evaluate(model, model.initial, tiny.people(5), seq_len=20, max_tokens=40)
     assert seen.count("stack") > 3
@@ -160,3 +160,60 @@ def test_evaluation_changes_neither_the_adapter_nor_the_base_model():
     assert first == again
     assert torch.equal(adapter, before)
     assert not any(parameter.requires_grad for parameter in model.module.parameters())
+
+
+def plain_hits(family, adapter, records):
+    """Oracle: peft, one record at a time; whether each predicted token is the likeliest."""
+    model = tiny.language_model(family)
+    adapted = peft.get_peft_model(copy.deepcopy(tiny.base_model(family)), model.peft_config)
+    named = model.layout.named(adapter.numpy())
+    peft.set_peft_model_state_dict(
+        adapted, {name: torch.from_numpy(tensor.copy()) for name, tensor in named.items()}
+    )
+    hits = []
+    for record in records:
+        with torch.no_grad():
+            logits = adapted.eval()(input_ids=torch.tensor(record)[None]).logits[0, :-1]
+        hits += (logits.argmax(1) == torch.tensor(record[1:])).tolist()
+    return hits
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_accuracy_and_bits_are_those_of_plain_peft(family, packed):
+    model = tiny.language_model(family)
+    model.pack(packed)
+    population = learnable()
+    adapter = adapter_of(model)
+    records = cut_records(population, 12)
+    hits = plain_hits(family, adapter, records)
+    got = evaluate(model, adapter, population, seq_len=12, max_tokens=40, text_bytes=1234)
+    assert got.token_accuracy == pytest.approx(np.mean(hits))
+    assert 0 < np.mean(hits) < 1
+    losses = plain_losses(family, adapter, records)
+    assert got.bits_per_byte == pytest.approx(np.sum(losses) / math.log(2) / 1234, rel=1e-5)
+    logged = got.metrics("_before")
+    assert logged["heldout_token_accuracy_before"] == got.token_accuracy
+    assert logged["heldout_bits_per_byte_before"] == got.bits_per_byte
+
+
+def test_without_a_count_of_bytes_there_are_no_bits_per_byte():
+    model = tiny.language_model("gpt2")
+    got = evaluate(model, model.initial, tiny.people(3), seq_len=12, max_tokens=40)
+    assert got.bits_per_byte is None
+    assert "heldout_bits_per_byte" not in got.metrics()
+
+
+def learnable():
+    """Users whose records a tiny model predicts now and then: half are its own guesses."""
+    base = tiny.base_model("gpt2").eval()
+    users = {}
+    for number, unit in enumerate(tiny.ragged_units(6)):
+        records = []
+        for record in unit:
+            ids = torch.as_tensor(record)[None]
+            with torch.no_grad():
+                guess = base(input_ids=ids).logits[0].argmax(1)
+            records.append([*record.tolist(), int(guess[-1])])
+        users[f"u{number}"] = records
+    return Population.of(users)

@@ -10,6 +10,7 @@ import transformers
 from helpers import families, tiny, tiny_classes
 from helpers.cohort_sums import relative_error, setting
 from userdp.clients.batching import packing
+from userdp.clients.checkpoints import base_model
 from userdp.clients.models import language_model
 from userdp.clients.models.language_model import LanguageModel
 from userdp.clients.models.peft_adapter import LoraSettings
@@ -31,7 +32,7 @@ def test_a_causal_checkpoint_gets_a_head_that_depends_on_the_seed_alone(family, 
     saved_causal(tmp_path, family)
 
     def head(seed):
-        base, _, drawn = language_model.load(
+        base, _, drawn = base_model.load(
             tmp_path, revision=None, dtype=torch.float32, device=CPU, classes=4, seed=seed
         )
         assert drawn
@@ -48,20 +49,20 @@ def test_loading_leaves_the_global_generator_unchanged(tmp_path):
     saved_causal(tmp_path, "gpt2")
     before = torch.get_rng_state()
     options = {"revision": None, "dtype": torch.float32, "device": CPU}
-    language_model.load(tmp_path, classes=2, **options)
+    base_model.load(tmp_path, classes=2, **options)
     assert torch.equal(torch.get_rng_state(), before)
-    assert not language_model.load(tmp_path, **options)[2]  # a whole checkpoint: nothing is drawn
+    assert not base_model.load(tmp_path, **options)[2]  # a whole checkpoint: nothing is drawn
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="no causal language model"):
-        language_model.load(tmp_path, revision=None, dtype=torch.float32, device=CPU)
+        base_model.load(tmp_path, revision=None, dtype=torch.float32, device=CPU)
 
 
 def test_a_model_without_its_tokenizer_is_refused_by_what_is_missing(tmp_path):
     transformers.LlamaForCausalLM(tiny_classes.config("llama")).save_pretrained(tmp_path)
     with pytest.raises(ConfigurationError, match="its tokenizer cannot be loaded; save"):
-        language_model.load(tmp_path, revision=None, dtype=torch.float32, device=CPU)
+        base_model.load(tmp_path, revision=None, dtype=torch.float32, device=CPU)
 
 
 def test_next_token_prediction_needs_a_causal_model():

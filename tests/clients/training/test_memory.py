@@ -114,6 +114,10 @@ def test_sizes_follow_the_free_memory_unless_they_are_given(monkeypatch):
     assert memory.fitted(model, 32, 77, None).max_tokens == 77
     monkeypatch.setattr(memory, "free_bytes", lambda device: math.inf)
     assert vars(memory.fitted(model, 32, None, None)) == vars(EngineSettings())
+    monkeypatch.setattr(memory, "_CPU_BLOCK", 7.5 * lane)
+    assert memory.fitted(model, 32, None, None).max_lanes == 7
+    monkeypatch.setattr(memory, "_CPU_BLOCK", lane / 2)
+    assert memory.fitted(model, 32, None, None).max_lanes == 1
 
 
 @pytest.mark.parametrize("size", ["max_tokens", "max_lanes"])

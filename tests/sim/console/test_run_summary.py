@@ -85,7 +85,7 @@ def test_a_start_has_the_mechanisms_line_and_its_own_rows(capsys):
     assert rows["halvings"] == "1 an update"
     assert rows["declared users"] == "1,000"
     assert rows["noise"] == "z = 1.25, C = 0.5"
-    assert rows["expected time"] == "at most about 2.0 minutes of training"
+    assert rows["expected time"] == "about 2.0 minutes"
     # An upper figure is rounded up, a lower one down.
     assert rows["claim"] == "epsilon <= 1.235 (at least 1.234) at delta = 1e-05, pld"
     titles = list(rows)

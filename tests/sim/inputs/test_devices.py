@@ -29,16 +29,6 @@ def test_a_gpu_that_the_machine_lacks_is_refused(monkeypatch, name, count):
         devices.device(name)
 
 
-def test_auto_is_bfloat16_only_on_a_gpu_that_has_it(monkeypatch):
-    gpu, cpu = torch.device("cuda"), torch.device("cpu")
-    for has_it, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has_it=has_it: has_it)
-        assert devices.dtype("auto", gpu) == expected
-        assert devices.dtype("auto", cpu) == torch.float32
-    assert devices.dtype("bfloat16", cpu) == torch.bfloat16
-    assert devices.dtype("float32", gpu) == torch.float32
-
-
 def with_gpus(monkeypatch, *kinds):
     """A machine with GPUs of these kinds."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(kinds))

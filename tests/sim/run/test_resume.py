@@ -20,6 +20,7 @@ from userdp.server.ledger import hash_chain, ledger
 from userdp.server.optimizers.server_optimizer import ServerOptimizer
 from userdp.sim import cli
 from userdp.sim.data import holdout
+from userdp.sim.inputs import precision
 
 ADAPTIVE = ["strategy.clip_quantile=0.5", "privacy.noise_multiplier=0.5", "privacy.epsilon=null"]
 BEGUN = ["privacy.users=60", "rounds=4"]
@@ -111,6 +112,24 @@ def test_other_base_weights_of_the_same_name_are_refused(capsys):
     tensors[name][0, 0] += 1e-3
     safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
     refused(capsys, f"model.path={model}", told="resume=run: the base weights are not")
+
+
+def test_a_run_goes_on_in_its_precision_where_auto_would_be_another(monkeypatch):
+    """It began where bfloat16 pays, and goes on where it does not."""
+    model = Path(shutil.copytree(small_world.model(), Path("short") / "model"))
+    path = model / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    halved = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
+    safetensors.torch.save_file(halved, path, metadata={"format": "pt"})
+    stored = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**stored, "dtype": "bfloat16"}))
+    monkeypatch.setattr(precision, "bfloat16_pays", lambda: True)
+    stopped("in_half", 3, *BEGUN, f"model.path={model}")
+    monkeypatch.setattr(precision, "bfloat16_pays", lambda: False)
+    assert cli.main(["run", "resume=in_half"]) == 0
+    assert ledger.verify(Path("in_half/ledger.jsonl")).header["base_dtype"] == "bfloat16"
+    fresh = ran("fresh", *BEGUN, f"model.path={model}")
+    assert ledger.verify(fresh / "ledger.jsonl").header["base_dtype"] == "float32"
 
 
 def test_another_tokenizer_is_refused(capsys):
