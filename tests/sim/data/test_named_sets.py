@@ -1,4 +1,4 @@
-"""Each named data set on a tiny replica of its schema: users, records and texts as counted by hand."""
+"""Each named data set on a tiny replica of its schema: users and texts as counted by hand."""
 
 from __future__ import annotations
 
@@ -154,10 +154,11 @@ FILES: Mapping[str, Callable[[Path, list[Mapping[str, Any]]], Path]] = {
 }
 
 
+ROOT = Path(__file__).parents[3]
+
+
 def test_every_named_set_has_a_replica():
-    names = {
-        path.stem for path in (Path(hydra_compose.__file__).parents[2] / "conf/data").glob("*")
-    }
+    names = {path.stem for path in (ROOT / "conf" / "data").glob("*.yaml")}
     assert names - set(SOURCES) == set(REPLICAS)
 
 
@@ -168,9 +169,8 @@ def test_users_and_texts_are_those_counted_by_hand(tmp_path, monkeypatch, name):
     folder.mkdir()
     replica = REPLICAS[name]
     path = FILES.get(name, parquet)(folder, replica.rows)
-    data = hydra_compose.settings([f"data={name}", f"data.path={path}", "data.holdout=0.01"])[
-        0
-    ].data
+    words = [f"data={name}", f"data.path={path}", "data.holdout=0.01"]
+    data = hydra_compose.settings(words)[0].data
     settings = corpus_loading.settings(data, 16)
     corpus = loading.load(SOURCES.find(data.format), settings, Bytes(), tmp_path)
     bracketed = data.prompt is not None or data.chat is not None
@@ -185,10 +185,8 @@ def test_users_and_texts_are_those_counted_by_hand(tmp_path, monkeypatch, name):
 
 @pytest.mark.parametrize("name", REPLICAS)
 def test_a_set_says_who_is_the_user_what_is_not_covered_and_where_it_was_never_tried(name):
-    path = Path(hydra_compose.__file__).parents[2] / "conf/data" / f"{name}.yaml"
-    told = path.read_text()
+    told = (ROOT / "conf" / "data" / f"{name}.yaml").read_text()
     assert "a user is" in told or "by client" in told
     for part in ("Never run against", "# Not covered: ", "# Licence: ", "# Pitfalls: "):
         assert told.count(part) == 1
-    page = (Path(hydra_compose.__file__).parents[2] / "docs/data.md").read_text()
-    assert f"| `{name}` |" in page
+    assert f"| `{name}` |" in (ROOT / "docs" / "data.md").read_text()
