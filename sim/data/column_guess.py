@@ -49,7 +49,8 @@ def guess(columns: Sequence[ColumnFacts], rows: int, configured: Mapping[str, st
         configured: ``user``, ``text``, ``prompt`` and ``chat`` of the settings.
     """
     names = {column.name for column in columns}
-    content = _configured_content(names, configured) or _content(columns)
+    others = [c for c in columns if c.name != configured["user"] and _plain(c.name) not in _USERS]
+    content = _configured_content(names, configured) or _content(others)
     taken = {content.get(name) for name in ("text", "prompt", "chat")}
     user, reason = _user([c for c in columns if c.name not in taken], rows, configured["user"])
     return Guess(user=user, user_reason=reason, **content)
@@ -61,8 +62,10 @@ def _user(
     if configured is None:
         return None, "data.user=null: every record is a user of its own"
     fitting = [column for column in columns if set(column.types) <= {TEXT, INTEGER}]
-    if configured in (column.name for column in columns):
+    if configured in (column.name for column in fitting):
         return configured, "named by data.user"
+    if configured in (column.name for column in columns):
+        return configured, "named by data.user, but an id is a text or an integer"
     if named := _first_named(_USERS, fitting):
         return named.name, "its name is one of those that columns of users have"
     repeated = [

@@ -25,7 +25,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FEDERATION = {"shard": shard.ShardOptions, "up": up.UpOptions, "node": node.NodeOptions}
 VERBS = set(re.findall(r"^  userdp (\w+)", cli.HELP, re.MULTILINE))
 COMMAND = re.compile(rf"\s*(?:\$ )?(userdp (?:{'|'.join(VERBS)})\b.*)")
-FAST = {"README.md", "data.md", "models.md", "superlink.md"}  # the other pages take a minute
+FAST = {"README.md", "data.md", "models.md"}  # the other pages take a minute
 
 
 class Block(NamedTuple):
@@ -179,6 +179,17 @@ PLANS = [block for page in PAGES for block in blocks(page) if block.command[:12]
 @pytest.mark.parametrize("block", PLANS, ids=lambda block: block.command[:60])
 def test_plans_print_the_figures_of_the_page(block, capsys):
     compare(printed(block.command, capsys), block.printed)
+
+
+def test_the_first_lines_of_a_run_in_the_readme_are_those_of_its_plan(capsys):
+    [first] = [b for b in blocks(ROOT / "README.md") if b.command == "userdp run" and b.printed]
+    rows = dict(re.findall(r"^  (\w[\w ]*?)  +(.*)$", "\n".join(first.printed), re.MULTILINE))
+    users = rows["declared users"].replace(",", "")
+    assert cli.main(["plan", f"privacy.users={users}"]) == 0
+    plan = dict(re.findall(r"^  (\w[\w ]*?)  +(.*)$", capsys.readouterr().out, re.MULTILINE))
+    assert rows["claim"] == plan["claim"]
+    assert rows["rounds"] == plan["rounds"]
+    assert rows["noise"].startswith(f"z = {plan['noise multiplier z']},")
 
 
 def test_data_are_described_as_on_the_page(capsys):
