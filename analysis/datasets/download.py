@@ -12,8 +12,9 @@ import hashlib
 import json
 import shutil
 import sys
+import tarfile
 import urllib.request
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,6 +96,26 @@ def check(path: Path, sha256: str | None) -> None:
         print(f"{path}: sha256 {found}; none is known to compare it with")
     elif found != sha256:
         raise SourceError(f"{path}: sha256 {found}, expected {sha256}; download it again.")
+
+
+def files(source: Path, pattern: str) -> Iterator[tuple[Path, bytes]]:
+    """Path and content of each file of an archive or a folder that matches a pattern.
+
+    Args:
+        source: a tar archive, compressed or not, or a folder.
+        pattern: of a path below it, as `pathlib.PurePath.match` takes it.
+    """
+    if source.is_dir():
+        for path in sorted(source.rglob("*")):
+            inside = path.relative_to(source)
+            if path.is_file() and inside.match(pattern):
+                yield inside, path.read_bytes()
+        return
+    with tarfile.open(source) as archive:
+        for member in archive:
+            path = Path(member.name)
+            if path.match(pattern) and (content := archive.extractfile(member)):
+                yield path, content.read()
 
 
 def write(path: Path, rows: Iterable[dict[str, str]], expected: str | None) -> None:

@@ -17,7 +17,6 @@ import email.policy
 import email.utils
 import hashlib
 import re
-import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from email.message import EmailMessage
@@ -118,17 +117,8 @@ def rows(mails: Iterable[Mail]) -> list[dict[str, str]]:
 
 
 def messages(source: Path) -> Iterator[bytes]:
-    """The messages that lie in an inbox itself, of the archive or of a folder ``maildir``."""
-    if source.is_dir():
-        for path in sorted(source.glob("*/inbox/*")):
-            if path.is_file():
-                yield path.read_bytes()
-        return
-    with tarfile.open(source) as archive:
-        for member in archive:  # in the order of the archive, which is that of the paths
-            parts = Path(member.name).parts
-            if len(parts) == 4 and parts[2] == "inbox" and (content := archive.extractfile(member)):
-                yield content.read()
+    """The messages that lie in an inbox itself, of the archive or of ``maildir``, by path."""
+    yield from (content for _, content in sorted(download.files(source, "*/inbox/*")))
 
 
 def _anonymous(text: str) -> str:

@@ -10,7 +10,6 @@ joined: a line of less than 80 % of that width ends a paragraph.
 from __future__ import annotations
 
 import hashlib
-import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -73,16 +72,11 @@ def text(books: Mapping[str, str], names: Sequence[str]) -> str:
 
 def _books(source: Path) -> dict[str, str]:
     wanted = {*TRAIN, *HELD_OUT}
-    if source.is_dir():
-        files = {path.stem: path.read_bytes() for path in source.rglob("*.txt")}
-    else:
-        with tarfile.open(source) as archive:
-            files = {
-                Path(member.name).stem: content.read()
-                for member in archive.getmembers()
-                if Path(member.name).stem in wanted and (content := archive.extractfile(member))
-            }
-    return {name: content.decode("utf-8") for name, content in files.items() if name in wanted}
+    return {
+        path.stem: content.decode("utf-8")
+        for path, content in download.files(source, "*.txt")
+        if path.stem in wanted
+    }
 
 
 def main(given: Sequence[str] | None = None) -> None:

@@ -11,7 +11,6 @@ have no such anchor. Headings of several speakers at once are dropped.
 from __future__ import annotations
 
 import re
-import tarfile
 from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -75,15 +74,7 @@ def speeches(play: str, html: str) -> Iterator[dict[str, str]]:
 
 def plays(source: Path) -> Iterator[tuple[str, str]]:
     """Name and text of each play of an archive or a folder, in the order of the names."""
-    if source.is_dir():
-        files = {path.parent.name: path.read_bytes() for path in source.rglob("full.html")}
-    else:
-        files = {}
-        with tarfile.open(source) as archive:
-            for member in archive.getmembers():
-                path = Path(member.name)
-                if path.name == "full.html" and (content := archive.extractfile(member)):
-                    files[path.parent.name] = content.read()
+    files = {path.parent.name: html for path, html in download.files(source, "full.html")}
     yield from ((name, files[name].decode("latin-1")) for name in sorted(files))
 
 
