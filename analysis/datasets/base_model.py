@@ -120,7 +120,8 @@ def heldout_loss(model: transformers.GPT2LMHeadModel, tokens: Tensor, recipe: Re
     windows = tokens[: len(tokens) // recipe.context * recipe.context].view(-1, recipe.context)
     with torch.no_grad():
         losses = [
-            float(model(input_ids=part, labels=part).loss) * len(part) for part in windows.split(16)
+            float(model(input_ids=part, labels=part).loss) * len(part)
+            for part in torch.split(windows, 16)
         ]
     return sum(losses) / len(windows)
 
@@ -140,11 +141,11 @@ def build(text: Path, output: Path, recipe: Recipe) -> float:
         The loss on ``heldout.txt`` in nats a token.
     """
     encode = tokenizer(text / "train.txt", recipe)
-    model = initial(recipe, encode.convert_tokens_to_ids(END), len(encode))
+    model = initial(recipe, int(encode.vocab[END]), len(encode))
     pretrain(model, stream(text / "train.txt", encode), recipe)
     loss = heldout_loss(model, stream(text / "heldout.txt", encode), recipe)
     encode.save_pretrained(output)
-    model.to(torch.float16).save_pretrained(output)
+    model.half().save_pretrained(output)
     durable_file.sync_tree(output)
     return loss
 

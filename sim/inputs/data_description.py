@@ -113,8 +113,9 @@ def _with(data: Data, guess: Guess) -> Data:
     """The data with the guessed columns; as they are where no records were found."""
     if guess.text is None and guess.chat is None:
         return data
-    columns = {"text": guess.text, "prompt": guess.prompt, "chat": guess.chat}
-    return dataclasses.replace(data, user=guess.user, **columns)
+    return dataclasses.replace(
+        data, user=guess.user, text=guess.text, prompt=guess.prompt, chat=guess.chat
+    )
 
 
 def _words(words: Sequence[str], before: Data, after: Data) -> str:

@@ -25,6 +25,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FEDERATION = {"shard": shard.ShardOptions, "up": up.UpOptions, "node": node.NodeOptions}
 VERBS = set(re.findall(r"^  userdp (\w+)", cli.HELP, re.MULTILINE))
 COMMAND = re.compile(rf"\s*(?:\$ )?(userdp (?:{'|'.join(VERBS)})\b.*)")
+SHOWN = re.compile(r"^\$ ", re.MULTILINE)  # a block that shows what is printed, too
 FAST = {"README.md", "data.md", "models.md"}  # the other pages take a minute
 
 
@@ -47,7 +48,7 @@ def blocks(page: Path) -> Iterator[Block]:
         for line in block.replace("\\\n", " ").splitlines():
             if assigned := re.fullmatch(r'(\w+)="(.*)"', line):
                 variables[f"${assigned[1]}"] = with_values(assigned[2], variables)
-            elif command := COMMAND.match(line):
+            elif (command := COMMAND.match(line)) and bool(SHOWN.search(block)) == (line[0] == "$"):
                 if found:
                     yield found
                 found = Block(page.name, with_values(command[1], variables), [])
