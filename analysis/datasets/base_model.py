@@ -145,7 +145,8 @@ def build(text: Path, output: Path, recipe: Recipe) -> float:
     pretrain(model, stream(text / "train.txt", encode), recipe)
     loss = heldout_loss(model, stream(text / "heldout.txt", encode), recipe)
     encode.save_pretrained(output)
-    model.half().save_pretrained(output)
+    torch.nn.Module.half(model)
+    model.save_pretrained(output)
     durable_file.sync_tree(output)
     return loss
 
