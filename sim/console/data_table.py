@@ -9,6 +9,10 @@ from typing import Any
 from userdp.sim.common import plain_text
 
 WIDTH = 80  # columns
+_HIDDEN = (
+    "there are very many, or some whose names look like values of records, so none is shown: is "
+    "data.format right, has a csv file its header, and are the keys of objects no data?"
+)
 _HEAD = ("min", "10%", "25%", "50%", "75%", "90%", "99%", "max")
 
 
@@ -50,8 +54,10 @@ def _row(name: str, value: str) -> list[str]:
 
 def _columns(told: Mapping[str, Any]) -> list[str]:
     columns = told["columns"]
+    if told.get("names_hidden"):
+        return _row("columns", _HIDDEN)
     if not columns:
-        return []
+        return [] if "generated_users" in told else _row("columns", "none: there is no row")
     width = min(24, max(len(column["name"]) for column in columns))
     lines = ["", f"  {'column':<{width}}  {'holds':<20}  in the first 1,000 rows"]
     for column in columns:
@@ -60,16 +66,15 @@ def _columns(told: Mapping[str, Any]) -> list[str]:
             filled += f" ({column['share_filled']:.1%})"
         holds = " or ".join(column["types"]) or "nothing"
         lines.append(f"  {column['name']:<{width}}  {holds:<20}  {filled}")
-    more = ["  ... and more: are the keys of its objects data?"] if told["more_columns"] else []
-    return [*lines, *more, ""]
+    return [*lines, ""]
 
 
 def _guessed(told: Mapping[str, Any]) -> list[str]:
     user, records = told["user"], told["records"]
     named = ", ".join(f"{column} (data.{name})" for name, column in records["columns"].items())
     return [
-        *_row("user", f"{user['column'] or 'none'}: {user['reason']}"),
-        *_row("records", f"{named or 'none'}: {records['reason']}"),
+        *_row("user", f"{user['column']}: {user['reason']}" if user["column"] else user["reason"]),
+        *_row("records", f"{named}: {records['reason']}" if named else records["reason"]),
     ]
 
 

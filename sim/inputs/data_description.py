@@ -30,7 +30,7 @@ from userdp.sim.inputs import corpus_loading
 
 SAMPLE = 1000  # rows
 _MOST_COLUMNS = 40
-_NAME = re.compile(r"[\w .:/-]{1,40}")  # of a column; others may be values of a record
+_NAME = re.compile(r"[\w .:/-]{1,40}")  # of a column
 QUANTILES = (0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1)
 _FILLED = ((1.0, "always there"), (0.5, "mostly there"), (1e-12, "sometimes there"))
 
@@ -52,8 +52,11 @@ def described(settings: Settings, words: Sequence[str]) -> dict[str, Any]:
         corpus_loading.check(data, settings.model.seq_len)
         rows = _sample(settings)
         columns = column_facts.facts(rows)
-        told["columns"] = [_column(column, private) for column in columns[:_MOST_COLUMNS]]
-        told["more_columns"] = len(columns) > _MOST_COLUMNS
+        shown = _showable(columns)
+        told["columns"] = [_column(column, private) for column in columns if shown]
+        told["names_hidden"] = not shown
+        if not shown:  # then the settings alone may name one
+            columns = [column for column in columns if column.name in _configured(data).values()]
         if data.origin is None:
             guess = column_guess.guess(columns, len(rows), _configured(data))
             told |= _guessed(guess)
@@ -85,14 +88,19 @@ def _sample(settings: Settings) -> list[Row]:
         ) from None
 
 
+def _showable(columns: Sequence[ColumnFacts]) -> bool:
+    """Whether all names look like names: where one does not, any may be a value of a record.
+
+    So it is with a csv file without a header, with data of another format, and with an object whose
+    keys are users.
+    """
+    named = all(_NAME.fullmatch(column.name) for column in columns)
+    return named and len(columns) <= _MOST_COLUMNS
+
+
 def _column(column: ColumnFacts, private: bool) -> dict[str, Any]:
-    named = _NAME.fullmatch(column.name) is not None
     filled = next((word for least, word in _FILLED if column.filled >= least), "empty")
-    told = {
-        "name": column.name if named else "(a name that may be a value)",
-        "types": list(column.types),
-        "filled": filled,
-    }
+    told = {"name": column.name, "types": list(column.types), "filled": filled}
     return {**told, "share_filled": column.filled} if private else told
 
 

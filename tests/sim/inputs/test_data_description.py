@@ -105,13 +105,22 @@ def test_an_invented_population_tells_its_public_size(capsys):
     assert "77, invented from public settings" in out
 
 
-def test_keys_that_look_like_values_are_not_shown(tmp_path, capsys):
-    """An object of clients, as one line, would give their names as columns."""
-    names = {f"ann.{n}@example.com, born 1970": [] for n in range(60)}
-    (tmp_path / "all.jsonl").write_text(json.dumps(names) + "\n")
-    out = described(capsys, "data=jsonl", "data.path=all.jsonl")
-    assert "example.com" not in out
-    assert "are the keys of its objects data?" in out
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        # An object of clients, as one line, would give their names as columns.
+        ("all.jsonl", json.dumps({f"ann{n}@example.com": [{"a": 1}] for n in range(5)})),
+        ("all.jsonl", json.dumps({f"example {n}": "example" for n in range(60)})),
+        ("all.csv", '{"sender": "example", "body": "example"}\n' * 9),
+        ("all.csv", "ann@example,an example!\n" * 9),
+    ],
+)
+def test_names_that_may_be_values_are_shown_nowhere(tmp_path, capsys, name, content):
+    (tmp_path / name).write_text(content)
+    words = [f"data={name[4:]}", f"data.path={name}"]
+    for more in ([], ["--json"]):
+        assert "example" not in described(capsys, *words, *more)
+    assert "is data.format right" in " ".join(described(capsys, *words).split())
 
 
 @pytest.mark.parametrize(
