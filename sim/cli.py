@@ -24,6 +24,8 @@ HELP = """userdp: federated fine-tuning of language models under user-level diff
                                       same -m with output=FOLDER resumes a sweep
   userdp plan   [overrides] [--json]  noise for a target epsilon, or epsilon for a noise;
                                       --all: both strategies at several k, ranked by noise
+  userdp data   [overrides] [--json]  describes the data before a run: columns, users,
+                                      settings; counts with track.simulation_only=true
   userdp verify RUN [--head HASH]     recomputes a run's claim from its ledger, and compares
                                       all that the run wrote with it
   userdp audit [overrides | RUN] [audit.NAME=VALUE] [--json] [--self-test]
@@ -69,6 +71,7 @@ def _main(words: list[str]) -> int:
     verbs: dict[str, Callable[[list[str]], Any]] = {
         "run": _run,
         "plan": _plan,
+        "data": _data,
         "verify": _verify,
         "audit": _audit,
         "bench": _bench,
@@ -188,6 +191,20 @@ def _plan(arguments: list[str]) -> None:
     else:
         run_summary.print_plan(described, plan)
         alternatives_table.print_advice(described)
+
+
+def _data(arguments: list[str]) -> None:
+    from userdp.sim.config import hydra_compose
+    from userdp.sim.console import data_table, run_summary
+    from userdp.sim.inputs import data_description
+
+    overrides = _overrides(arguments, "--json")
+    settings, _ = hydra_compose.settings(overrides)
+    told = data_description.described(settings, overrides)
+    if "--json" in arguments:
+        run_summary.print_json(told)
+    else:
+        print(data_table.text(told))
 
 
 def _verify(arguments: list[str]) -> None:

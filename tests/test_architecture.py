@@ -67,6 +67,7 @@ ROOMS = [
     "analysis.benchmark",
     "analysis.comparison",
     "analysis.audit",
+    "analysis.datasets",
     "sim",
     "sim.userdp",
     "analysis.examples",
@@ -106,7 +107,7 @@ LIBRARIES = {
     "transformers": {
         *("clients", "sim.common.third_party", "sim.inputs.precision"),
         "sim.inputs.passed_probes",
-        *("analysis.benchmark", "analysis.examples"),
+        *("analysis.benchmark", "analysis.examples", "analysis.datasets.base_model"),
     },
     "torchao": {"clients.quantization"},
     "bitsandbytes": {"clients.quantization"},
@@ -438,6 +439,8 @@ OTHER_WRITERS = {
     "sim.run.record_perplexity",
     "clients.models.embedded",  # to here
     "analysis.benchmark",  # of temporary folders, /proc, and a table that grows by rows
+    "analysis.datasets.download",  # of any size, renamed when it is complete
+    "analysis.datasets.base_model",  # a model that anybody can train again
 }
 LOCKS = {"sim.sweep.jobs"}  # opens files to lock them
 

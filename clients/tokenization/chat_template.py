@@ -21,12 +21,16 @@ from userdp.sim.data.corpus import Message
 _GENERATION_TAG = re.compile(r"\{%-?\s*generation\b")
 
 
-def encode(tokenizer: Any, messages: Sequence[Message]) -> Sequence[int]:
+def encode(tokenizer: Any, messages: Sequence[Message], given: int = 0) -> Sequence[int]:
     """Signed token ids of a conversation, as in `userdp.sim.data.masking`.
 
     A token is learned if its first character belongs to an assistant's turn, the closing token of
     the turn included. The turn is what the template adds to the conversation before it and its
     generation prompt; a template with ``{% generation %}`` tags says itself which tokens these are.
+
+    Args:
+        given: number of messages at the front that are a prompt: none of their tokens is learned,
+            as in the conversational prompt and completion of trl.
 
     Raises:
         ConfigurationError: the tokenizer has no chat template, is not a fast one, or its template
@@ -37,12 +41,12 @@ def encode(tokenizer: Any, messages: Sequence[Message]) -> Sequence[int]:
     _check_tokenizer(tokenizer)
     _refuse_special_tokens(tokenizer, messages)
     if _GENERATION_TAG.search(tokenizer.get_chat_template()):
-        return _encode_tagged(tokenizer, messages)
+        return _encode_tagged(tokenizer, messages, given)
     text = _rendered(tokenizer, messages)
     spans = [
         _assistant_span(tokenizer, messages, turn, text)
         for turn, message in enumerate(messages)
-        if message["role"] == "assistant"
+        if message["role"] == "assistant" and turn >= given
     ]
     if len(text) > LONG:
         return _encode_long(tokenizer, text, spans)
@@ -87,10 +91,34 @@ def _refuse_special_tokens(tokenizer: Any, messages: Sequence[Message]) -> None:
         raise ValueError("a message spells a special token")
 
 
-def _encode_tagged(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+def _encode_tagged(tokenizer: Any, messages: Sequence[Message], given: int) -> list[int]:
     """Signed token ids, learned where the template's ``{% generation %}`` tags say so."""
-    encoded = _applied(tokenizer, messages, return_dict=True, return_assistant_tokens_mask=True)
-    return masking.signed(encoded["input_ids"], encoded["assistant_masks"])
+    encoded = _applied(
+        tokenizer,
+        messages,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+        tokenizer_kwargs={"return_offsets_mapping": True},
+    )
+    start = len(_front(tokenizer, messages, given)) if given else 0
+    learned = [
+        mask and first >= start
+        for mask, (first, _) in zip(
+            encoded["assistant_masks"], encoded["offset_mapping"], strict=True
+        )
+    ]
+    return masking.signed(encoded["input_ids"], learned)
+
+
+def _front(tokenizer: Any, messages: Sequence[Message], given: int) -> str:
+    """The text of the messages at the front, with which that of the conversation begins."""
+    text = _rendered(tokenizer, messages[:given])
+    if not _rendered(tokenizer, messages).startswith(text):
+        raise ConfigurationError(
+            "data.prompt: the tokenizer's chat template renders the prompt's messages differently "
+            "once others follow; put all messages into data.chat."
+        )
+    return text
 
 
 def _assistant_span(

@@ -86,14 +86,17 @@ class TokenizerEncode:
             for ids, record in zip(encoded, records, strict=True)
         ]
 
-    def conversation(self, messages: Sequence[Message]) -> Sequence[int]:
+    def conversation(self, messages: Sequence[Message], given: int = 0) -> Sequence[int]:
         """Token ids of a conversation; see `userdp.clients.tokenization.chat_template.encode`.
+
+        Args:
+            given: number of messages at the front that are not learned.
 
         Raises:
             ConfigurationError: the tokenizer has no usable chat template.
             ValueError: the template refuses these messages.
         """
-        return chat_template.encode(self._tokenizer, messages)
+        return chat_template.encode(self._tokenizer, messages, given)
 
     @functools.cached_property
     def _long_texts(self) -> LongTexts:

@@ -28,8 +28,11 @@ class Labelled(NamedTuple):
 class ChatEncode(Protocol):
     """The part of a tokenizer that conversations need."""
 
-    def conversation(self, messages: Sequence[Message]) -> Sequence[int]:
+    def conversation(self, messages: Sequence[Message], given: int = 0) -> Sequence[int]:
         """Token ids of the messages in the model's chat format; the assistant's are learned.
+
+        Args:
+            given: number of messages at the front that are not learned, whoever speaks.
 
         Raises:
             ConfigurationError: the tokenizer has no usable chat format.

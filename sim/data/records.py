@@ -1,6 +1,7 @@
 """Parses rows into records: the user and the content to tokenise, or the reason why it is none.
 
-The content is a text, a text after a prompt, a conversation, or a text or pair with a class.
+The content is a text, a text after a prompt, a conversation (after messages that are a prompt, if a
+column has these apart), or a text or pair with a class.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class Columns:
     """Names of the columns.
 
     A record is a ``text``, after the ``prompt`` if that column is named, or it is a ``chat``: a
-    list of messages with ``role`` and ``content``. With a ``label`` it is a ``text``, and a second
-    one if ``pair`` is named, of one of the ``classes``.
+    list of messages with ``role`` and ``content``, after those of the ``prompt``. With a ``label``
+    it is a ``text``, and a second one if ``pair`` is named, of one of the ``classes``.
 
     Args:
         user: id of the user; None: every record is a user of its own.
@@ -52,11 +53,6 @@ class Columns:
         if (self.text is None) == (self.chat is None):
             raise ConfigurationError(
                 f"data.text={self.text!r} with data.chat={self.chat!r}: give exactly one of them"
-            )
-        if self.chat is not None and self.prompt is not None:
-            raise ConfigurationError(
-                f"data.prompt={self.prompt!r} with data.chat={self.chat!r}: messages hold their "
-                "prompts already; leave data.prompt out"
             )
         self._check_labels()
 
@@ -150,7 +146,8 @@ def content(row: Row, columns: Columns, encode: ChatEncode | None) -> Content:
     """
     values = row.columns or {}
     if columns.chat is not None:
-        return _conversation(values.get(columns.chat), encode)
+        given = [] if columns.prompt is None else _messages(values.get(columns.prompt), "prompt")
+        return _conversation(given, _messages(values.get(columns.chat), "chat"), encode)
     text = _text(values.get(columns.text or ""), "text", may_be_empty=False)
     if columns.label is not None:
         return Labelled(text, _second(values, columns.pair), _label(values, columns))
@@ -182,25 +179,31 @@ def _text(value: Any, kind: str, *, may_be_empty: bool) -> str:
     return _encodable(value, f"{kind} is not valid Unicode")
 
 
-def _conversation(value: Any, encode: ChatEncode | None) -> Sequence[int]:
+def _messages(value: Any, kind: str) -> list[Message]:
     if not isinstance(value, list) or not value:
-        raise BadRecord("chat is not a list of messages")
-    messages = [_message(message) for message in value]
-    if not any(message["role"] == "assistant" for message in messages):
+        raise BadRecord(f"{kind} is not a list of messages")
+    return [_message(message, kind) for message in value]
+
+
+def _conversation(
+    given: list[Message], chat: list[Message], encode: ChatEncode | None
+) -> Sequence[int]:
+    """The token ids of a conversation; messages that are given are not learned, whoever speaks."""
+    if not any(message["role"] == "assistant" for message in chat):
         raise BadRecord("chat without a message of the assistant")
     if encode is None:
         raise TypeError("A conversation needs a tokenizer.")
     try:
-        return encode.conversation(messages)
+        return encode.conversation([*given, *chat], len(given))
     except ConfigurationError:
         raise
     except ValueError as error:
         raise BadRecord(str(error)) from None
 
 
-def _message(value: Any) -> Message:
+def _message(value: Any, kind: str) -> Message:
     if not isinstance(value, Mapping):
-        raise BadRecord("chat is not a list of messages")
+        raise BadRecord(f"{kind} is not a list of messages")
     return {
         name: _text(value.get(name), f"{name} of a message", may_be_empty=name == "content")
         for name in ("role", "content")

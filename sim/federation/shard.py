@@ -175,19 +175,23 @@ def _encode(settings: Settings) -> ChatEncode | None:
 
 
 class _Conversation(list[int]):
-    """Token ids of a conversation, and the messages that they were made of."""
+    """Token ids of a conversation, and the messages that they were made of.
 
-    def __init__(self, tokens: Sequence[int], messages: Sequence[Message]) -> None:
+    Args:
+        given: number of messages at the front that are a prompt.
+    """
+
+    def __init__(self, tokens: Sequence[int], messages: Sequence[Message], given: int) -> None:
         super().__init__(tokens)
-        self.messages = messages
+        self.messages, self.given = messages, given
 
 
 class _Conversations(TokenizerEncode):
     """A tokenizer that keeps the messages."""
 
-    def conversation(self, messages: Sequence[Message]) -> Sequence[int]:
+    def conversation(self, messages: Sequence[Message], given: int = 0) -> Sequence[int]:
         """As the tokenizer, with the messages beside the token ids."""
-        return _Conversation(super().conversation(messages), messages)
+        return _Conversation(super().conversation(messages, given), messages, given)
 
 
 @dataclass
@@ -240,7 +244,9 @@ def _columns(content: Any, classes: Sequence[str]) -> Mapping[str, Any]:
         pair = {} if content.pair is None else {"pair": content.pair}
         return {"text": content.text, "label": classes[content.label], **pair}
     if isinstance(content, _Conversation):
-        return {"chat": [dict(message) for message in content.messages]}
+        messages = [dict(message) for message in content.messages]
+        prompt = {"prompt": messages[: content.given]} if content.given else {}
+        return {"chat": messages[content.given :], **prompt}
     if isinstance(content, tuple):
         prompt, text = content
         return {"prompt": prompt, "text": text}

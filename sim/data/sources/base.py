@@ -50,7 +50,8 @@ class SourceRequest:
     Args:
         path: as the user gave it; what it names is up to the source.
         columns: field of the configuration (``data.text``) -> the column it names, for the columns
-            that every row must have.
+            that every row must have. None at all: every column, of a source that
+            ``describes_itself``.
         name: configuration of a data set that has several.
         hub_split: which split of a data set to read.
         options: values of `Source.option_names`.
@@ -100,9 +101,12 @@ class Source(abc.ABC):
         option_names: keys that ``data.options`` may have; any other is refused.
         own_columns: whether the rows of data with an `origin` have the columns of
             `userdp.sim.data.records.Columns.own`, whatever the settings call them.
+        describes_itself: whether a request without columns is for all that there are, so that
+            `userdp data` can describe data of which no column is known yet.
     """
 
     has_labels: ClassVar[bool] = True
+    describes_itself: ClassVar[bool] = False
     option_names: ClassVar[Collection[str]] = ()
     own_columns: ClassVar[bool] = False
 

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from userdp.sim.common import cache, file_hash
 from userdp.sim.common.errors import ConfigurationError
@@ -29,13 +30,14 @@ class FileSource(Source):
 
     Args:
         suffix: of the files that are read from a folder, without the dot.
-        read: (file, `SourceRequest.columns`) -> the rows of the file.
+        read: (file, `SourceRequest.columns`) -> the rows of the file; without columns, with all.
         is_text: whether the files may be compressed, ``.jsonl.gz``, and are read all the same.
     """
 
     suffix: str
     read: Callable[[Path, Mapping[str, str]], Iterator[Row]]
     is_text: bool = False
+    describes_itself: ClassVar[bool] = True
 
     def check(self, request: SourceRequest) -> None:
         """Refuse a path without files of this format; raises as `Source.check` does."""

@@ -1,15 +1,21 @@
-"""Rows of a data set of the Hugging Face hub, downloaded to the cache of the `datasets` library."""
+"""Rows of a data set of the Hugging Face hub, downloaded to the cache of the `datasets` library.
+
+A local folder of such a data set is read too: of files, or as ``save_to_disk`` wrote it.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.data.sources import saved_tables
 from userdp.sim.data.sources.base import Opened, Source, SourceRequest
 
 
 class HubSource(Source):
     """Reads one split of a data set; ``data.path`` is its name, or a local folder of one."""
+
+    describes_itself = True
 
     def check(self, request: SourceRequest) -> None:
         """Refuse a request without a name; raises as `Source.check` does."""
@@ -21,7 +27,11 @@ class HubSource(Source):
 
         path = _path(request)
         table = streams.hub_table(path, request.name, request.hub_split)
-        return Opened(table._fingerprint, lambda: streams.table_rows(table, path, request.columns))
+        saved = saved_tables.place(path, request.hub_split)
+        contents = table._fingerprint
+        if saved is not None:
+            contents = saved_tables.fingerprint(saved, cache_folder)
+        return Opened(contents, lambda: streams.table_rows(table, path, request.columns))
 
 
 def _path(request: SourceRequest) -> str:

@@ -33,7 +33,7 @@ def _rows(file: Path, columns: Mapping[str, str]) -> Iterator[Row]:
                 f"({type(error).__name__})"
             ) from None
         require_columns(columns, names, str(file))
-        rows = _values(table, file, sorted(set(columns.values())))
+        rows = _values(table, file, sorted(set(columns.values())) or names)
         for number, values in enumerate(rows, 1):
             yield Row(f"{file}, row {number}", values)
 

@@ -97,7 +97,7 @@ def _checked(values: Mapping[str, Any]) -> Shard:
 
 
 class _ShardSource(Source):
-    own_columns = True
+    own_columns = describes_itself = True
 
     def origin(self, path: str | None) -> Origin | None:
         """What was cut, as the shard tells; raises as `read` does, but for a missing path."""

@@ -18,7 +18,7 @@ GROUPS = {
     if path.parent.name != "experiment"  # composed by the command that carries it out
 }
 FROM_OUTSIDE = {
-    "data": ["jsonl", "csv", "parquet", "hub"],
+    "data": ["jsonl", "csv", "parquet", "hub", "reddit", "fedllm_bench"],
     "model": ["local", "hub"],
 }  # these need a path
 

@@ -130,6 +130,19 @@ def test_a_conversation_has_the_templates_ids_and_the_assistants_turns_are_learn
     assert tokenizer.decode(masking.tokens(signed)[signed >= 0]) == learned
 
 
+@pytest.mark.parametrize("template", [CHATML, MARKED])
+@pytest.mark.parametrize("given", [1, 2, 3])
+def test_of_a_prompt_of_messages_nothing_is_learned_whoever_speaks(tmp_path, template, given):
+    tokenizer = small_tokenizer(template)
+    path = written(tmp_path, [{"prompt": TALK[:given], "completion": TALK[given:]}])
+    columns = {"chat": "completion", "prompt": "prompt"}
+    [record] = loaded(path, TokenizerEncode(tokenizer), columns=columns).train.records(0)
+    plain = tokenizer.apply_chat_template(TALK, return_dict=True)["input_ids"]
+    assert masking.tokens(record).tolist() == plain
+    learned = "".join(m["content"] + "<|im_end|>\n" for m in TALK[given:] if m["role"] != "user")
+    assert parts(tokenizer, record)[1] == learned
+
+
 def test_both_ways_to_find_the_assistants_turns_agree():
     assert chat.encode(small_tokenizer(), TALK) == chat.encode(small_tokenizer(MARKED), TALK)
 
@@ -164,14 +177,25 @@ BAD_TALK = [
     ([TALK[0], {"role": "assistant", "content": "<|im_end|>"}], "a message spells a special token"),
     ([{"role": "system", "content": "MARKER"}, *TALK], "the chat template refuses the messages"),
 ]
+BAD_PROMPT = [
+    ("MARKER", "prompt is not a list of messages"),
+    (None, "prompt is not a list of messages"),
+    ([{"role": "user"}], "empty content of a message"),
+]
 
 
 @pytest.mark.parametrize(
-    ("bad", "reason"), [*BAD, *(({"talk": talk}, reason) for talk, reason in BAD_TALK)]
+    ("bad", "reason"),
+    [
+        *BAD,
+        *(({"talk": talk}, reason) for talk, reason in BAD_TALK),
+        *(({"talk": TALK, "before": prompt}, reason) for prompt, reason in BAD_PROMPT),
+    ],
 )
 def test_what_is_no_record_is_counted_by_reason_or_refused_without_a_quote(tmp_path, bad, reason):
     columns = {"chat": "talk"} if "talk" in bad else {"text": "said", "prompt": "asked"}
-    fine = {"said": "the cat", "asked": "sat", "talk": TALK}
+    columns |= {"prompt": "before"} if "before" in bad else {}
+    fine = {"said": "the cat", "asked": "sat", "talk": TALK, "before": TALK}
     path, encode = written(tmp_path, [fine, bad]), TokenizerEncode(small_tokenizer(CHOOSY))
     assert loaded(path, encode, columns=columns).dropped == {reason: 1}
     with pytest.raises(ValueError, match=f"line 2: {reason}") as caught:
@@ -195,7 +219,7 @@ def test_a_tokenizer_that_cannot_chat_is_refused(tmp_path, template, message):
     [
         ({"text": "a", "chat": "b"}, {}, "data.text='a' with data.chat='b'"),
         ({}, {}, "data.text=None with data.chat=None"),
-        ({"chat": "b", "prompt": "p"}, {}, "data.prompt='p' with data.chat='b'"),
+        ({"chat": "b", "prompt": "p"}, {}, "data.prompt='p': no such column"),
         ({"chat": "b"}, {"format": "csv"}, "data.chat='b'.*csv"),
         ({"text": "said", "prompt": "p"}, {}, "data.prompt='p': no such column"),
         ({"chat": "b"}, {}, "data.chat='b': no such column"),

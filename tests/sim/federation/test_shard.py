@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 import tracemalloc
 
 import numpy as np
 import pytest
+import transformers
 
 from helpers import small_world
 from userdp.sim.common.errors import ConfigurationError
@@ -109,6 +111,41 @@ def test_labels_and_pairs_come_through(tmp_path, monkeypatch):
         data = settings(*node.data_words(tmp_path / "cut" / f"node-{part}")).data
         assert (data.label, data.class_names) == ("y", ("no", "yes"))
         assert users_of(loaded(data, tmp_path, monkeypatch).train) == everybody[part::2]
+
+
+SPEAKERS = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+@pytest.mark.parametrize("prompt", [[], ["data.prompt=asked"]])
+def test_conversations_come_through_and_so_does_their_prompt(tmp_path, monkeypatch, prompt):
+    monkeypatch.setenv("USERDP_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(small_world.model(), tmp_path / "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    tokenizer.chat_template = SPEAKERS
+    tokenizer.save_pretrained(tmp_path / "model")
+    asked, answer = {"role": "user", "content": "my dog"}, {"role": "assistant", "content": "no"}
+    rows = [
+        {
+            "u": f"u{n % 20}",
+            "asked": [asked, answer],
+            "talk": [{**asked, "content": f"{n}"}, answer],
+        }
+        for n in range(40)
+    ]
+    words = ["data=jsonl", f"data.path={written(tmp_path / 'x.jsonl', rows)}", "data.user=u",
+             "data.chat=talk", *prompt, "data.holdout=0.3", "model=local",
+             f"model.path={tmp_path / 'model'}", "model.seq_len=16"]  # fmt: skip
+    whole = settings(*words)
+    shard.cut(whole, 2, tmp_path / "cut")
+    everybody = users_of(corpus_loading.load(whole.data, tokenizer, 64).train)
+    assert len(everybody) > 1
+    for part in range(2):
+        data = settings(*node.data_words(tmp_path / "cut" / f"node-{part}")).data
+        found = corpus_loading.load(data, tokenizer, 64).train
+        assert users_of(found) == everybody[part::2]
 
 
 def test_a_generated_population_is_cut_as_it_is_generated(tmp_path, monkeypatch):
