@@ -35,6 +35,7 @@ ROOMS = [
     "clients.models",
     "clients.training",
     "clients.evaluation",
+    "clients.generation",
     "clients",
     "server.accounting.events",
     "server.accounting.pld",
@@ -57,6 +58,7 @@ ROOMS = [
     "sim.run.evidence",
     "sim.run.health",
     "sim.run",
+    "sim.saved_run",
     "sim.federation",
     "sim.sweep",
     "analysis.aggregates",
@@ -107,6 +109,9 @@ LIBRARIES = {
         *("clients", "sim.common.third_party"),
         *("analysis.benchmark", "analysis.examples"),
     },
+    "huggingface_hub": {
+        *("server.statement.card_metadata", "sim.inputs.licence", "sim.saved_run.push"),
+    },
     "torchao": {"clients.quantization"},
     "bitsandbytes": {"clients.quantization"},
     "liger_kernel": {"clients.training.liger_loss"},
@@ -121,7 +126,7 @@ LIBRARIES = {
 # Settings are plain values beyond these rooms.
 MAY_KNOW_SETTINGS = {
     *("sim.config", "sim.planning", "sim.inputs", "sim.run", "sim.sweep", "sim.api", "sim.cli"),
-    "sim.federation",
+    *("sim.federation", "sim.saved_run"),
     *("analysis.comparison", "analysis.audit", "analysis.report.wandb_summary"),
 }
 # Names of single mechanisms, clip rules, accountants, sources, selection rules and runtimes that
@@ -436,6 +441,7 @@ OTHER_WRITERS = {
     "sim.run.base_score",
     "sim.run.record_perplexity",
     "clients.models.embedded",  # to here
+    "clients.checkpoints.beside_adapter",  # of a temporary folder
     "analysis.benchmark",  # of temporary folders, /proc, and a table that grows by rows
 }
 LOCKS = {"sim.sweep.jobs"}  # opens files to lock them

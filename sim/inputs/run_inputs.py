@@ -63,9 +63,15 @@ class RunInputs:
     drawn: tuple[str, ...]  # weights that the checkpoint lacks, drawn from the seed
     quantized: Quantized | None = None  # how the base model is, where it is
     tokenizer: str = ""  # fingerprint of the whole tokenizer
+    text_tokenizer: Any = None  # the tokenizer itself, of transformers
     canaries: Canaries | None = None  # the invented users among the training users
     cache: dict[Hashable, Any] = field(default_factory=dict)  # values of corpus and base alone
     probed: dict[Hashable, Any] = field(default_factory=dict)  # of `Base.probed`
+
+    @property
+    def base_is_ours(self) -> bool:
+        """Whether the base model was pre-trained here: no other machine has quite the same."""
+        return self.base_name == EMBEDDED
 
     def cached(self, key: Hashable, compute: Callable[[], _Value]) -> _Value:
         """The value under this key, computed by the first call.
@@ -169,6 +175,7 @@ def load(
         drawn=base.drawn,
         quantized=base.quantized,
         tokenizer=encode.name,
+        text_tokenizer=base.tokenizer,
         canaries=planted,
         probed=base.probed,
     )

@@ -98,6 +98,7 @@ class Source(abc.ABC):
     Attributes:
         has_labels: whether ``data.label`` may name a column.
         option_names: keys that ``data.options`` may have; any other is refused.
+        on_hub: whether ``data.path`` may name a data set of the Hugging Face hub.
         own_columns: whether the rows of data with an `origin` have the columns of
             `userdp.sim.data.records.Columns.own`, whatever the settings call them.
     """
@@ -105,6 +106,7 @@ class Source(abc.ABC):
     has_labels: ClassVar[bool] = True
     option_names: ClassVar[Collection[str]] = ()
     own_columns: ClassVar[bool] = False
+    on_hub: ClassVar[bool] = False
 
     def origin(self, path: str | None) -> Origin | None:
         """What the data at ``path`` were cut from; None for data that are no part of others.

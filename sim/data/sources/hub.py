@@ -11,6 +11,8 @@ from userdp.sim.data.sources.base import Opened, Source, SourceRequest
 class HubSource(Source):
     """Reads one split of a data set; ``data.path`` is its name, or a local folder of one."""
 
+    on_hub = True
+
     def check(self, request: SourceRequest) -> None:
         """Refuse a request without a name; raises as `Source.check` does."""
         _path(request)
