@@ -141,7 +141,10 @@ PARTICULAR = {
     "prv": {"server.accounting"},
     "rdp": {"server.accounting"},
     "edgeworth": {"server.accounting"},
-    "jsonl": {"sim.data.sources", "sim.run.trackers", "sim.config.settings"},
+    "jsonl": {
+        *("sim.data.sources", "sim.run.trackers", "sim.config.settings"),
+        "sim.saved_run.generate",  # the option of a file that it writes
+    },
     "csv": {"sim.data.sources"},
     "parquet": {"sim.data.sources"},
     "synthetic": {"sim.data.sources", "sim.data.synthetic"},

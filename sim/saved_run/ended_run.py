@@ -15,7 +15,7 @@ from userdp.server.ledger import ledger
 from userdp.server.statement import schema
 from userdp.sim.common import third_party
 from userdp.sim.common.errors import ConfigurationError
-from userdp.sim.config import refusal, stored_config
+from userdp.sim.config import interpolation, refusal, stored_config
 from userdp.sim.config.settings import Model, Samples
 from userdp.sim.inputs import devices
 from userdp.sim.run import verify
@@ -103,7 +103,7 @@ def read(folder: Path, verb: str) -> EndedRun:
             f"{verb}: {folder}: the run has not ended; finish it by userdp run resume={folder}."
         )
     try:
-        config: Any = stored_config.changed(str(folder), [])
+        config = interpolation.plain(stored_config.changed(str(folder), []))
         return EndedRun(
             folder=run,
             statement=_statement(run),

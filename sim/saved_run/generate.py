@@ -45,9 +45,14 @@ class Options(Closed):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Refuses as every command does."""
+    """Refuses as every command does, in one line and without the usage."""
 
     def error(self, message: str) -> NoReturn:
+        """Refuse a command line.
+
+        Raises:
+            ConfigurationError: always.
+        """
         raise ConfigurationError(f"generate: {message}")
 
 
