@@ -220,7 +220,7 @@ class Samples(Closed):
     """The group ``samples``: texts that a run writes at its end, after public prompts.
 
     Raises:
-        ConfigurationError: a prompt is there twice, or would be read as an interpolation.
+        ConfigurationError: a prompt is there twice.
     """
 
     prompts: tuple[Text, ...] = ()  # none: the beginning of a text
@@ -232,11 +232,6 @@ class Samples(Closed):
     def __post_init__(self) -> None:
         if len(set(self.prompts)) < len(self.prompts):
             raise ConfigurationError("samples.prompts: a prompt is there twice; name each once.")
-        if any("${" in prompt for prompt in self.prompts):
-            raise ConfigurationError(
-                "samples.prompts: a prompt holds ${, by which a configuration names other values; "
-                "leave it out, or use userdp generate."
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,7 @@ class EndedRun:
     model: Model
     samples: Samples  # as it was configured
     chat: bool  # whether conversations were trained on
+    label: str | None  # column of the classes, of a classification
 
     @property
     def base_name(self) -> str:
@@ -92,8 +93,7 @@ def read(folder: Path, verb: str) -> EndedRun:
         verb: of the command, for messages.
 
     Raises:
-        ConfigurationError: there is no run, it has not ended, it classifies texts, or a file of it
-            is damaged.
+        ConfigurationError: there is no run, it has not ended, or a file of it is damaged.
     """
     run = RunFolder(folder)
     if not (run.config.is_file() and run.ledger.is_file()):
@@ -111,6 +111,7 @@ def read(folder: Path, verb: str) -> EndedRun:
             model=refusal.checked(Model, dict(config["model"]), "model."),
             samples=refusal.checked(Samples, dict(config.get("samples") or {}), "samples."),
             chat=config["data"].get("chat") is not None,
+            label=config["data"].get("label"),
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split()).removeprefix("resume=")

@@ -19,7 +19,7 @@ from userdp.clients.generation.sampling import Sampling
 from userdp.server.statement import prose
 from userdp.sim.common.bounds import Between
 from userdp.sim.common.errors import ConfigurationError
-from userdp.sim.common.plain_text import printable
+from userdp.sim.common.plain_text import printable, shown
 from userdp.sim.config import refusal
 from userdp.sim.config.field_types import Closed, Flag, PathText, Real, Text, Whole
 from userdp.sim.console import samples_table
@@ -65,6 +65,11 @@ def main(arguments: Sequence[str]) -> None:
     """
     folder, options = parsed(arguments)
     run = ended_run.read(folder, "generate")
+    if run.label is not None:
+        raise ConfigurationError(
+            f"generate: {folder}: data.label={shown(run.label)}: this model classifies texts and "
+            "writes none; name another run."
+        )
     if options.jsonl is not None:
         ended_run.verified(run.folder, "generate --jsonl")
     prompts = _prompts(options) or list(run.samples.prompts)
