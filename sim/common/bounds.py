@@ -55,7 +55,7 @@ class Between:
 
 @dataclass(frozen=True)
 class Kind:
-    """What a text is: a path, a name, a column, a dotted name of code, a choice of a table, or text.
+    """What a text is: a path, a name, a column, a dotted name of code, a choice, or a plain text.
 
     None of them holds control characters, which could pass for other text on a terminal, or lone
     surrogates, which no file of a run can hold. Only a text that a model reads may be empty.

@@ -32,7 +32,6 @@ from userdp.sim.run.simulation_only.measure import Measured
 from userdp.sim.run_folder import published_files
 from userdp.sim.tracking.tracker import Tracker
 
-
 _OURS = About(license="apache-2.0", language=("en",))  # of generated texts and our own base model
 
 
@@ -105,9 +104,7 @@ def finish(
         input_digests.delete(folder)
     run_summary.print_end(folder, {**_score_rows(before, after), **simulated.shown}, facts)
     samples_table.print_closing(written, private=facts["private"])
-    return Result(
-        folder=folder.path, before=before, after=after, statement=facts, samples=written
-    )
+    return Result(folder=folder.path, before=before, after=after, statement=facts, samples=written)
 
 
 def _simulated(prepared: Prepared, scores: Mapping[int, Evaluation]) -> Measured:

@@ -1,4 +1,4 @@
-"""Writes a synthetic data set: texts of an adapter as JSON lines, and the card that carries a claim.
+"""Writes a synthetic data set: texts of an adapter as JSON lines, and the card with their claim.
 
 The card is written first: no data set ever stands without it.
 """

@@ -262,9 +262,7 @@ def _is_score(key: str) -> bool:
 
 def _page(rows: Sequence[Sequence[str]]) -> str:
     """An HTML table in which no text is markup."""
-    cells = [
-        "".join(f"<td>{html.escape(printable(text))}</td>" for text in row) for row in rows
-    ]
+    cells = ["".join(f"<td>{html.escape(printable(text))}</td>" for text in row) for row in rows]
     style = "td{vertical-align:top;white-space:pre-wrap;padding:.4em}"
     body = "".join(f"<tr>{row}</tr>" for row in cells)
     return f'<meta charset="utf-8"><style>{style}</style><table>{body}</table>'

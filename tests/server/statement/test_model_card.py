@@ -75,7 +75,11 @@ def test_metadata_are_what_was_declared_and_measured_as_the_hub_reads_them(tmp_p
     card = model_card.text(built(), base_model="some/base", about=about)
     (tmp_path / "README.md").write_text(card)
     data = huggingface_hub.ModelCard.load(tmp_path / "README.md").data
-    assert (data.license, data.language, data.datasets) == ("apache-2.0", ["en", "de"], ["owner/mail"])
+    assert (data.license, data.language, data.datasets) == (
+        "apache-2.0",
+        ["en", "de"],
+        ["owner/mail"],
+    )
     assert data.base_model == "some/base"
     found = {one.metric_type: (one.metric_value, one.dataset_type) for one in data.eval_results}
     assert found == {"perplexity": (12.5, "owner/mail"), "loss": (2.5257, "owner/mail")}
@@ -83,7 +87,9 @@ def test_metadata_are_what_was_declared_and_measured_as_the_hub_reads_them(tmp_p
     assert not {"license", "language", "datasets", "model-index"} & set(bare)
 
 
-@pytest.mark.parametrize("name", ["a: b\n---\nlicense: mit", "x\n---\n# (epsilon = 0.1, delta", "'\"{"])
+@pytest.mark.parametrize(
+    "name", ["a: b\n---\nlicense: mit", "x\n---\n# (epsilon = 0.1, delta", "'\"{"]
+)
 def test_a_hostile_name_stays_a_value_of_the_metadata(name):
     about = About(data=name, results={"loss": 1.0})
     card = model_card.text(built(), base_model=name, about=about)
@@ -128,7 +134,13 @@ def test_the_claim_of_a_data_set_is_the_adapters_with_another_subject(header):
 
 def test_the_card_of_a_simulation_says_so_before_its_claim():
     made = data_set_card.Made(
-        texts=0, content=b"", prompts=[], chat=False, sampling={}, base_model="b", base_revision=None
+        texts=0,
+        content=b"",
+        prompts=[],
+        chat=False,
+        sampling={},
+        base_model="b",
+        base_revision=None,
     )
     text = data_set_card.text(built(simulation_only=True), made)
     assert text.startswith("# SIMULATION ONLY")

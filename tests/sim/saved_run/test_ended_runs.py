@@ -15,7 +15,6 @@ from types import SimpleNamespace
 import huggingface_hub
 import peft
 import pytest
-import torch
 import transformers
 
 from helpers import quantized, small_world
@@ -28,6 +27,7 @@ from userdp.sim import cli
 from userdp.sim.data import holdout
 from userdp.sim.saved_run import generate, push
 
+OLD = Path(__file__).parents[2] / "old_runs"
 LOUD = ["privacy.epsilon=null", "privacy.noise_multiplier=0.01", "optimizer.lr=3", "rounds=3"]
 PROMPTS = 'samples.prompts=["the cat", "my old dog"]'
 
@@ -80,9 +80,12 @@ def test_a_run_writes_as_many_samples_as_asked_for_and_verify_covers_them(run, c
     assert cli.main(["verify", "run"]) == 0
     capsys.readouterr()
     (run / "samples.jsonl").write_text("{}\n")
-    check_refused(capsys, ["verify", "run"], "samples.jsonl is not the file that this run published")
+    check_refused(
+        capsys, ["verify", "run"], "samples.jsonl is not the file that this run published"
+    )
 
 
+@pytest.mark.slow
 def test_samples_that_the_statement_does_not_name_are_refused(run, capsys):
     facts = stated(run)
     del facts["files"]["samples.jsonl"]
@@ -114,17 +117,18 @@ def test_the_closing_lines_show_base_beside_adapter(tmp_path, monkeypatch, capsy
     assert max(map(len, block)) <= 80
 
 
+@pytest.mark.slow
 def test_no_samples_where_none_are_asked_for(tmp_path, capsys):
     folder = ran(tmp_path / "run", "privacy.users=60", "samples.count=0")
     assert "samples, after" not in capsys.readouterr().out
     assert not (folder / "samples.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_write_costs_a_line_and_no_run(tmp_path, monkeypatch, capsys):
     def broken(*_, **__):
         raise RuntimeError("quotes a record")
 
-    monkeypatch.setattr(sampling.torch.random, "fork_rng", torch.random.fork_rng)
     monkeypatch.setattr("userdp.clients.generation.side_by_side.continuations", broken)
     folder = ran(tmp_path / "run", "privacy.users=60")
     err = capsys.readouterr().err
@@ -135,6 +139,7 @@ def test_a_model_that_cannot_write_costs_a_line_and_no_run(tmp_path, monkeypatch
     assert cli.main(["verify", str(folder)]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held_out", [False, True])
 @pytest.mark.parametrize("simulation", [False, True])
 def test_a_private_record_as_prompt_is_refused_before_a_round_but_in_simulations(
@@ -162,7 +167,7 @@ def test_a_private_record_as_prompt_is_refused_before_a_round_but_in_simulations
     [
         (f"samples.prompts=[{'the cat ' * 40}]", "samples.prompts: prompt 1: it has"),
         ("samples.prompts=[a,a]", "a prompt is there twice"),
-        ("samples.prompts=['a\\${b}']", "by which a configuration names other values"),
+        ("samples.prompts=['a\\${b}']", "samples.prompts.0=a${b}: cannot be resolved"),
         ("samples.tokens=0", "samples.tokens=0: should be at least 1"),
         ("samples.top_p=0", "samples.top_p=0: should be above 0"),
     ],
@@ -195,6 +200,7 @@ def test_generate_prints_what_the_files_write(run, capsys):
     assert prose.claim(stated(run)) in out
 
 
+@pytest.mark.slow
 def test_a_seed_repeats_what_generate_prints_and_none_draws_afresh(run, capsys):
     shown = []
     for words in (["--seed", "7"], ["--seed", "7"], [], []):
@@ -204,6 +210,7 @@ def test_a_seed_repeats_what_generate_prints_and_none_draws_afresh(run, capsys):
     assert len(set(shown)) == 3
 
 
+@pytest.mark.slow
 def test_prompts_come_from_words_a_file_or_the_run(run, capsys):
     Path("prompts.txt").write_text("one\n\ntwo\n")
     Path("prompts.jsonl").write_text('{"prompt": "three\\nlines"}\n')
@@ -240,7 +247,9 @@ def test_a_wrong_command_is_one_line(run, capsys, words, told):
 def test_a_base_model_that_moved_is_named(run, capsys):
     config = Path("run/config.yaml")
     config.write_text(config.read_text().replace(str(small_world.model()), "/gone"))
-    check_refused(capsys, ["generate", "run"], "model.path=/gone: there is no such folder", "--base")
+    check_refused(
+        capsys, ["generate", "run"], "model.path=/gone: there is no such folder", "--base"
+    )
     asked("run", "--base", str(small_world.model()), "--max-tokens", "2")
 
 
@@ -274,6 +283,7 @@ def test_a_data_set_has_the_adapters_texts_and_a_card_with_the_runs_claim(run, c
     assert str(Path.home()) not in card
 
 
+@pytest.mark.slow
 def test_a_data_set_is_read_as_records(run):
     """It is an input of a further run, with its prompts."""
     from userdp.sim.data.records import Columns, content
@@ -285,6 +295,7 @@ def test_a_data_set_is_read_as_records(run):
         assert content(Row("", row), columns, None) == ("the cat", row["text"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["adapter/adapter_model.safetensors", "adapter/README.md"])
 def test_no_data_set_of_an_adapter_that_its_statement_does_not_name(run, capsys, file):
     path = run / file
@@ -294,17 +305,29 @@ def test_no_data_set_of_an_adapter_that_its_statement_does_not_name(run, capsys,
     assert not Path("out.card.md").exists()
 
 
+@pytest.mark.slow
 def test_no_data_set_of_a_run_whose_version_bound_no_files(run, capsys):
     facts = stated(run)
     facts["files"] = {}
     (run / "privacy_statement.json").write_text(json.dumps(facts))
-    check_refused(capsys, ["generate", "run", "--jsonl", "out.jsonl"], "the statement names no such")
-    facts["format"] = 1
-    del facts["files"]
-    (run / "privacy_statement.json").write_text(json.dumps(facts))
-    check_refused(capsys, ["generate", "run", "--jsonl", "out.jsonl"], "is not bound to a statement")
+    check_refused(
+        capsys, ["generate", "run", "--jsonl", "out.jsonl"], "the statement names no such"
+    )
 
 
+@pytest.mark.slow
+def test_a_run_of_an_older_version_writes_texts_and_no_data_set(tmp_path, monkeypatch, capsys):
+    shutil.copytree(OLD, tmp_path / "runs")
+    monkeypatch.chdir(tmp_path / "runs")
+    check_refused(
+        capsys, ["generate", "user_wise", "--jsonl", "out.jsonl"], "is not bound to a state"
+    )
+    assert not Path("out.jsonl").exists()
+    asked("user_wise", "a b", "--max-tokens", "3")
+    assert "> a b" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "first"),
     [
@@ -324,8 +347,8 @@ def test_a_data_set_that_no_claim_covers_says_so_first(tmp_path, capsys, options
 # The adapter's folder, as a stranger finds it.
 
 CHAT = (
-    "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
-    "{% if add_generation_prompt %}[assistant]{% endif %}"
+    "{% for m in messages %}{{ m['role'][0] }}: {{ m['content'] }} {% endfor %}"
+    "{% if add_generation_prompt %}a: {% endif %}"
 )
 
 
@@ -334,10 +357,9 @@ def embedded_run(tmp_path, monkeypatch) -> Path:
     from userdp.clients.models import embedded
 
     monkeypatch.setattr(embedded, "ensure", lambda *_, **__: small_world.model())
-    words = ["model=embedded", "~model.path", "privacy.users=60"]
-    mine = [word for word in small_world.overrides(f"output={tmp_path / 'run'}")]
-    mine = [word for word in mine if not word.startswith(("model=", "model.path="))]
-    assert cli.main(["run", *mine, words[0], words[2]]) == 0
+    words = small_world.overrides(f"output={tmp_path / 'run'}", "model=embedded")
+    words = [word for word in words if not word.startswith(("model=local", "model.path="))]
+    assert cli.main(["run", *words, "privacy.users=60"]) == 0
     return tmp_path / "run"
 
 
@@ -399,7 +421,7 @@ def test_the_snippet_of_a_local_base_needs_that_folder_by_its_name(tmp_path, kin
             {
                 "user_id": row["user_id"],
                 "chat": [
-                    {"role": "user", "content": "tell me"},
+                    {"role": "user", "content": "my dog"},
                     {"role": "assistant", "content": row["text"]},
                 ],
             }
@@ -407,12 +429,13 @@ def test_the_snippet_of_a_local_base_needs_that_folder_by_its_name(tmp_path, kin
         ]
         path = tmp_path / "chat.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        options += [f"data.path={path}", "data.chat=chat", "samples.prompts=[tell me]"]
+        options += [f"data.path={path}", "data.chat=chat", "samples.prompts=[my dog]"]
+        options += ["model.seq_len=32", "samples.tokens=4"]
     run = ran(tmp_path / "run", f"model.path={model}", *options)
     no_place_of_this_machine(run / "adapter")
     moved = Path(shutil.copytree(run / "adapter", tmp_path / "elsewhere"))
     out = snippet(run, tmp_path / "models", moved).stdout
-    assert ("[user]Hello[assistant]" if kind == "chat" else "Once upon") in out
+    assert ("u: Hello a: " if kind == "chat" else "Once upon") in out
     if kind == "chat":
         saved = transformers.AutoTokenizer.from_pretrained(moved)
         assert saved.chat_template == CHAT
@@ -480,7 +503,9 @@ def test_push_sends_adapter_and_evidence_in_one_commit(run, capsys):
     adapter = {path.name: path.read_bytes() for path in (run / "adapter").iterdir()}
     beside = ("privacy_statement.json", "ledger.jsonl", "samples.jsonl")
     assert added == {**adapter, **{one: (run / one).read_bytes() for one in beside}}
-    gone = [o.path_in_repo for o in operations if isinstance(o, huggingface_hub.CommitOperationDelete)]
+    gone = [
+        o.path_in_repo for o in operations if isinstance(o, huggingface_hub.CommitOperationDelete)
+    ]
     assert gone == ["adapter_model.bin"]
     assert "private repository: https://huggingface.co/me/mine" in capsys.readouterr().out
 
@@ -494,12 +519,14 @@ def test_a_dry_run_sends_nothing(run, capsys, monkeypatch):
     assert "dry run: nothing was sent to the public repository me/mine" in out
 
 
+@pytest.mark.slow
 def test_a_run_that_does_not_verify_is_not_pushed(run, capsys):
     path = run / "adapter" / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     check_refused(capsys, ["push", "run", "me/mine", "--dry-run"], "is not the file that this run")
 
 
+@pytest.mark.slow
 def test_what_is_not_private_is_pushed_only_on_demand(tmp_path, capsys):
     folder = ran(tmp_path / "run", "strategy=non_private", "privacy.epsilon=null")
     capsys.readouterr()
@@ -509,11 +536,14 @@ def test_what_is_not_private_is_pushed_only_on_demand(tmp_path, capsys):
     assert "NOT PRIVATE" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [["run"], ["run", "no-owner"], ["run", "a/b", "c"], ["run", "../x/y"]])
+@pytest.mark.parametrize(
+    "words", [["run"], ["run", "no-owner"], ["run", "a/b", "c"], ["run", "../x/y"]]
+)
 def test_push_needs_a_run_and_a_repository(run, capsys, words):
     check_refused(capsys, ["push", *words], "name a run folder and a repository, OWNER/NAME")
 
 
+@pytest.mark.slow
 def test_a_refusal_of_the_hub_is_one_line_without_its_text(run):
     error = RuntimeError("https://secret")
     error.response = SimpleNamespace(status_code=403)
