@@ -111,7 +111,8 @@ def _batches(prompts: Sequence[Sequence[int]], rows: int) -> Iterator[list[int]]
 @contextlib.contextmanager
 def _no_configuration(model: Any) -> Iterator[None]:
     """Within this block the model has no generation configuration of its own."""
-    kept, model.generation_config = model.generation_config, transformers.GenerationConfig()
+    kept = model.generation_config
+    model.generation_config = transformers.GenerationConfig()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
@@ -139,7 +140,7 @@ def _configuration(sampling: Sampling, room: int, stops: Collection[int]) -> Any
     options: dict[str, Any] = (
         {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0} if drawn else {}
     )
-    return transformers.GenerationConfig(
+    return transformers.GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=drawn,
         num_beams=1,
         max_new_tokens=room,

@@ -62,7 +62,7 @@ def _quantized(base: str, revision: str | None, dtype: torch.dtype, kind: str) -
         base, revision=revision, trust_remote_code=False
     )
     with torch.device("meta"):
-        built = transformers.AutoModelForCausalLM.from_config(
+        built = transformers.AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
             config, dtype=dtype, trust_remote_code=False
         )
     return quantization.planned(built, kind)
