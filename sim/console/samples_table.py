@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import shutil
 from collections.abc import Sequence
 
@@ -36,7 +35,7 @@ def width() -> int:
 
 
 def table(samples: Sequence[Sample], columns: int) -> str:
-    """Two columns of text, base and adapter, with a line for each new prompt above them.
+    """Two columns of text, base and adapter, below a line for each prompt.
 
     Args:
         columns: width of the whole.
@@ -44,11 +43,11 @@ def table(samples: Sequence[Sample], columns: int) -> str:
     out = io.StringIO()
     console = rich.console.Console(file=out, width=columns, color_system=None, highlight=False)
     drawn = _grid("base model", "base model and adapter")
-    for prompt, some in itertools.groupby(samples, lambda one: one.prompt):
+    for prompt in dict.fromkeys(sample.prompt for sample in samples):
         console.print(drawn)
         console.print(rich.text.Text(_heading(prompt)))
         drawn = _grid()
-        for one in some:
+        for one in (sample for sample in samples if sample.prompt == prompt):
             drawn.add_row(*(rich.text.Text(_told(text)) for text in (one.base, one.adapter)))
             drawn.add_row("", "")
     console.print(drawn)

@@ -457,16 +457,6 @@ def test_the_snippet_of_a_base_of_the_hub_names_it(tmp_path, monkeypatch):
     asked(str(run), "the cat", "--max-tokens", "2")
 
 
-def test_the_saved_tokenizer_is_the_base_models(run):
-    saved = transformers.AutoTokenizer.from_pretrained(run / "adapter")
-    base = transformers.AutoTokenizer.from_pretrained(small_world.model())
-    texts = ["the cat sat", "", "naïve 漢字 <|end|>", "a  b\n\n"]
-    assert saved(texts)["input_ids"] == base(texts)["input_ids"]
-    stored = json.loads((run / "adapter" / "tokenizer.json").read_text())
-    assert stored["truncation"] is None
-    assert stored["padding"] is None
-
-
 # userdp push.
 
 
