@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import yaml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +49,25 @@ def front_matter(
         model_name=title if about.results else None,
         eval_results=_results(about, task) if about.results else None,
     )
-    return f"---\n{data.to_yaml()}\n---"
+    return f"---\n{_yaml(data.to_dict())}---"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes a text with line breaks in one line, so that none of it can pass for the YAML's end."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    style = None if text.isprintable() else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def _yaml(values: Mapping[str, Any]) -> str:
+    options: dict[str, Any] = {"allow_unicode": True, "sort_keys": False, "width": math.inf}
+    text: str = yaml.dump(dict(values), Dumper=_Dumper, **options)
+    return text
 
 
 def _tags(statement: Mapping[str, Any]) -> list[str]:
