@@ -53,7 +53,7 @@ def front_matter(
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes a text with line breaks in one line, so that none of it can pass for the YAML's end."""
+    """Writes a text with line breaks in one line: none of it can pass for the YAML's end."""
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:

@@ -76,6 +76,8 @@ def test_a_prompt_column_and_a_later_message_are_private_too(tokenizer):
     encode = TokenizerEncode(tokenizer)
     [record] = encode.prompted([("Write to Ann about the lost keys", " and so on")])
     assert record[0] < 0  # not learned: stored as complements
+    short = masking.given(encode(["ok"])[0])
+    assert found("ok", Population.of({"a": [short]}), tokenizer)
     records = Population.of({"a": [record]})
     assert found("Write to Ann about the lost keys", records, tokenizer)
     turns = masking.given(encode(["[user] where is the big red dog [assistant] at home"])[0])
