@@ -66,7 +66,7 @@ _Dumper.add_representer(str, _text)
 
 def _yaml(values: Mapping[str, Any]) -> str:
     options: dict[str, Any] = {"allow_unicode": True, "sort_keys": False, "width": math.inf}
-    text: str = yaml.dump(dict(values), Dumper=_Dumper, **options)
+    text: str = yaml.dump_all([dict(values)], Dumper=_Dumper, **options)
     return text
 
 

@@ -12,9 +12,10 @@ import torch
 
 from userdp.clients.generation import saved_model
 from userdp.server.ledger import ledger
-from userdp.server.statement import schema
+from userdp.server.statement import prose, schema
 from userdp.sim.common import third_party
 from userdp.sim.common.errors import ConfigurationError
+from userdp.sim.common.plain_text import printable
 from userdp.sim.config import interpolation, refusal, stored_config
 from userdp.sim.config.settings import Model, Samples
 from userdp.sim.inputs import devices
@@ -122,6 +123,16 @@ def _statement(run: RunFolder) -> Mapping[str, Any]:
     stored: dict[str, Any] = json.loads(run.statement.read_text(encoding="utf-8"))
     schema.validate(stored)
     return stored
+
+
+def told(statement: Mapping[str, Any]) -> str:
+    """The claim of a run for a terminal, and whether it wrote values that no claim covers."""
+    text = prose.claim(statement)
+    if schema.SIMULATION_ONLY in statement["not_covered"]:
+        text += (
+            "\nThe run also wrote values without noise (simulation_only): no epsilon covers them."
+        )
+    return printable(text)
 
 
 def verified(run: RunFolder, verb: str) -> Verified:

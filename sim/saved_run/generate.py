@@ -16,10 +16,9 @@ from typing import Annotated, Any, NoReturn
 
 from userdp.clients.generation import sample, side_by_side
 from userdp.clients.generation.sampling import Sampling
-from userdp.server.statement import prose
 from userdp.sim.common.bounds import Between
 from userdp.sim.common.errors import ConfigurationError
-from userdp.sim.common.plain_text import printable, shown
+from userdp.sim.common.plain_text import shown
 from userdp.sim.config import refusal
 from userdp.sim.config.field_types import Closed, Flag, PathText, Real, Text, Whole
 from userdp.sim.console import samples_table
@@ -92,7 +91,7 @@ def main(arguments: Sequence[str]) -> None:
     except ConfigurationError as error:
         raise ConfigurationError(f"generate: {str(error).removeprefix('generate: ')}") from None
     samples_table.print_all(samples)
-    print(f"seed {sampling.seed}\n{printable(prose.claim(run.statement))}")
+    print(f"seed {sampling.seed}\n{ended_run.told(run.statement)}")
 
 
 def parsed(arguments: Sequence[str]) -> tuple[Path, Options]:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from userdp.server.statement import prose
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.common.plain_text import printable, shown
 from userdp.sim.run_folder.layout import RunFolder
@@ -49,7 +48,7 @@ def main(arguments: Sequence[str], flags: Collection[str], api: Any = None) -> N
     secrecy = "private" if "--private" in flags else "public"
     for name, path in found.items():
         print(f"{path.stat().st_size:>12,}  {printable(name)}")
-    print(printable(prose.claim(facts)))
+    print(ended_run.told(facts))
     if "--dry-run" in flags:
         print(f"dry run: nothing was sent to the {secrecy} repository {repository}")
         return

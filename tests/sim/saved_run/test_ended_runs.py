@@ -342,6 +342,10 @@ def test_a_data_set_that_no_claim_covers_says_so_first(tmp_path, capsys, options
     card = (tmp_path / "out.card.md").read_text()
     assert card.startswith(first)
     assert prose.claim(stated(folder), data_set_card.SUBJECT) in card
+    asked(str(folder), "a", "--max-tokens", "2")
+    out = capsys.readouterr().out
+    assert ("no epsilon covers them" in out) == first.startswith("# SIM")
+    assert ("NOT PRIVATE" in out) == first.startswith("# NOT")
 
 
 # The adapter's folder, as a stranger finds it.
