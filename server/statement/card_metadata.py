@@ -49,10 +49,11 @@ def front_matter(
         model_name=title if about.results else None,
         eval_results=_results(about, task) if about.results else None,
     )
-    return f"---\n{_yaml(data.to_dict())}---"
+    values: dict[str, Any] = data.to_dict()  # type: ignore[no-untyped-call]
+    return f"---\n{_yaml(values)}---"
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
     """Writes a text with line breaks in one line: none of it can pass for the YAML's end."""
 
 

@@ -185,7 +185,7 @@ def _statement(prepared: Prepared, ledger: Ledger, files: Mapping[str, str]) -> 
         codes=ledger.codes,
         simulation_only=ledger.simulation_only,
         files=files,
-        sweep={"folder": sweep} if sweep else None,
+        sweep={"folder": Path(sweep).name} if sweep else None,
     )
 
 
