@@ -21,7 +21,7 @@ from userdp.server.ledger.ledger import Ledger
 from userdp.server.statement import claim, model_card, statement
 from userdp.server.statement.card_metadata import About
 from userdp.sim.common import durable_file
-from userdp.sim.console import run_summary, samples_table
+from userdp.sim.console import run_summary
 from userdp.sim.data.canaries import Canaries
 from userdp.sim.inputs import licence
 from userdp.sim.run import input_digests, samples
@@ -102,8 +102,8 @@ def finish(
     )
     if ledger.rounds_intended >= prepared.plan.rounds:  # else the run can be resumed
         input_digests.delete(folder)
-    run_summary.print_end(folder, {**_score_rows(before, after), **simulated.shown}, facts)
-    samples_table.print_closing(written, private=facts["private"])
+    rows = {**_score_rows(before, after), **simulated.shown}
+    run_summary.print_end(folder, rows, facts, written)
     return Result(folder=folder.path, before=before, after=after, statement=facts, samples=written)
 
 
