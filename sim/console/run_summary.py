@@ -64,7 +64,7 @@ def print_end(
     statement: Mapping[str, Any],
     samples: Sequence[Sample] = (),
 ) -> None:
-    """Print the end of a run: its scores, the places of its files, samples, and last the claim.
+    """Print the end of a run: samples, its scores, the places of its files, and last the claim.
 
     Args:
         scores: rows of title and value.
@@ -77,8 +77,8 @@ def print_end(
         "statement": f"{folder.statement}",
         "run folder": f"{folder.path}",
     }
-    print_rows("outcome" if statement["private"] else "NOT PRIVATE: outcome", rows)
     samples_table.print_closing(samples, private=statement["private"])
+    print_rows("outcome" if statement["private"] else "NOT PRIVATE: outcome", rows)
     print(_wrapped("", prose.claim(statement)), flush=True)
 
 

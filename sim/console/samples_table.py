@@ -18,7 +18,7 @@ _NARROWEST = 40  # columns of a terminal
 
 
 def print_closing(samples: Sequence[Sample], *, private: bool) -> None:
-    """Print a run's samples after its outcome, each cut to a few lines."""
+    """Print a run's samples before its outcome, each cut to a few lines."""
     if samples:
         title = "samples, after public prompts" if private else "NOT PRIVATE: samples"
         print(f"{title}\n{table([_shortened(one) for one in samples], width())}", flush=True)

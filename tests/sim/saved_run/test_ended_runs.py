@@ -111,8 +111,8 @@ def test_the_closing_lines_show_base_beside_adapter(tmp_path, monkeypatch, capsy
     monkeypatch.setenv("COLUMNS", "80")
     ran(tmp_path / "run", "privacy.users=60", "samples.prompts=[the cat]", "samples.count=1")
     out = capsys.readouterr().out
-    block = out[out.index("samples, after public prompts") :].splitlines()
-    assert block.pop() == prose.claim(stated(tmp_path / "run"))  # the claim has the last word
+    block = out[out.index("samples, after public prompts") : out.index("\noutcome")].splitlines()
+    assert out.splitlines()[-1] == prose.claim(stated(tmp_path / "run"))  # which has the last word
     assert block[1].split("  ")[0] == "base model"
     assert block[2] == "> the cat"
     assert max(map(len, block)) <= 80
