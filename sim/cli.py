@@ -28,6 +28,12 @@ HELP = """userdp: federated fine-tuning of language models under user-level diff
                                       settings; counts with track.simulation_only=true
   userdp verify RUN [--head HASH]     recomputes a run's claim from its ledger, and compares
                                       all that the run wrote with it
+  userdp generate RUN ["prompt" ...] [--count N] [--temperature T] [--top-p P] [--chat]
+                  [--max-tokens N] [--seed S] [--prompts FILE] [--base FOLDER] [--jsonl FILE]
+                                      what the adapter writes after public prompts, beside its
+                                      base model; --jsonl: a data set of it, and a card
+  userdp push RUN REPOSITORY [--private] [--dry-run] [--allow-not-private]
+                                      the adapter, its card and its evidence to the hub
   userdp audit [overrides | RUN] [audit.NAME=VALUE] [--json] [--self-test]
                                       canary users: what is leaked at least, beside the claim
   userdp compare [overrides] [--dry-run]  strategies x selections over seeds: one table
@@ -73,6 +79,8 @@ def _main(words: list[str]) -> int:
         "plan": _plan,
         "data": _data,
         "verify": _verify,
+        "generate": _generate,
+        "push": _push,
         "audit": _audit,
         "bench": _bench,
         "compare": _compare,
@@ -221,6 +229,21 @@ def _verify(arguments: list[str]) -> None:
     if len(folders) != 1:
         raise ConfigurationError("verify: name one run folder.")
     print(verify.verify(Path(folders[0]), head).text())
+
+
+def _generate(arguments: list[str]) -> None:
+    from userdp.sim.saved_run import generate
+
+    third_party.accountants()
+    generate.main(arguments)
+
+
+def _push(arguments: list[str]) -> None:
+    from userdp.sim.saved_run import push
+
+    third_party.accountants()
+    flags = [item for item in push.FLAGS if item in arguments]
+    push.main(_overrides(arguments, *push.FLAGS), flags)
 
 
 def _audit(arguments: list[str]) -> None:

@@ -35,6 +35,7 @@ ROOMS = [
     "clients.models",
     "clients.training",
     "clients.evaluation",
+    "clients.generation",
     "clients",
     "server.accounting.events",
     "server.accounting.pld",
@@ -57,6 +58,7 @@ ROOMS = [
     "sim.run.evidence",
     "sim.run.health",
     "sim.run",
+    "sim.saved_run",
     "sim.federation",
     "sim.sweep",
     "analysis.aggregates",
@@ -109,6 +111,9 @@ LIBRARIES = {
         "sim.inputs.passed_probes",
         *("analysis.benchmark", "analysis.examples", "analysis.datasets.base_model"),
     },
+    "huggingface_hub": {
+        *("server.statement.card_metadata", "sim.inputs.licence", "sim.saved_run.push"),
+    },
     "torchao": {"clients.quantization"},
     "bitsandbytes": {"clients.quantization"},
     "liger_kernel": {"clients.training.liger_loss"},
@@ -123,7 +128,7 @@ LIBRARIES = {
 # Settings are plain values beyond these rooms.
 MAY_KNOW_SETTINGS = {
     *("sim.config", "sim.planning", "sim.inputs", "sim.run", "sim.sweep", "sim.api", "sim.cli"),
-    "sim.federation",
+    *("sim.federation", "sim.saved_run"),
     *("analysis.comparison", "analysis.audit", "analysis.report.wandb_summary"),
 }
 # Names of single mechanisms, clip rules, accountants, sources, selection rules and runtimes that
@@ -138,7 +143,10 @@ PARTICULAR = {
     "prv": {"server.accounting"},
     "rdp": {"server.accounting"},
     "edgeworth": {"server.accounting"},
-    "jsonl": {"sim.data.sources", "sim.run.trackers", "sim.config.settings"},
+    "jsonl": {
+        *("sim.data.sources", "sim.run.trackers", "sim.config.settings"),
+        "sim.saved_run.generate",  # the option of a file that it writes
+    },
     "csv": {"sim.data.sources"},
     "parquet": {"sim.data.sources"},
     "synthetic": {"sim.data.sources", "sim.data.synthetic"},
@@ -438,6 +446,7 @@ OTHER_WRITERS = {
     "sim.run.base_score",
     "sim.run.record_perplexity",
     "clients.models.embedded",  # to here
+    "clients.checkpoints.beside_adapter",  # of a temporary folder
     "analysis.benchmark",  # of temporary folders, /proc, and a table that grows by rows
     "analysis.datasets.download",  # of any size, renamed when it is complete
     "analysis.datasets.base_model",  # a model that anybody can train again

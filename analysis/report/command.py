@@ -84,6 +84,7 @@ def _write(folder: Path, output: Path) -> Path:
             first_lines=headline.first_lines(folder, runs),
             facts=html.facts(runs, _scores(runs)),
             sections=page_sections,
+            samples=html.written(runs),
             drawings=drawings,
             runs=runs,
         )

@@ -58,21 +58,38 @@ def load_base(
     return base.to(device)
 
 
-def losses(base: Any, folder: Path, records: Sequence[np.ndarray]) -> np.ndarray:
-    """(records,) float64 NLL in nats, each summed over the record's predicted tokens or class.
+def adapted(base: Any, folder: Path) -> Any:
+    """The base model with a saved adapter, a model of peft in evaluation mode.
 
     Args:
         base: as `load_base` returns it; changed in place.
         folder: of the adapter.
-        records: signed tokens (`userdp.sim.data.masking`); in a classification the last one is the
-            class.
 
     Raises:
         Exception: whatever peft raises for an adapter that does not fit.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        adapted = peft.PeftModel.from_pretrained(base, str(folder)).eval()
+        return peft.PeftModel.from_pretrained(base, str(folder)).eval()
+
+
+def losses(base: Any, folder: Path, records: Sequence[np.ndarray]) -> np.ndarray:
+    """(records,) float64 NLL in nats of a saved adapter; arguments as of `adapted`, `losses_of`.
+
+    Raises:
+        Exception: as `adapted`.
+    """
+    return losses_of(adapted(base, folder), records)
+
+
+def losses_of(adapted: Any, records: Sequence[np.ndarray]) -> np.ndarray:
+    """(records,) float64 NLL in nats, each summed over the record's predicted tokens or class.
+
+    Args:
+        adapted: as `adapted` returns it.
+        records: signed tokens (`userdp.sim.data.masking`); in a classification the last one is the
+            class.
+    """
     is_classifier = adapted.peft_config["default"].task_type == "SEQ_CLS"
     return np.array([_loss(adapted, record, is_classifier) for record in records])
 

@@ -14,12 +14,20 @@ from userdp.clients.models.language_model import LanguageModel
 from userdp.sim.common import durable_file
 
 
-def save(model: LanguageModel, adapter: np.ndarray, folder: Path, *, base: str) -> None:
+def save(
+    model: LanguageModel,
+    adapter: np.ndarray,
+    folder: Path,
+    *,
+    base: str,
+    revision: str | None = None,
+) -> None:
     """Write ``adapter_model.safetensors`` and ``adapter_config.json``; creates the folder.
 
     Args:
         adapter: (D,) float32.
-        base: folder or hub name of the base model, as the saved configuration names it.
+        base: public name of the base model, for the saved configuration; no path of this machine.
+        revision: commit of a base model of the hub.
     """
     tensors = {
         name: torch.from_numpy(np.ascontiguousarray(tensor))
@@ -29,7 +37,7 @@ def save(model: LanguageModel, adapter: np.ndarray, folder: Path, *, base: str) 
     weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
     durable_file.replace(folder / "adapter_model.safetensors", weights)
     config = model.peft_config
-    config.base_model_name_or_path, config.inference_mode = base, True
+    config.base_model_name_or_path, config.revision, config.inference_mode = base, revision, True
     durable_file.replace(folder / "adapter_config.json", _as_json(config).encode())
 
 

@@ -81,6 +81,22 @@ def check(kind: str, dtype: torch.dtype) -> None:
         )
 
 
+def planned(base: Any, kind: str) -> Quantized:
+    """How `quantize` would quantise a causal language model, which may lie on the device "meta".
+
+    Args:
+        base: a model of transformers, as it is built.
+    """
+    chosen = _chosen(base, KINDS[kind], ())
+    dtype = str(base.dtype).removeprefix("torch.")
+    return Quantized(kind=kind, kept=_kept(base, chosen), dtype=dtype)
+
+
+def _kept(base: Any, chosen: Sequence[str]) -> tuple[str, ...]:
+    linear = [path for path, layer in base.named_modules() if _is_linear(layer)]
+    return tuple(path for path in linear if path not in chosen)
+
+
 def quantize(base: Any, kind: str, drawn: Sequence[str], device: torch.device) -> Quantized:
     """Quantise the linear layers of a base model in place, and move it to a device.
 
@@ -106,8 +122,7 @@ def quantize(base: Any, kind: str, drawn: Sequence[str], device: torch.device) -
             f"model.quantize={kind}: this model ({base.config.model_type}) has no linear layer "
             f"that can be quantised so{_conv1d_hint(base)}; leave model.quantize out."
         )
-    kept = [path for path, layer in base.named_modules() if _is_linear(layer)]
-    kept = [path for path in kept if path not in chosen]
+    kept = _kept(base, chosen)
     for path in chosen:
         parent, _, name = path.rpartition(".")
         layer = _quantized(base.get_submodule(path).to(device), KINDS[kind])
@@ -119,7 +134,7 @@ def quantize(base: Any, kind: str, drawn: Sequence[str], device: torch.device) -
         setattr(base.get_submodule(parent), name, layer)
     base.to(device)
     dtype = str(base.dtype).removeprefix("torch.")
-    return Quantized(kind=kind, kept=tuple(kept), dtype=dtype)
+    return Quantized(kind=kind, kept=kept, dtype=dtype)
 
 
 def _is_linear(layer: nn.Module) -> bool:

@@ -57,6 +57,23 @@ def encode(tokenizer: Any, messages: Sequence[Message], given: int = 0) -> Seque
     return masking.signed(encoded["input_ids"], learned)
 
 
+def prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """Token ids of messages that the assistant is to answer, its turn opened at the end.
+
+    Raises:
+        ConfigurationError: the tokenizer has no chat template.
+        ValueError: the template refuses the messages, or one of them spells a special token.
+    """
+    if not tokenizer.chat_template:
+        raise ConfigurationError(
+            "prompt: the model's tokenizer has no chat template; name plain prompts."
+        )
+    _refuse_special_tokens(tokenizer, messages)
+    text = _rendered(tokenizer, messages, add_generation_prompt=True)
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids
+
+
 def _encode_long(tokenizer: Any, text: str, spans: Sequence[tuple[int, int]]) -> array[int]:
     """Signed token ids of a rendered conversation, a piece at a time; ``spans`` are learned."""
     starts, ends = np.array(spans, np.int64).T

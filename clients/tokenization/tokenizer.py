@@ -40,6 +40,10 @@ class TokenizerEncode:
         """Token ids of each whole text, closed by the end-of-text token; all are learned."""
         return [self._closed(ids) for ids in self._ids(texts)]
 
+    def beginning(self, text: str) -> Sequence[int]:
+        """Token ids of a text that goes on: without what closes one; none where nothing is read."""
+        return self._without_end(self._ids([text])[0])
+
     def prompted(self, pairs: list[tuple[str, str]]) -> list[Sequence[int]]:
         """Token ids of each (prompt, text); only those of the text are learned.
 

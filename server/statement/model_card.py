@@ -8,16 +8,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from userdp.server.statement import prose
+from userdp.server.statement import card_metadata, prose
+from userdp.server.statement.card_metadata import NOTHING_MORE, About
 from userdp.sim.common import plain_text
 
-_GENERATION = "text-generation"
 _LOAD = """```python
-{imports}from transformers import {kind}
+{imports}from transformers import {kind}, AutoTokenizer
 
+folder = "path/of/this/folder"  # of a repository: huggingface_hub.snapshot_download("its/name")
 {setup}base = {kind}.from_pretrained({base})
-model = PeftModel.from_pretrained(base, "path/of/this/folder")
+model = PeftModel.from_pretrained(base, folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+
+{use}
 ```"""
+_CLASSIFY = """inputs = tokenizer("A text", return_tensors="pt")
+print(model(**inputs).logits.argmax(-1))"""
+_CHAT = """messages = [{"role": "user", "content": "Hello"}]
+inputs = tokenizer.apply_chat_template(
+    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+)"""
+_PLAIN = """inputs = tokenizer("Once upon", return_tensors="pt", return_token_type_ids=False)"""
+_GENERATE = """
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0]))"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +48,12 @@ def text(
     *,
     base_model: str,
     base_revision: str | None = None,
+    base_here: bool = False,
     scores: Mapping[str, float] | None = None,
     classes: Sequence[str] = (),
     quantization: Quantization | None = None,
+    chat: bool = False,
+    about: About = NOTHING_MORE,
 ) -> str:
     """The card's text. Write it after ``save_pretrained``, which replaces tags and base model.
 
@@ -45,22 +61,31 @@ def text(
         statement: a validated privacy statement.
         base_model: public name of the base model, for example its name on the hub.
         base_revision: revision of the base model that the adapter was trained on.
+        base_here: whether a copy of the base model lies in the adapter's folder, in ``base``.
         scores: public scores by name, for example held-out perplexity before and after.
         classes: names of the classes in the order of the logits; empty for a language model.
         quantization: how the base model was quantised for training, if it was.
+        chat: whether conversations were trained on.
+        about: licence, language, data and results, for the metadata.
     """
     title = f"LoRA adapter for {_plain(base_model)}"
     if not statement["private"]:
         title = f"NOT PRIVATE: {title}"
     sections = [
-        _front_matter(statement, base_model, "text-classification" if classes else _GENERATION),
+        card_metadata.front_matter(statement, base_model, title, about, classes=bool(classes)),
         f"# {title}",
         prose.text(statement).rstrip(),
         "## Parameters",
         _table(_parameters(statement) | _base(base_model, base_revision, quantization)),
         *(["## Scores", _table(scores)] if scores else []),
         "## Use",
-        _loading(base_model, base_revision, classes, quantization),
+        _loading(
+            'folder + "/base"' if base_here else json.dumps(base_model),
+            base_revision,
+            classes,
+            quantization,
+            _use(chat=chat, classes=bool(classes)),
+        ),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -77,35 +102,32 @@ def _plain(name: str) -> str:
     return re.sub(r"[^\w.@/+-]+", " ", name).strip()
 
 
+def _use(*, chat: bool, classes: bool) -> str:
+    """Python that calls the loaded model once."""
+    return _CLASSIFY if classes else (_CHAT if chat else _PLAIN) + _GENERATE
+
+
 def _loading(
-    base_model: str,
+    arguments: str,
     base_revision: str | None,
     classes: Sequence[str],
     quantization: Quantization | None,
+    use: str,
 ) -> str:
-    arguments, setup, imports = json.dumps(base_model), "", ["from peft import PeftModel"]
+    setup, imports = "", ["from peft import PeftModel"]
     if base_revision is not None:
         arguments += f", revision={json.dumps(base_revision)}"
     if quantization is not None:
         setup = f"quantized = {quantization.config}\n"
         imports += quantization.imports
         arguments += f", dtype={json.dumps(quantization.dtype)}, quantization_config=quantized"
-    parts = {"imports": "".join(f"{line}\n" for line in imports), "setup": setup}
+    parts = {"imports": "".join(f"{line}\n" for line in imports), "setup": setup, "use": use}
     if not classes:
         return _LOAD.format(kind="AutoModelForCausalLM", base=arguments, **parts)
     named = json.dumps(dict(enumerate(classes)))
     arguments += f", num_labels={len(classes)}"
     code = _LOAD.format(kind="AutoModelForSequenceClassification", base=arguments, **parts)
     return f"{code}\n\nThe classes, by the numbers of their logits: {plain_text.markdown(named)}."
-
-
-def _front_matter(statement: Mapping[str, Any], base_model: str, task: str) -> str:
-    level = f"{statement['unit']}-level-dp"
-    privacy = ["differential-privacy", level] if statement["private"] else ["not-private"]
-    tags = [*privacy, "lora", "federated-learning"]
-    quoted = json.dumps(base_model, ensure_ascii=False)  # a JSON string is a YAML string
-    lines = ["---", f"base_model: {quoted}", "library_name: peft", f"pipeline_tag: {task}"]
-    return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
 
 
 def _parameters(statement: Mapping[str, Any]) -> dict[str, Any]:

@@ -78,13 +78,17 @@ def text(statement: Mapping[str, Any]) -> str:
     return "\n\n".join(paragraphs) + "\n"
 
 
-def claim(statement: Mapping[str, Any]) -> str:
-    """The first paragraph of `text`, made of the statement alone: it needs no mechanism's code."""
+def claim(statement: Mapping[str, Any], subject: str = "This adapter") -> str:
+    """The first paragraph of `text`, made of the statement alone: it needs no mechanism's code.
+
+    Args:
+        subject: what the claim is about, the adapter or something made of it and of public values.
+    """
     if not statement["private"]:
         reasons = "; ".join(statement["reasons"])
-        return f"NOT PRIVATE: {reasons}. This adapter carries no differential privacy guarantee."
+        return f"NOT PRIVATE: {reasons}. {subject} carries no differential privacy guarantee."
     return (
-        f"This adapter is (epsilon = {_shown(statement['epsilon'])}, "
+        f"{subject} is (epsilon = {_shown(statement['epsilon'])}, "
         f"delta = {_shown(statement['delta'])})-differentially private at {relation(statement)}"
         f"{conditions.first_sentence(statement)}. "
         f"{_tier(statement['epsilon'])}{conditions.scores_sentence(statement)}"

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
 LARGEST = 1e12  # beyond it, float64 loses the units of what is counted or measured here
-_KINDS = ("path", "name", "column", "code", "choice")
-_BREAKS = "\t\n\r"  # may stand in the name of a column, as a spreadsheet spells it
+_KINDS = ("path", "name", "column", "code", "choice", "text")
+_BREAKS = "\t\n\r"  # may stand in a text, and in the name of a column, as a spreadsheet spells it
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ class Between:
 
 @dataclass(frozen=True)
 class Kind:
-    """What a text is: a path, a name, a column, a dotted name of code, or a choice of a table.
+    """What a text is: a path, a name, a column, a dotted name of code, a choice, or a plain text.
 
-    None of them is empty or holds control characters, which could pass for other text on a
-    terminal, or lone surrogates, which no file of a run can hold.
+    None of them holds control characters, which could pass for other text on a terminal, or lone
+    surrogates, which no file of a run can hold. Only a text that a model reads may be empty.
 
     Args:
         kind: of `_KINDS`.
@@ -72,9 +72,9 @@ class Kind:
 
     def fault(self, text: str) -> str | None:
         """What is wrong with a text, to follow "should be"; None where nothing is."""
-        if not text.strip():
+        if not text.strip() and self.kind != "text":
             return f"a {self.kind}, not empty"
-        allowed = _BREAKS if self.kind == "column" else ""
+        allowed = _BREAKS if self.kind in ("column", "text") else ""
         if any(unicodedata.category(sign) == "Cc" and sign not in allowed for sign in text):
             return f"a {self.kind} without control characters"
         if any(unicodedata.category(sign) == "Cs" for sign in text):

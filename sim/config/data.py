@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from userdp.sim.common.bounds import Between
@@ -20,7 +21,7 @@ from userdp.sim.config.field_types import (
     Share,
     Whole,
 )
-from userdp.sim.data.sources.base import GeneratedPopulation, Origin
+from userdp.sim.data.sources.base import GeneratedPopulation, Origin, Source
 from userdp.sim.data.sources.registry import SOURCES
 
 MOST_CLASSES = 100_000  # outputs of a classification head
@@ -118,6 +119,13 @@ class Data(Described):
                     f"data.options.{name}={value}: no option of data.format={self.format}; "
                     f"{remedy}."
                 )
+
+    @property
+    def hub_name(self) -> str | None:
+        """Name of the data set on the hub; None for other data."""
+        source = SOURCES.find(self.format)
+        of_hub = isinstance(source, Source) and source.on_hub
+        return self.path if of_hub and self.path and not Path(self.path).exists() else None
 
     @property
     def generated(self) -> bool:

@@ -33,6 +33,7 @@ PathText = Annotated[str, _STRICT, Kind("path")]
 Name = Annotated[str, _STRICT, Kind("name")]
 Column = Annotated[str, _STRICT, Kind("column")]
 Code = Annotated[str, _STRICT, Kind("code")]  # name in a table, or a dotted name
+Text = Annotated[str, _STRICT, Kind("text")]  # what a model reads; may be empty
 Choice = Annotated[str, _STRICT, Kind("choice")]  # checked against its table
 
 

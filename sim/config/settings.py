@@ -35,6 +35,7 @@ from userdp.sim.config.field_types import (
     Real,
     Rounds,
     Seed,
+    Text,
     Users,
     Whole,
 )
@@ -215,6 +216,34 @@ class Track(Closed):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Samples(Closed):
+    """The group ``samples``: texts that a run writes at its end, after public prompts.
+
+    Raises:
+        ConfigurationError: a prompt is there twice.
+    """
+
+    prompts: tuple[Text, ...] = ()  # none: the beginning of a text
+    count: Annotated[Whole, Between(0, 100)] = 3  # 0: no texts
+    tokens: Annotated[Whole, Between(1, 10_000)] = 40  # of a text, at most
+    temperature: Annotated[Real, Between(0, 100)] = 0.8  # 0: the likeliest token
+    top_p: Annotated[Real, Between(0, 1, above=True)] = 0.95
+
+    def __post_init__(self) -> None:
+        if len(set(self.prompts)) < len(self.prompts):
+            raise ConfigurationError("samples.prompts: a prompt is there twice; name each once.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card(Closed):
+    """The group ``card``: what the model card says of itself beyond what a run knows."""
+
+    license: Name | None = None  # None: the base model's, where its folder tells it
+    language: tuple[Name, ...] = ()  # codes, for example en
+    datasets: tuple[Name, ...] = ()  # names on the hub
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan(Closed):
     """The group ``plan``: further inputs of ``userdp plan``.
 
@@ -259,6 +288,8 @@ class Settings(Closed):
     runtime: Runtime
     track: Track
     plan: Plan
+    samples: Samples = field(default_factory=Samples)
+    card: Card = field(default_factory=Card)
     rounds: Rounds
     cohort: Annotated[Real, Between(0.01, LARGEST)]
     eval_every: Count

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config import interpolation, refusal
@@ -18,7 +19,11 @@ def parse(config: DictConfig) -> Settings:
     Raises:
         ConfigurationError: one line about the first wrong field.
     """
-    missing = sorted(OmegaConf.missing_keys(config))
+    try:
+        missing = sorted(OmegaConf.missing_keys(config))
+    except OmegaConfBaseException:  # an interpolation, which is named by what follows
+        resolved(config)
+        raise
     if missing:
         raise ConfigurationError(f"{missing[0]} is missing: give it a value, {missing[0]}=...")
     return refusal.checked(Settings, resolved(config))

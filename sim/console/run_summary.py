@@ -9,13 +9,15 @@ import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from userdp.clients.generation.sample import Sample
 from userdp.server.mechanisms.base import Mechanism
 from userdp.server.mechanisms.noise_grid import FLOAT
 from userdp.server.statement import prose
 from userdp.sim.common import plain_text
+from userdp.sim.console import samples_table
 from userdp.sim.planning.noise_estimate import NoiseEstimate
 from userdp.sim.planning.planner import Plan
 from userdp.sim.run_folder.layout import RunFolder
@@ -56,12 +58,18 @@ def print_start(
     print_rows("NOT PRIVATE: userdp run" if public else "userdp run", rows)
 
 
-def print_end(folder: RunFolder, scores: Mapping[str, str], statement: Mapping[str, Any]) -> None:
-    """Print the end of a run: its scores, the places of its files, and the claim.
+def print_end(
+    folder: RunFolder,
+    scores: Mapping[str, str],
+    statement: Mapping[str, Any],
+    samples: Sequence[Sample] = (),
+) -> None:
+    """Print the end of a run: samples, its scores, the places of its files, and last the claim.
 
     Args:
         scores: rows of title and value.
         statement: the privacy statement.
+        samples: texts of base and adapter.
     """
     rows = {
         **scores,
@@ -69,6 +77,7 @@ def print_end(folder: RunFolder, scores: Mapping[str, str], statement: Mapping[s
         "statement": f"{folder.statement}",
         "run folder": f"{folder.path}",
     }
+    samples_table.print_closing(samples, private=statement["private"])
     print_rows("outcome" if statement["private"] else "NOT PRIVATE: outcome", rows)
     print(_wrapped("", prose.claim(statement)), flush=True)
 

@@ -67,6 +67,11 @@ class RunInputs:
     cache: dict[Hashable, Any] = field(default_factory=dict)  # values of corpus and base alone
     probed: dict[Hashable, Any] = field(default_factory=dict)  # of `Base.probed`
 
+    @property
+    def base_is_ours(self) -> bool:
+        """Whether the base model was pre-trained here: no other machine has quite the same."""
+        return self.base_name == EMBEDDED
+
     def cached(self, key: Hashable, compute: Callable[[], _Value]) -> _Value:
         """The value under this key, computed by the first call.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,22 +11,28 @@ from typing import Any
 import numpy as np
 import torch
 
+from userdp.clients.checkpoints import beside_adapter
 from userdp.clients.evaluation import heldout, text_bytes
 from userdp.clients.evaluation.heldout import Evaluation
+from userdp.clients.generation.sample import Sample
 from userdp.clients.models import export
 from userdp.clients.quantization.quantization import Quantized
 from userdp.server.ledger.ledger import Ledger
 from userdp.server.statement import claim, model_card, statement
+from userdp.server.statement.card_metadata import About
 from userdp.sim.common import durable_file
 from userdp.sim.console import run_summary
 from userdp.sim.data.canaries import Canaries
-from userdp.sim.run import input_digests
+from userdp.sim.inputs import licence
+from userdp.sim.run import input_digests, samples
 from userdp.sim.run.health import saved_adapter
 from userdp.sim.run.prepare import Prepared
 from userdp.sim.run.simulation_only import canary_exposure, measure
 from userdp.sim.run.simulation_only.measure import Measured
 from userdp.sim.run_folder import published_files
 from userdp.sim.tracking.tracker import Tracker
+
+_OURS = About(license="apache-2.0", language=("en",))  # of generated texts and our own base model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +43,7 @@ class Result:
     before: Evaluation  # of the base model
     after: Evaluation  # of the adapter
     statement: Mapping[str, Any]
+    samples: Sequence[Sample] = ()  # texts of base and adapter after public prompts
     training_seconds: float = 0.0  # rounds and held-out scores; private, so never stored
 
 
@@ -90,12 +97,14 @@ def finish(
     """
     folder = prepared.folder
     simulated = _simulated(prepared, {0: before, ledger.rounds_intended: after})
-    facts = _publish(prepared, ledger, before, after)
+    facts, written = _publish(prepared, ledger, before, after)
+    tracker.texts("samples", ("prompt", "base", "adapter"), [one.texts() for one in written])
     for path, name, kind in (
         (folder.adapter, "adapter", "model"),
         (folder.model_card, "model_card", "card"),
         (folder.statement, "privacy_statement", "statement"),
         (folder.ledger, "ledger", "ledger"),
+        *([(folder.samples, "samples", "samples")] if written else []),
         *((file, file.stem, "simulation_only") for file in simulated.files),
     ):
         tracker.artifact(path, name, kind)
@@ -111,8 +120,9 @@ def finish(
     )
     if ledger.rounds_intended >= prepared.plan.rounds:  # else the run can be resumed
         input_digests.delete(folder)
-    run_summary.print_end(folder, {**_score_rows(before, after), **simulated.shown}, facts)
-    return Result(folder=folder.path, before=before, after=after, statement=facts)
+    rows = {**_score_rows(before, after), **simulated.shown}
+    run_summary.print_end(folder, rows, facts, written)
+    return Result(folder=folder.path, before=before, after=after, statement=facts, samples=written)
 
 
 def _simulated(prepared: Prepared, scores: Mapping[int, Evaluation]) -> Measured:
@@ -158,8 +168,8 @@ def _score_rows(before: Evaluation, after: Evaluation) -> dict[str, str]:
 
 def _publish(
     prepared: Prepared, ledger: Ledger, before: Evaluation, after: Evaluation
-) -> Mapping[str, Any]:
-    """Write model card and adapter, and last the statement, which holds their digests.
+) -> tuple[Mapping[str, Any], list[Sample]]:
+    """Write model card, adapter and samples, and last the statement, which holds their digests.
 
     The card comes before the adapter, so that no adapter ever stands beside the card of an earlier
     one, whose epsilon was smaller.
@@ -170,17 +180,23 @@ def _publish(
     inputs, folder, adapter = prepared.inputs, prepared.folder, prepared.optimizer.averaged
     card = _card(prepared, _statement(prepared, ledger, {}), before, after)
     durable_file.replace(folder.model_card, card.encode())
-    export.save(inputs.model, adapter, folder.adapter, base=inputs.base)
-    saved_adapter.check(
+    export.save(
+        inputs.model, adapter, folder.adapter, base=inputs.base_name, revision=inputs.revision
+    )
+    beside_adapter.save_tokenizer(inputs.text_tokenizer, folder.adapter)
+    if inputs.base_is_ours:
+        beside_adapter.copy_base(Path(inputs.base), folder.base)
+    adapted = saved_adapter.check(
         inputs,
         adapter,
         folder.adapter,
         seq_len=prepared.settings.model.seq_len,
         engine=prepared.engine,
     )
+    written = samples.write(prepared, adapted)
     facts = _statement(prepared, ledger, published_files.digests(folder))
     durable_file.replace(folder.statement, (json.dumps(facts, indent=2) + "\n").encode())
-    return facts
+    return facts, written
 
 
 def _statement(prepared: Prepared, ledger: Ledger, files: Mapping[str, str]) -> Mapping[str, Any]:
@@ -194,7 +210,7 @@ def _statement(prepared: Prepared, ledger: Ledger, files: Mapping[str, str]) -> 
         codes=ledger.codes,
         simulation_only=ledger.simulation_only,
         files=files,
-        sweep={"folder": sweep} if sweep else None,
+        sweep={"folder": Path(sweep).name} if sweep else None,
     )
 
 
@@ -202,7 +218,7 @@ def _card(
     prepared: Prepared, facts: Mapping[str, Any], before: Evaluation, after: Evaluation
 ) -> str:
     """The model card, which is the README of the adapter's folder."""
-    inputs = prepared.inputs
+    inputs, data = prepared.inputs, prepared.settings.data
     name, _ = after.headline
     scores = {
         f"held-out {name} {when}": evaluation.headline[1]
@@ -214,9 +230,28 @@ def _card(
         facts,
         base_model=inputs.base_name,
         base_revision=inputs.revision,
+        base_here=inputs.base_is_ours,
         scores=scores,
-        classes=prepared.settings.data.class_names,
+        classes=data.class_names,
         quantization=_quantization(inputs.quantized),
+        chat=data.chat is not None,
+        about=_about(prepared, after),
+    )
+
+
+def _about(prepared: Prepared, after: Evaluation) -> About:
+    """The metadata of the card: what the configuration declares, else what is known."""
+    inputs, data, declared = prepared.inputs, prepared.settings.data, prepared.settings.card
+    datasets, all_ours = declared.datasets, inputs.base_is_ours and data.generated
+    if not datasets and data.hub_name is not None:
+        datasets = (data.hub_name,)
+    known = _OURS if all_ours else About(license=licence.of_base(inputs.base, inputs.revision))
+    return About(
+        license=declared.license or known.license,
+        language=declared.language or known.language,
+        datasets=datasets,
+        data=datasets[0] if datasets else data.described_format,
+        results={name.removeprefix("heldout_"): v for name, v in after.metrics().items()},
     )
 
 

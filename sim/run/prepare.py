@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from userdp.clients import node_keys
+from userdp.clients.generation import sampling
+from userdp.clients.models import language_model
+from userdp.clients.tokenization import prompts
 from userdp.clients.training.clipping import CLIP_RULES
 from userdp.clients.training.memory import EngineSettings
 from userdp.server import secure_sum
@@ -19,7 +22,7 @@ from userdp.server.statement import trust
 from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.config.data import Data
 from userdp.sim.config.settings import Model, Settings
-from userdp.sim.inputs import run_inputs
+from userdp.sim.inputs import private_prompts, run_inputs
 from userdp.sim.inputs.run_inputs import RunInputs
 from userdp.sim.planning import planner
 from userdp.sim.planning.planner import Plan
@@ -62,6 +65,7 @@ def prepare(settings: Settings, load: LoadInputs = run_inputs.load) -> Prepared:
     settings = _in_its_precision(settings)
     inputs = load(settings.data, settings.model, settings.seed, settings.device)
     _check_sides(settings, inputs)
+    _check_prompts(settings, inputs)
     plan = make_plan(settings, inputs)
     CLIP_RULES.find(plan.mechanism.clipping)
     _check_secure_sum(settings, plan)
@@ -214,6 +218,33 @@ def _check_sides(settings: Settings, inputs: RunInputs) -> None:
         raise ConfigurationError(
             "privacy.users=null: the nodes hold the records, so the server cannot count the "
             "users; declare an upper bound of their number, privacy.users=N."
+        )
+
+
+def _check_prompts(settings: Settings, inputs: RunInputs) -> None:
+    """Refuse prompts of samples that are too long, or the text of a private record.
+
+    How the second depends on private records is told in `private_prompts`.
+    """
+    asked = settings.samples.prompts
+    if not asked or not settings.samples.count or settings.data.label is not None:
+        return
+    tokenizer, chat = inputs.text_tokenizer, settings.data.chat is not None
+    try:
+        ids = [prompts.ids(tokenizer, prompt, chat=chat) for prompt in asked]
+        sampling.check_lengths(ids, language_model.longest_text(inputs.model.module))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"samples.prompts: {error}") from None
+    if settings.track.simulation_only:
+        return
+    private = inputs.cached(
+        ("private prompt", asked),
+        lambda: private_prompts.first_private(asked, inputs.corpus.train, tokenizer),
+    )
+    if private is not None:
+        raise ConfigurationError(
+            f"samples.prompts: prompt {private} is the text of a private record; name public "
+            "prompts, or set track.simulation_only=true."
         )
 
 

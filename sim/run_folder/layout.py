@@ -69,6 +69,16 @@ class RunFolder:
         return self.path / "wandb" / "run-id.txt"
 
     @property
+    def samples(self) -> Path:
+        """Texts that base model and adapter wrote after public prompts, a JSON object a line."""
+        return self.path / "samples.jsonl"
+
+    @property
+    def base(self) -> Path:
+        """A copy of the base model, where nobody else has the same."""
+        return self.adapter / "base"
+
+    @property
     def groups(self) -> Path:
         """Held-out scores by groups of users; simulation_only."""
         return self.path / "groups.csv"

@@ -12,9 +12,9 @@ _LOADED = (".safetensors", ".bin", ".pt", ".pth", "adapter_config.json", "README
 
 
 def digests(folder: RunFolder) -> dict[str, str]:
-    """SHA-256 of every file of the adapter, the model card, and the checkpoint, by path inside."""
+    """SHA-256 of every file of the adapter, the model card, samples and checkpoint, by path."""
     files = [path for path in folder.adapter.rglob("*") if path.is_file()]
-    files += list(folder.checkpoint.glob("*.pt"))
+    files += [*folder.checkpoint.glob("*.pt"), *([folder.samples] * folder.samples.is_file())]
     return {path.relative_to(folder.path).as_posix(): sha256(path) for path in sorted(files)}
 
 
@@ -25,9 +25,10 @@ def sha256(path: Path) -> str:
 
 
 def foreign(folder: RunFolder, stated: set[str]) -> list[str]:
-    """Weights, configuration or card of an adapter that the statement does not name, by path."""
+    """Weights, configuration, card or samples that the statement does not name, by path."""
+    told = (*_LOADED, folder.samples.name)
     return sorted(
         name
         for name in digests(folder)
-        if name not in stated and name.endswith(_LOADED) and not name.startswith("checkpoint/")
+        if name not in stated and name.endswith(told) and not name.startswith("checkpoint/")
     )

@@ -63,6 +63,7 @@ METRICS: dict[str, Metric] = {
     "test_statistic": _RELEASED,  # noised, of the concentration test
     "test_passed": _RELEASED,
     "test_pass_rate": _RELEASED,  # share of the rounds that passed
+    "samples": _RELEASED,  # texts by the released adapter, after public prompts
     "release_norm": _RELEASED,  # L2 norm of the noised mean
     "signal_norm": _RELEASED,  # sqrt(max(0, release_norm^2 - D noise_std_on_mean^2))
     "signal_to_noise": _RELEASED,
@@ -116,6 +117,16 @@ def kind(key: str) -> Kind:
         ValueError: the table has no such key.
     """
     return metric(key).kind
+
+
+def check_texts(key: str) -> None:
+    """Check that texts under this key may be written by every run.
+
+    Raises:
+        ValueError: the table lacks the key, or private data are in such texts.
+    """
+    if kind(key) is Kind.SIMULATION_ONLY:
+        raise ValueError(f"Texts {key!r} see private data: no tracker writes them.")
 
 
 def from_sums(sums: Mapping[str, float]) -> dict[str, float]:

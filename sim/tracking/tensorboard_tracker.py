@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,9 @@ class TensorBoardTracker:
         for part in hparams(self._config, numbers):  # type: ignore[no-untyped-call]
             self._writer.file_writer.add_summary(part, walltime=self._time())
         self._writer.flush()
+
+    def texts(self, key: str, columns: Sequence[str], rows: tracker.Rows) -> None:
+        metric_kinds.check_texts(key)
 
     def artifact(self, path: Path, name: str, kind: str) -> None:
         pass

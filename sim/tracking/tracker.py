@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -16,6 +16,7 @@ from userdp.sim.common import durable_file
 from userdp.sim.tracking import metric_kinds
 
 Values = Mapping[str, metric_kinds.Value]
+Rows = Sequence[Sequence[str]]
 NONE: Values = {}  # no metrics
 
 
@@ -42,6 +43,19 @@ class Tracker(Protocol):
         """
         ...
 
+    def texts(self, key: str, columns: Sequence[str], rows: Rows) -> None:
+        """Write a table of released or public texts, of the whole run.
+
+        Args:
+            key: in the table of metrics.
+            columns: names.
+            rows: each with a text for every column.
+
+        Raises:
+            ValueError: the table of metrics lacks the key, or its kind is simulation_only.
+        """
+        ...
+
     def artifact(self, path: Path, name: str, kind: str) -> None:
         """Store a file or folder of the run; ``kind`` is its type, for example ``model``."""
         ...
@@ -62,6 +76,9 @@ class NullTracker:
 
     def summary(self, values: Values, simulation_only: Values = NONE) -> None:
         metric_kinds.typed(values, simulation_only, keep=False)
+
+    def texts(self, key: str, columns: Sequence[str], rows: Rows) -> None:
+        metric_kinds.check_texts(key)
 
     def artifact(self, path: Path, name: str, kind: str) -> None:
         pass
@@ -95,6 +112,9 @@ class JsonlTracker:
     def summary(self, values: Values, simulation_only: Values = NONE) -> None:
         row = metric_kinds.typed(values, simulation_only, keep=self._keep)
         self._write({"round": self._round} | {f"summary/{key}": row[key] for key in row})
+
+    def texts(self, key: str, columns: Sequence[str], rows: Rows) -> None:
+        metric_kinds.check_texts(key)  # they are a file of the run folder, as artifacts are
 
     def artifact(self, path: Path, name: str, kind: str) -> None:
         pass
@@ -148,6 +168,10 @@ class Fanout:
     def summary(self, values: Values, simulation_only: Values = NONE) -> None:
         for tracker in reversed(self._trackers):  # the first one's marks the run as complete
             tracker.summary(values, simulation_only)
+
+    def texts(self, key: str, columns: Sequence[str], rows: Rows) -> None:
+        for tracker in self._trackers:
+            tracker.texts(key, columns, rows)
 
     def artifact(self, path: Path, name: str, kind: str) -> None:
         for tracker in self._trackers:

@@ -6,6 +6,7 @@ As every tracker, it writes only metrics of the table (``userdp.sim.tracking.met
 from __future__ import annotations
 
 import base64
+import html
 import os
 import re
 import shutil
@@ -99,6 +100,14 @@ class WandbTracker:
     ) -> None:
         row = metric_kinds.typed(values, simulation_only, keep=self._keep)
         self._run.summary.update(_present(row))
+
+    def texts(self, key: str, columns: Sequence[str], rows: tracker.Rows) -> None:
+        """Log the table as a page: the library copies its own tables out of the run folder."""
+        metric_kinds.check_texts(key)
+        if rows:
+            import wandb
+
+            self._run.log({key: wandb.Html(_page([columns, *rows]), inject=False), **self._clock})
 
     def artifact(self, path: Path, name: str, kind: str) -> None:
         import wandb
@@ -249,6 +258,14 @@ def _id(path: Path) -> str:
 
 def _is_score(key: str) -> bool:
     return key.startswith("heldout_") and not key.endswith("_before")
+
+
+def _page(rows: Sequence[Sequence[str]]) -> str:
+    """An HTML table in which no text is markup."""
+    cells = ["".join(f"<td>{html.escape(printable(text))}</td>" for text in row) for row in rows]
+    style = "td{vertical-align:top;white-space:pre-wrap;padding:.4em}"
+    body = "".join(f"<tr>{row}</tr>" for row in cells)
+    return f'<meta charset="utf-8"><style>{style}</style><table>{body}</table>'
 
 
 def _present(row: tracker.Values) -> dict[str, metric_kinds.Value]:

@@ -34,6 +34,7 @@ COUNTED = "userdp: warning: privacy.users=null: the number of users"  # asks for
 FILES = {
     *("config.yaml", "ledger.jsonl", "metrics.jsonl", "privacy_statement.json"),
     *("adapter/README.md", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"),
+    *("adapter/tokenizer.json", "adapter/tokenizer_config.json", "samples.jsonl"),
     "checkpoint/state.pt",
 }
 

@@ -9,16 +9,29 @@ from typing import Any
 
 from userdp.analysis.report.figures.figure import Plot, Section
 from userdp.analysis.report.page import inline_svg, run_table
-from userdp.sim.run_folder import config_diff, labels
+from userdp.clients.generation.sample import Sample
+from userdp.sim.common.plain_text import printable
+from userdp.sim.run_folder import config_diff, labels, samples_file
+from userdp.sim.run_folder.layout import RunFolder
 from userdp.sim.run_folder.reader import Run
 
 _FOLDER = Path(__file__).parent
 _NAMED_RUNS = 3  # names of runs before "and n more"
+_WITH_SAMPLES = 12  # runs of which samples are shown
 _FACTS = {  # label -> configuration keys, of which the first that is set counts
     "Data": ("data.path", "data.format"),
     "Base model": ("model.path", "model.kind"),
     "Strategies": ("strategy.name",),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """The samples of one run."""
+
+    run: str
+    private: bool
+    samples: Sequence[Sample]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +43,7 @@ class Page:
     first_lines: Sequence[str]
     facts: Sequence[tuple[str, str]]
     sections: Sequence[Section]
+    samples: Sequence[Written]
     drawings: Mapping[str, str]  # name of a plot -> text of its SVG file
     runs: Sequence[Run]
 
@@ -59,6 +73,7 @@ def html(page: Page) -> str:
         partial=config_diff.partial(page.runs),
         common=config_diff.common(page.runs),
         abridged=_abridged,
+        printable=printable,
     )
 
 
@@ -89,6 +104,16 @@ def facts(runs: Sequence[Run], scores: Mapping[str, Any]) -> list[tuple[str, str
         if values:
             facts.append((label, ", ".join(sorted(values))))
     return [*facts, *((label, str(value)) for label, value in scores.items())]
+
+
+def written(runs: Sequence[Run]) -> list[Written]:
+    """The samples of the complete runs that have some, in order; of a sweep, of the first ones."""
+    found = [
+        Written(run=run.name, private=run.private, samples=samples)
+        for run in runs
+        if run.complete and (samples := samples_file.read(RunFolder(run.folder)))
+    ]
+    return found[:_WITH_SAMPLES]
 
 
 def _first_set(run: Run, keys: Sequence[str]) -> str:

@@ -99,6 +99,7 @@ class Source(abc.ABC):
     Attributes:
         has_labels: whether ``data.label`` may name a column.
         option_names: keys that ``data.options`` may have; any other is refused.
+        on_hub: whether ``data.path`` may name a data set of the Hugging Face hub.
         own_columns: whether the rows of data with an `origin` have the columns of
             `userdp.sim.data.records.Columns.own`, whatever the settings call them.
         describes_itself: whether a request without columns is for all that there are, so that
@@ -109,6 +110,7 @@ class Source(abc.ABC):
     describes_itself: ClassVar[bool] = False
     option_names: ClassVar[Collection[str]] = ()
     own_columns: ClassVar[bool] = False
+    on_hub: ClassVar[bool] = False
 
     def origin(self, path: str | None) -> Origin | None:
         """What the data at ``path`` were cut from; None for data that are no part of others.

@@ -16,6 +16,7 @@ class HubSource(Source):
     """Reads one split of a data set; ``data.path`` is its name, or a local folder of one."""
 
     describes_itself = True
+    on_hub = True
 
     def check(self, request: SourceRequest) -> None:
         """Refuse a request without a name; raises as `Source.check` does."""

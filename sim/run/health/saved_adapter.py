@@ -40,7 +40,7 @@ def check(
     *,
     seq_len: int,
     engine: EngineSettings,
-) -> None:
+) -> Any | None:
     """Score a few held-out records by the saved adapter in plain peft, and by the trained model.
 
     Where the base model cannot be loaded a second time, a line in the log says so.
@@ -49,15 +49,19 @@ def check(
         adapter: (D,), as it was saved.
         folder: of the saved adapter.
 
+    Returns:
+        The plain base model with the saved adapter, of peft; None where it could not be loaded.
+
     Raises:
         StoppedError: the losses differ by more than `TOLERANCE`, or peft cannot load the adapter.
     """
     records = public_records.first(inputs.corpus.heldout, seq_len, RECORDS)
     base = _plain_base(inputs)
     if base is None:
-        return
+        return None
     try:
-        found = plain_peft.losses(base, folder, records)
+        adapted = plain_peft.adapted(base, folder)
+        found = plain_peft.losses_of(adapted, records)
     except Exception as error:  # peft raises many types for an adapter that does not fit
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise StoppedError(f"{folder}: peft cannot load the saved adapter: {reason}") from None
@@ -70,6 +74,7 @@ def check(
             f"has {wanted.sum():.6g}: the base model at model.path={inputs.base} is another than "
             "the run holds; restore it, and finish by userdp run with resume=RUN FOLDER."
         )
+    return adapted
 
 
 def _measured(

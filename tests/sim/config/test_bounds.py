@@ -103,6 +103,8 @@ def test_no_kind_of_text_takes_nothing_or_what_a_terminal_obeys(text):
         assert Kind(kind).fault(text) is not None
         assert Kind(kind).fault("A name, spelled out: é") is None
     assert Kind("column").fault("user\nid") is None
+    assert (Kind("text").fault(text) is None) == (not text.strip())
+    assert Kind("text").fault("two\nlines") is None
     assert Kind("path").fault("user\nid") is not None
 
 

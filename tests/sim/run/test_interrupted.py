@@ -205,6 +205,7 @@ def test_files_are_written_in_the_order_that_a_resume_can_go_on_from(monkeypatch
     assert cli.main([*FIRST, "rounds=1", "output=run"]) == 0
     wanted = ["config.yaml", "inputs.json", "header", "metrics.jsonl", "intent", "state.pt", "done"]
     end = ["README.md", "adapter_model.safetensors", "adapter_config.json"]
+    end += ["tokenizer.json", "tokenizer_config.json", "samples.jsonl"]
     logged = ["metrics.jsonl", "metrics.jsonl"]  # of the round, and its score
     kept = [name for name in seen if name not in (".json", "score.json") and len(name) < 40]
     assert kept == [*wanted, *logged, *end, "privacy_statement.json", "summary/"]

@@ -115,3 +115,16 @@ def test_fanout_gives_each_tracker_the_same(tmp_path):
     tracker.artifact(tmp_path, "adapter", "model")
     tracker.close()
     assert paths[0].read_text() == paths[1].read_text() != ""
+
+
+@pytest.mark.parametrize("key", ["train_loss", "poems"])
+def test_texts_of_private_data_or_of_no_declared_kind_are_refused(tmp_path, key):
+    rows = [("p", "b", "a")]
+    lines = track.JsonlTracker(tmp_path / "metrics.jsonl", simulation_only=True)
+    lines.start({})
+    for one in (track.NullTracker(), lines, track.Fanout(track.NullTracker())):
+        with pytest.raises(ValueError, match=f"'{key}'"):
+            one.texts(key, ("prompt", "base", "adapter"), rows)
+        one.texts("samples", ("prompt", "base", "adapter"), rows)
+    lines.close()
+    assert (tmp_path / "metrics.jsonl").read_text() == ""

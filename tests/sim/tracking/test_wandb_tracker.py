@@ -153,3 +153,21 @@ def test_what_cannot_start_is_told_before_there_is_a_folder(
     assert len(str(caught.value).splitlines()) == 1
     monkeypatch.setenv("WANDB_MODE", "offline")
     wandb_tracker.check(project="mail-2024", group="g", tags=["user_wise"])
+
+
+def test_texts_are_a_page_inside_the_run_folder_in_which_nothing_is_markup(tmp_path):
+    tracker = run_offline(tmp_path / "run", close=False)
+    with pytest.raises(ValueError, match="'train_loss'"):
+        tracker.texts("train_loss", ("text",), [("x",)])
+    tracker.texts("samples", ("prompt", "adapter"), [("a & b", "<script>x</script>\x1b[31m\nend")])
+    tracker.close()
+    wait_for_files()
+    [page] = (tmp_path / "run").glob("wandb/offline-run-*/files/media/html/samples*.html")
+    assert (
+        "<td>a &amp; b</td><td>&lt;script&gt;x&lt;/script&gt;\\x1b[31m\nend</td>"
+        in page.read_text()
+    )
+    assert any("samples" in key for row in history(tmp_path / "run") for key in row)
+    outside = [path for path in tmp_path.rglob("*") if path.is_file()]
+    held = [path for path in outside if b"&lt;script&gt;" in path.read_bytes()]
+    assert held == [page]

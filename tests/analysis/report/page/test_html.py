@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html.parser
+import json
 import re
 
 import pytest
@@ -140,3 +141,35 @@ def test_only_keys_that_differ_are_differences(tmp_path):
                                 "strategy.records_per_user"}  # fmt: skip
     assert differences["strategy.records_per_user"]["10"] == ("k/10",)
     assert config_diff.common(runs)["optimizer.lr"] == "0.01"
+
+
+def sampled(folder, *texts):
+    """A run folder with these samples, each a prompt, a base's and an adapter's text."""
+    rows = [dict(zip(("prompt", "base", "adapter"), text, strict=True)) for text in texts]
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_samples_stand_beside_each_other_as_text_and_nothing_else(tmp_path, private):
+    folder = run_folders.write(tmp_path / "run", strategy="user_wise" if private else "non_private")
+    sampled(folder, (HOSTILE, "base <b>", f"adapter {HOSTILE}"), ("", "x", "a\x1b[31mred"))
+    text = command.write(folder, tmp_path / "out").read_text()
+    page = Parsed(text)
+    assert "samples" in page.values("id")
+    told = "".join(page.texts)
+    for one in (HOSTILE, "base <b>", f"adapter {HOSTILE}", "(the beginning of a text)"):
+        assert one in told
+    assert not {"b", "img"} & {tag for tag, _ in page.tags}
+    assert "\x1b" not in text
+    assert ("NOT PRIVATE: " in told[told.index("base model writes") :]) != private
+
+
+@pytest.mark.parametrize(
+    "content", ["{", '{"prompt": 1, "base": 2, "adapter": 3}', '["a"]', '{"a": 1}']
+)
+def test_a_file_that_no_run_writes_shows_no_samples(tmp_path, content):
+    folder = run_folders.write(tmp_path / "run")
+    (folder / "samples.jsonl").write_text(content + "\n")
+    page = Parsed(command.write(folder, tmp_path / "out").read_text())
+    assert "samples" not in page.values("id")
+    assert "no complete run has samples" in "".join(page.texts)

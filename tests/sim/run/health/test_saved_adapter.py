@@ -81,8 +81,8 @@ def test_an_adapter_that_is_not_the_scored_one_stops_the_run(world, monkeypatch,
 def test_an_adapter_that_peft_cannot_load_stops_the_run(world, monkeypatch, capsys):
     whole = export.save
 
-    def save(model, adapter, folder, *, base):
-        whole(model, adapter, folder, base=base)
+    def save(model, adapter, folder, **names):
+        whole(model, adapter, folder, **names)
         (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "nothing"}))
 
     monkeypatch.setattr(export, "save", save)
