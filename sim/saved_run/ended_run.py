@@ -18,7 +18,7 @@ from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.common.plain_text import printable
 from userdp.sim.config import interpolation, refusal, stored_config
 from userdp.sim.config.settings import Model, Samples
-from userdp.sim.inputs import devices
+from userdp.sim.inputs import devices, precision
 from userdp.sim.run import verify
 from userdp.sim.run.verify import Verified
 from userdp.sim.run_folder import published_files
@@ -56,7 +56,7 @@ class EndedRun:
         third_party.libraries()
         device = devices.device("auto")
         stored = self.header.get("base_dtype")
-        dtype = _DTYPES.get(str(stored)) or devices.dtype(self.model.dtype, device)
+        dtype = _DTYPES.get(str(stored)) or precision.dtype(self.model.dtype, device)
         path, revision = self._base(base)
         return saved_model.load(
             self.folder.adapter,
