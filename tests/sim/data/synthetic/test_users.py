@@ -89,18 +89,22 @@ def test_every_user_has_friends_places_and_a_pet_of_their_own():
 
 
 def test_the_private_register_is_shared_by_users_and_foreign_to_the_public_text(users, public):
-    """Bigrams of one half of the users cover the other half far better than the public ones do."""
+    """Word triples of one half of the users cover the other half far better than public ones do."""
     texts = list(users.values())
     halves = [[t for records in texts[side::2] for t in records] for side in (0, 1)]
-    of_public, of_half = (set(bigrams(source)) for source in (public, halves[0]))
-    other = bigrams(halves[1])
-    covered = [sum(pair in known for pair in other) / len(other) for known in (of_public, of_half)]
+    of_public, of_half = (set(triples(source)) for source in (public, halves[0]))
+    other = triples(halves[1])
+    covered = [sum(run in known for run in other) / len(other) for known in (of_public, of_half)]
     assert covered[0] < 0.35
     assert covered[1] > 2 * covered[0]
 
 
-def bigrams(texts: list[str]) -> list[tuple[str, str]]:
-    return [pair for text in texts for pair in zip(words(text), words(text)[1:], strict=False)]
+def triples(texts: list[str]) -> list[tuple[str, str, str]]:
+    return [
+        run
+        for said in map(words, texts)
+        for run in zip(said, said[1:], said[2:], strict=False)
+    ]
 
 
 def test_the_corpus_holds_the_generated_users_and_is_cached(tmp_path):
