@@ -56,6 +56,8 @@ def _post(rules: grammar.Rules, chance: random.Random) -> str:
     stop = grammar.expand(rules, "stop", chance)
     kind = names.pick(["chat", "posted"], chance)
     said = _different(kind, _count(1, 3, chance), rules, chance)
+    if chance.random() < 0.2:
+        said = [grammar.expand(rules, "reaction", chance), *said]
     return " ".join(text if text.endswith("?") else text + stop for text in said)
 
 
@@ -84,7 +86,8 @@ def _letter(rules: grammar.Rules, chance: random.Random) -> str:
 def _list(rules: grammar.Rules, chance: random.Random) -> str:
     """A title, and lines that begin with the same sign."""
     bullet = grammar.expand(rules, "bullet", chance)
-    lines = _different("price", _count(4, 10, chance), rules, chance)
+    kind = names.pick(["price", "errand"], chance)
+    lines = _different(kind, _count(3, 9, chance), rules, chance)
     title = grammar.expand(rules, "price_title", chance)
     return "\n".join([title, *(f"{bullet} {line}" for line in lines)])
 
@@ -117,10 +120,10 @@ _KINDS: Mapping[str, Callable[[grammar.Rules, random.Random], str]] = {
     "lesson": _lines_of("lesson"),
 }
 _SHARES = (  # one entry for each twentieth of the pages
-    *["forum"] * 5,
-    *["post"] * 3,
+    *["forum"] * 4,
+    *["post"] * 5,
     *["phrase book"] * 4,
-    *["letter"] * 3,
+    *["letter"] * 2,
     *["list"] * 2,
     *["notice", "gazetteer", "lesson"],
 )

@@ -167,7 +167,10 @@ _PAGES = {
         "{good}, {number} for {money} | {good} and {good}: {money} | {thing}: {money} "
         "| {craft} kit, {money} | {number} x {good} | parcel to {person}: {money} | {stuff}"
     ),
-    "price_title": "Price list, {weekday} | Shopping list | To bring | Packing list | At {place}",
+    "price_title": (
+        "Price list, {weekday} | Shopping list | To bring | Packing list | At {place} "
+        "| {thing} - notes | todo before {when}"
+    ),
     "lesson": (
         "Words for today: {word}, {word}, {word}, {word}. | {^word} is not {word}. "
         "| Say {word}, then {word}. | How do you spell {word}? | We {word}, they {word}. "
@@ -185,6 +188,10 @@ def _said_by_all(kind: str) -> str:
     return "|".join(text for number, text in enumerate(sentences) if number % 3)
 
 
-_POSTED = {"posted": "|".join(_said_by_all(kind) for kind in ("ask", "tell"))}
+_POSTED = {
+    "posted": "|".join(_said_by_all(kind) for kind in ("ask", "tell")),
+    "reaction": _said_by_all("react"),
+    "errand": _said_by_all("todo"),
+}
 
 RULES = grammar.compiled({**_SHARED, **_TIDY, **_CASUAL, **_POSTED, **_PAGES})
