@@ -20,7 +20,7 @@ from userdp.sim.data.synthetic import users
 
 pytestmark = pytest.mark.slow  # the default run, with its pre-training
 
-PROMPTS = ("", "Subject:", "i'm", "The")  # the first: begin of text
+PROMPTS = ("", "i'm", "whats the", "The")  # the first: begin of text
 COUNT = 50  # samples of each
 
 
@@ -76,14 +76,14 @@ def test_both_write_words_that_exist_in_an_order_that_exists(before, after):
     assert readable.known_share(every(before), 1) > 0.95
     assert readable.known_share(every(before), 2) > 0.93
     assert readable.known_share(every(after), 1) > 0.93
-    assert readable.known_share(every(after), 2) > 0.85
+    assert readable.known_share(every(after), 2) > 0.8  # noise has 0.1 to 0.3
 
 
 def test_the_adapter_writes_as_the_private_users_do(before, after):
     begin = [
         readable.informal_share([text or "-" for text in texts[""]]) for texts in (before, after)
     ]
-    assert begin[1] > begin[0] + 0.3
+    assert begin[1] > begin[0] + 0.25
     shares = [readable.abbreviation_share(every(texts)) for texts in (before, after)]
     assert shares[1] > 1.5 * shares[0]
 
