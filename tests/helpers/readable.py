@@ -15,7 +15,6 @@ from userdp.sim.data.synthetic import names, users
 _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
 _INVENTED = re.compile(f"(?:[{_CONSONANTS}][{_VOWELS}]){{2,4}}[nlrsm]?", re.IGNORECASE)
 _TOKEN = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|[^\w\s]+|\n")
-_ABBREVIATIONS = frozenset(["u", "r", "pls", "abt", "til", "gonna", "asap", "lmk", "omg", "wfh"])
 
 
 def tokens(text: str) -> list[str]:
@@ -59,12 +58,6 @@ def known_share(texts: Iterable[str], count: int) -> float:
 def informal_share(texts: Sequence[str]) -> float:
     """Share of texts that begin like a private message: with a small letter or a mail's subject."""
     return sum(bool(re.match(r"[a-z]|Subject: (?:re|fwd)?", text)) for text in texts) / len(texts)
-
-
-def abbreviation_share(texts: Iterable[str]) -> float:
-    """Share of words that are abbreviations of the informal register."""
-    words = [token for text in texts for token in tokens(text) if token[0].isalnum()]
-    return sum(word in _ABBREVIATIONS for word in words) / max(1, len(words))
 
 
 def secrets_in(texts: Iterable[str], seed: int, count: int = users.USERS) -> set[str]:
