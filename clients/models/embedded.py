@@ -109,7 +109,8 @@ def pretrain(
         starts = torch.randint(len(stream) - recipe.context, (recipe.batch, 1), generator=draws)
         windows = stream[starts + torch.arange(recipe.context + 1)]  # (batch, context + 1)
         logits = model(input_ids=windows[:, :-1]).logits
-        _loss(logits, windows[:, 1:], recipe.smoothing).backward()
+        loss = _loss(logits, windows[:, 1:], recipe.smoothing)
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
