@@ -23,7 +23,7 @@ from userdp.clients.tokenization.tokenizer import TokenizerEncode
 from userdp.sim.common import cache
 from userdp.sim.data.synthetic import users
 
-VERSION = 1  # of the training procedure in this file; part of the cache key
+VERSION = 2  # of the training procedure in this file; part of the cache key
 END = "<|end|>"  # end-of-text token
 
 
@@ -38,10 +38,10 @@ class Recipe:
     width: int = 128  # of the hidden states
     heads: int = 4
     context: int = 128  # longest text, tokens
-    steps: int = 450
-    batch: int = 16  # windows of ``context`` tokens per step
-    noise: float = 0.03  # probability that a token is replaced by a uniform one
-    learning_rate: float = 5e-3
+    steps: int = 900
+    batch: int = 8  # windows of ``context`` tokens per step
+    smoothing: float = 0.02  # share of a target's probability that goes to all tokens alike
+    learning_rate: float = 4e-3
 
 
 DEFAULT = Recipe()
@@ -107,9 +107,10 @@ def pretrain(
     draws = torch.Generator().manual_seed(recipe.seed)
     for _ in _progress(recipe.steps, quiet):
         starts = torch.randint(len(stream) - recipe.context, (recipe.batch, 1), generator=draws)
-        windows = stream[starts + torch.arange(recipe.context)]  # (batch, context)
-        windows = _with_noise(windows, recipe.noise, len(tokenizer), draws)
-        model(input_ids=windows, labels=windows).loss.backward()
+        windows = stream[starts + torch.arange(recipe.context + 1)]  # (batch, context + 1)
+        logits = model(input_ids=windows[:, :-1]).logits
+        loss = _loss(logits, windows[:, 1:], recipe.smoothing)
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -118,14 +119,20 @@ def pretrain(
     return model
 
 
-def _with_noise(windows: Tensor, rate: float, vocabulary: int, draws: torch.Generator) -> Tensor:
-    """Replace tokens of windows (batch, context) int64 by uniform ones with probability ``rate``.
+def _loss(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """Mean next-token loss with smoothed targets (Szegedy et al., arXiv 1512.00567, section 7).
 
-    Inputs and targets both have the noise. The generated text is so regular that without it the
-    model would give any other text a probability of nearly 0.
+    The generated text is so regular that without it the model would give any other text a
+    probability of nearly 0. Noise in the tokens has the same effect, and is learned: the model
+    writes it. A smoothed target leaves the text as it is.
+
+    Args:
+        logits: (batch, context, vocabulary).
+        targets: (batch, context) int64.
     """
-    replaced = torch.rand(windows.shape, generator=draws) < rate
-    return torch.where(replaced, torch.randint(vocabulary, windows.shape, generator=draws), windows)
+    return torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), label_smoothing=smoothing
+    )
 
 
 def _initial_model(vocabulary: int, end: int, recipe: Recipe) -> transformers.GPT2LMHeadModel:
@@ -136,6 +143,7 @@ def _initial_model(vocabulary: int, end: int, recipe: Recipe) -> transformers.GP
         n_embd=recipe.width,
         n_head=recipe.heads,
         n_positions=recipe.context,
+        activation_function="gelu_pytorch_tanh",  # GPT-2's own, computed in one step
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,

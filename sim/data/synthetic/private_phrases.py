@@ -1,79 +1,39 @@
 """Grammar of the private users' texts: messages, notes and mails in the first person.
 
-Names in braces that have no list in this file (friend, spot, pet, craft, ...) are lists of the
-single user; `userdp.sim.data.synthetic.users` adds them.
+Names in braces that have no list in this file (topic_thing, friend, spot, pet, craft, catchphrase)
+are lists of the single user; `userdp.sim.data.synthetic.users` adds them.
 """
 
 from __future__ import annotations
 
-from userdp.sim.data.synthetic import grammar
-
-TOPICS = {
-    "boiler": (
-        "the boiler | the radiator valve | the plumber's invoice | the hot water "
-        "| the landlord's reply"
-    ),
-    "band": (
-        "band practice | the setlist | the bass amp | our demo | the drummer's timing | the encore"
-    ),
-    "garden": (
-        "the tomato seedlings | the compost bin | the raised bed | slugs on the lettuce | the hose"
-    ),
-    "kids": (
-        "the school run | the permission slip | swim lessons | the packed lunch | parents' evening"
-    ),
-    "work": (
-        "the quarterly deck | standup | the client call | the budget spreadsheet "
-        "| the release notes"
-    ),
-    "bike": (
-        "the back tyre | the chain | bike parking | the hill route | my helmet light "
-        "| the puncture kit"
-    ),
-    "baking": "the sourdough starter | the oven | the lemon cake | the proofing basket | rye flour",
-    "chess": "the club ladder | my endgame | the blitz night | that rook sacrifice | the Sicilian",
-    "trip": (
-        "the train tickets | the hostel booking | my passport renewal | the packing list | check-in"
-    ),
-    "health": (
-        "the physio exercises | my blood test | the dentist | the prescription | my sore knee"
-    ),
-    "flat": "the deposit | the viewing | the inventory list | the removal van | the box room",
-    "film": (
-        "the subtitles | the projector | that documentary | the popcorn machine | the double bill"
-    ),
-}
+from userdp.sim.data.synthetic import everyday_words, grammar
 
 WORDS = {
-    "day": (
-        "mon | tues | wed | thurs | fri | sat | sunday | tomorrow | tonight | next week | the 14th "
-        "| the 3rd"
-    ),
-    "clock": (
-        "8ish | 9:15 | half 6 | 10am | noon | 4pm | 7:30 | after work | first thing | b4 lunch"
-    ),
-    "money": "£12 | £40 | 35 quid | £7.50 | £220 | a tenner",
+    "day": everyday_words.DAY,
+    "when": everyday_words.WHEN,
+    "clock": everyday_words.CLOCK,
+    "money": everyday_words.MONEY,
     "ask": (
         "can u bring {topic_thing} stuff on {day}? | pls can you check {topic_thing}? "
-        "| any news on {topic_thing}? | are we still on for {day} {clock}? "
+        "| any news on {topic_thing}? | are we still on for {when}? "
         "| did {friend} reply abt {topic_thing}? | who's got the keys for {spot}? "
-        "| could you forward me the email abt {topic_thing}? | r u free {day} at {clock}? "
-        "| whats the plan for {day}? | do you want me to pick up {friend} from {spot}? "
-        "| can we move {topic_thing} to {day}? | how's {pet} doing today?"
+        "| could you forward me the email abt {topic_thing}? | r u free {when} at {clock}? "
+        "| whats the plan for {when}? | do you want me to pick up {friend} from {spot}? "
+        "| can we move {topic_thing} to {when}? | how's {pet} doing today?"
     ),
     "tell": (
         "running late, be at {spot} by {clock} | just got back from {spot} with {friend} "
         "| {topic_thing} is sorted now | i'll sort out {topic_thing} on {day} "
-        "| {friend} says {topic_thing} is on for {day} | gonna be at {spot} til {clock} "
+        "| {friend} says {topic_thing} is on for {when} | gonna be at {spot} til {clock} "
         "| still waiting on {friend} re {topic_thing} | i owe you {money} for {topic_thing} "
         "| {pet} threw up on the sofa again | spent the whole morning on {topic_thing} "
-        "| i've booked {spot} for {day} at {clock} | been {craft}ing all weekend "
+        "| i've booked {spot} for {day} at {clock} | been {craft} all weekend "
         "| {friend} can't make it on {day} | my phone died at {spot} "
         "| we're out of milk and {pet}'s food | {topic_thing} is doing my head in "
         "| i left my {craft} kit at {spot} | the {craft} meetup moved to {spot} "
-        "| need to pay {friend} {money} by {day} | cant believe {topic_thing} cost {money} "
+        "| need to pay {friend} {money} by {when} | cant believe {topic_thing} cost {money} "
         "| it's {friend}'s birthday on {day} | i'm wfh on {day} so {clock} works "
-        "| {pet} is at the vet til {clock} | {catchphrase}, {topic_thing} can wait"
+        "| {pet} is at the vet til {clock} | {catchphrase}, {topic_thing} can wait til {when}"
     ),
     "react": (
         "omg yes | sounds good to me | no worries at all | ok cool, see you there "
@@ -88,7 +48,7 @@ WORDS = {
     ),
     "subject": (
         "{topic_thing} | re: {topic_thing} | fwd: {topic_thing} | {day} at {spot} "
-        "| {friend} / {topic_thing} | quick question | catching up | plan for {day} "
+        "| {friend} / {topic_thing} | quick question | catching up | plan for {when} "
         "| re: re: {spot}"
     ),
     "opener": (
@@ -98,11 +58,11 @@ WORDS = {
     ),
     "closer": (
         "let me know asap | lmk what you think | no rush | speak soon | shout if {day} doesn't work"
-        " | see u {day} | give {pet} a hug from me | thanks again for {topic_thing} "
+        " | see u {when} | give {pet} a hug from me | thanks again for {topic_thing} "
         "| more when i'm back from {spot}"
     ),
     "title": (
-        "todo {day} | shopping + errands | {topic_thing} - notes | things to ask {friend} | {day} "
+        "todo {when} | shopping + errands | {topic_thing} - notes | things to ask {friend} | {day} "
         "| before {spot}"
     ),
 }

@@ -30,7 +30,7 @@ _RULES = grammar.compiled(
     {
         "trade": (
             "lighthouse keeper | clockmaker | ferryman | beekeeper | mapmaker | miller | net mender"
-            " | schoolmaster | baker | shipwright | shepherd | bell founder | gardener | apothecary"
+            " | schoolmaster | baker | shipwright | shepherd | bell founder | gardener | physician"
             " | bookbinder | glassblower"
         ),
         "place": (
@@ -48,7 +48,7 @@ _RULES = grammar.compiled(
             "| red umbrella"
         ),
         "quality": (
-            "small | old | quiet | broken | golden | curious | heavy | forgotten | beautiful "
+            "small | worn | quiet | broken | golden | curious | heavy | forgotten | beautiful "
             "| plain | strange | weathered | narrow | pale | bright | dusty"
         ),
         "mood": (
@@ -93,7 +93,7 @@ _RULES = grammar.compiled(
         "past": (
             "had been a {trade} | had crossed to {far} | had lost a {quality} {thing} "
             "| had lived beside the {place} | had promised never to return "
-            "| had known {friend} since childhood | had buried the {thing} under the {place} "
+            "| had known the sea since childhood | had buried the {thing} under the {place} "
             "| had been {mood} all through the {season} | had kept the {thing} for twenty years"
         ),
         "saying": (

@@ -13,18 +13,24 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from userdp.sim.data.sources.base import GeneratedPopulation
-from userdp.sim.data.synthetic import grammar, private_phrases, public_pages, public_stories
+from userdp.sim.data.synthetic import (
+    everyday_words,
+    grammar,
+    names,
+    private_phrases,
+    public_pages,
+    public_stories,
+)
 
-VERSION = 1  # of the texts; a test pins a digest of them to it
+VERSION = 2  # of the texts; a test pins a digest of them to it
 USERS = 2400
 TALES = 2600
 _MEDIAN_RECORDS, _SPREAD, _MOST_RECORDS = 6, 1.25, 400
 _SECRET_RATE = 0.3  # probability that a record holds one of the user's secrets
-_SYLLABLES = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]  # 70
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +86,10 @@ def habits_of(seed: int, number: int) -> Habits:
     """The habits, secrets and vocabulary of one user, a function of seed and number."""
     chance = random.Random(f"habits/{seed}/{number}")
     shared = {
-        name: _choice(options.split("|"), chance).strip()
+        name: names.pick(options.split("|"), chance).strip()
         for name, options in private_phrases.HABITS.items()
     }
-    words = tuple(_secret_word(seed, 2 * number + i) for i in range(2))
+    words = tuple(names.secret_word(seed, 2 * number + i) for i in range(2))
     return Habits(
         rules={**private_phrases.RULES, **_user_rules(shared["catchphrase"], chance)},
         name=shared["name"],
@@ -93,23 +99,25 @@ def habits_of(seed: int, number: int) -> Habits:
         bullet=shared["bullet"],
         capitals=chance.random() < 0.3,
         mail_rate=0.1 + 0.4 * chance.random(),
-        secrets=tuple(_choice(private_phrases.SECRETS, chance).format(word=word) for word in words),
+        secrets=tuple(
+            names.pick(private_phrases.SECRETS, chance).format(word=word) for word in words
+        ),
         secret_words=words,
     )
 
 
 def _user_rules(catchphrase: str, chance: random.Random) -> grammar.Rules:
     """The grammar's lists that differ between users: topics, friends, places, pet, pastime."""
-    topics = [_choice(list(private_phrases.TOPICS.values()), chance) for _ in range(3)]
-    kinds = [" street", " road", "'s", " park", " café", " gym"]
+    topics = [names.pick(list(everyday_words.TOPICS.values()), chance) for _ in range(3)]
+    kinds = everyday_words.SPOT_KINDS
     return {
         "topic_thing": grammar.alternatives("|".join(topics).split("|")),
-        "friend": grammar.alternatives(_name(chance) for _ in range(4)),
-        "spot": grammar.alternatives(_name(chance) + _choice(kinds, chance) for _ in range(3)),
-        "pet": grammar.alternatives([_name(chance)]),
-        "craft": grammar.alternatives(
-            [_word(chance, 1) + _choice(["ck", "mp", "sh", "ll"], chance)]
+        "friend": grammar.alternatives(names.name(chance) for _ in range(4)),
+        "spot": grammar.alternatives(
+            names.name(chance) + names.pick(kinds, chance) for _ in range(3)
         ),
+        "pet": grammar.alternatives([names.name(chance)]),
+        "craft": grammar.alternatives([names.pick(everyday_words.CRAFT.split("|"), chance)]),
         "catchphrase": grammar.alternatives([catchphrase]),
     }
 
@@ -123,15 +131,14 @@ def _record(habits: Habits, chance: random.Random) -> str:
 
 def _text(habits: Habits, chance: random.Random) -> str:
     """A short message of one to three sentences."""
-    kinds = _choice(["tell", "ask", "react tell", "tell ask", "tell tell ask"], chance)
+    kinds = names.pick(["tell", "ask", "react tell", "tell ask", "tell tell ask"], chance)
     return _sentences(habits, chance, kinds.split())
 
 
 def _note(habits: Habits, chance: random.Random) -> str:
     """A title and a list."""
-    items = [
-        grammar.expand(habits.rules, "todo", chance) for _ in range(2 + int(6 * chance.random()))
-    ]
+    tries = 2 + int(6 * chance.random())
+    items = list(dict.fromkeys(grammar.expand(habits.rules, "todo", chance) for _ in range(tries)))
     lines = [grammar.expand(habits.rules, "title", chance)]
     lines += [f"{habits.bullet} {item}" for item in items + _maybe_secret(habits, chance)]
     return "\n".join(lines)
@@ -140,7 +147,7 @@ def _note(habits: Habits, chance: random.Random) -> str:
 def _mail(habits: Habits, chance: random.Random) -> str:
     """Subject, greeting, two to twenty sentences, sign-off."""
     length = min(round(chance.lognormvariate(math.log(4), 0.7)), 18)
-    middle = [_choice(["tell", "tell", "ask"], chance) for _ in range(length)]
+    middle = [names.pick(["tell", "tell", "ask"], chance) for _ in range(length)]
     friend = grammar.expand(habits.rules, "friend", chance)
     parts = (
         f"Subject: {grammar.expand(habits.rules, 'subject', chance)}",
@@ -161,28 +168,7 @@ def _sentences(habits: Habits, chance: random.Random, kinds: list[str]) -> str:
 
 
 def _maybe_secret(habits: Habits, chance: random.Random) -> list[str]:
-    return [_choice(habits.secrets, chance)] if chance.random() < _SECRET_RATE else []
-
-
-def _secret_word(seed: int, number: int) -> str:
-    """Eight letters that no other number has: an affine map onto all words of four syllables."""
-    size = len(_SYLLABLES) ** 4
-    place = (number * 9_999_991 + 7_654_321 * (seed + 1)) % size  # coprime to 70: one to one
-    digits = [place // len(_SYLLABLES) ** power % len(_SYLLABLES) for power in range(4)]
-    return "".join(_SYLLABLES[digit] for digit in digits)
-
-
-def _name(chance: random.Random) -> str:
-    ending = _choice(["n", "l", "r", "s", "x", ""], chance)
-    return (_word(chance, 2) + ending).capitalize()
-
-
-def _word(chance: random.Random, syllables: int) -> str:
-    return "".join(_choice(_SYLLABLES, chance) for _ in range(syllables))
-
-
-def _choice(options: Sequence[str], chance: random.Random) -> str:
-    return options[int(chance.random() * len(options))]
+    return [names.pick(habits.secrets, chance)] if chance.random() < _SECRET_RATE else []
 
 
 POPULATION = GeneratedPopulation(name="synthetic", version=VERSION, users=private_users)
