@@ -20,10 +20,16 @@ _VARIABLES = {
 }
 
 
+# What is there for other machines, and notices of one library to another, while they are imported.
+_QUIET = ("torchao", "bitsandbytes", "torch.utils._pytree")
+
+
 def environment() -> None:
     """Set the variables that libraries read when they are imported; existing values stay."""
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         getpass.getuser()
     except (KeyError, OSError, ImportError):  # a container's user, whom no table lists
@@ -69,6 +75,6 @@ def libraries() -> None:
 
     accountants()
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    for name in ("flwr", "transformers", "torchao", "bitsandbytes", "torch.utils._pytree"):
+    for name in ("flwr", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

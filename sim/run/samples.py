@@ -14,6 +14,7 @@ from userdp.clients.generation.sample import Sample
 from userdp.clients.generation.sampling import Sampling
 from userdp.sim.common import durable_file, rng
 from userdp.sim.common.errors import ConfigurationError, located
+from userdp.sim.data.sources import registry as sources
 from userdp.sim.run.prepare import Prepared
 from userdp.sim.run_folder import samples_file
 
@@ -52,7 +53,9 @@ def _drawn(prepared: Prepared, adapted: Any | None) -> list[Sample]:
         return side_by_side.samples(
             adapted,
             prepared.inputs.text_tokenizer,
-            sample.spread(asked.prompts, asked.count),
+            sample.spread(
+                asked.prompts or sources.public_prompts(settings.data.format), asked.count
+            ),
             sampling,
             chat=settings.data.chat is not None,
         )

@@ -28,7 +28,7 @@ from userdp.sim.inputs.run_inputs import RunInputs
 from userdp.sim.planning.planner import Plan
 
 _USERS = 512  # of whom positions are counted, at most
-_LONG_ENOUGH = 0.3  # seconds of a measurement: the next one would take twice as long
+_LONG_ENOUGH = 2.0  # seconds of a measurement: the next one would take twice as long
 
 
 @dataclass(frozen=True)
@@ -115,16 +115,22 @@ def _pace(model: LanguageModel, users: Sequence[Unit], engine: EngineSettings) -
         heldout.evaluate(model, adapter, scored, seq_len=length, max_tokens=engine.max_tokens)
         return _scored(scored, length)
 
-    return _Pace(_seconds(train, users), _seconds(score, users))
+    full = engine.max_tokens
+    return _Pace(_seconds(train, users, full), _seconds(score, users, full))
 
 
-def _seconds(compute: Callable[[Sequence[Unit]], int], users: Sequence[Unit]) -> float:
-    """Seconds of a position: of twice as many users each time, until it takes long enough."""
+def _seconds(compute: Callable[[Sequence[Unit]], int], users: Sequence[Unit], full: int) -> float:
+    """Seconds of a position: of twice as many users each time, until it takes long enough.
+
+    Args:
+        compute: trains or scores users; returns the positions.
+        full: positions of a full stack, which are enough: a smaller one takes longer for each.
+    """
     count = 1
     while True:
         begin = time.perf_counter()
         positions = compute(users[:count])
         seconds = time.perf_counter() - begin
-        if seconds > _LONG_ENOUGH or count >= len(users):
+        if seconds > _LONG_ENOUGH or positions >= full or count >= len(users):
             return seconds / positions
         count *= 2

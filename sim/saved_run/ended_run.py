@@ -18,6 +18,7 @@ from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.common.plain_text import printable
 from userdp.sim.config import interpolation, refusal, stored_config
 from userdp.sim.config.settings import Model, Samples
+from userdp.sim.data.sources import registry as sources
 from userdp.sim.inputs import devices, precision
 from userdp.sim.run import verify
 from userdp.sim.run.verify import Verified
@@ -36,6 +37,7 @@ class EndedRun:
     header: Mapping[str, Any]  # of the ledger
     model: Model
     samples: Samples  # as it was configured
+    prompts: tuple[str, ...]  # of its samples
     chat: bool  # whether conversations were trained on
     label: str | None  # column of the classes, of a classification
 
@@ -105,12 +107,14 @@ def read(folder: Path, verb: str) -> EndedRun:
         )
     try:
         config = interpolation.plain(stored_config.changed(str(folder), []))
+        samples = refusal.checked(Samples, dict(config.get("samples") or {}), "samples.")
         return EndedRun(
             folder=run,
             statement=_statement(run),
             header=ledger.verify(run.ledger).header,
             model=refusal.checked(Model, dict(config["model"]), "model."),
-            samples=refusal.checked(Samples, dict(config.get("samples") or {}), "samples."),
+            samples=samples,
+            prompts=samples.prompts or sources.public_prompts(config["data"]["format"]),
             chat=config["data"].get("chat") is not None,
             label=config["data"].get("label"),
         )

@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> None:
         )
     if options.jsonl is not None:
         ended_run.verified(run.folder, "generate --jsonl")
-    prompts = _prompts(options) or list(run.samples.prompts)
+    prompts = _prompts(options) or list(run.prompts)
     prompts = sample.spread(prompts, options.count or max(1, len(prompts)))
     sampling = Sampling(
         tokens=options.max_tokens,

@@ -149,6 +149,7 @@ class GeneratedPopulation:
         version: of the texts; part of the cache key.
         users: (seed, number of users) -> id and records of each user.
         holdout: share of the users held out.
+        prompts: public beginnings of texts like the users', which samples go on from.
     """
 
     has_labels: ClassVar[bool] = False
@@ -158,6 +159,7 @@ class GeneratedPopulation:
     version: int
     users: Callable[[int, int], Iterable[tuple[str, Sequence[str]]]]
     holdout: float = 0.1
+    prompts: tuple[str, ...] = ()
 
 
 def require_columns(wanted: Mapping[str, str], available: Iterable[str], path: str) -> None:

@@ -22,3 +22,9 @@ SOURCES: Table[Source | GeneratedPopulation] = Table(
     },
     kinds=[Source, GeneratedPopulation],
 )
+
+
+def public_prompts(name: str) -> tuple[str, ...]:
+    """Public beginnings of texts, where the source of this name generates its users; else none."""
+    source = SOURCES.find(name)
+    return source.prompts if isinstance(source, GeneratedPopulation) else ()

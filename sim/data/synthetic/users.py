@@ -171,4 +171,9 @@ def _maybe_secret(habits: Habits, chance: random.Random) -> list[str]:
     return [names.pick(habits.secrets, chance)] if chance.random() < _SECRET_RATE else []
 
 
-POPULATION = GeneratedPopulation(name="synthetic", version=VERSION, users=private_users)
+POPULATION = GeneratedPopulation(
+    name="synthetic",
+    version=VERSION,
+    users=private_users,
+    prompts=("i'm", "can u", "thanks for"),
+)

@@ -91,22 +91,27 @@ def test_all_records_are_counted_where_whole_users_are_held_out(pace, tmp_path):
     assert estimate(ready) > estimate(fewer)
 
 
-def test_the_time_of_a_position_is_that_of_the_clock(monkeypatch):
-    """A clock that runs 0.1 s for every user: four of them take long enough."""
-    now, counts = [0.0], []
+@pytest.mark.parametrize(
+    ("users", "full", "counts"),
+    [
+        (100, 10**6, [1, 2, 4]),  # the third measurement takes 4 s
+        (100, 20, [1, 2]),  # the second fills a stack
+        (2, 10**6, [1, 2]),
+    ],
+)
+def test_the_time_of_a_position_is_that_of_the_clock(monkeypatch, users, full, counts):
+    """A clock that runs one second for each user, who has ten positions."""
+    now, seen = [0.0], []
     monkeypatch.setattr(time_estimate.time, "perf_counter", lambda: now[0])
 
-    def compute(users):
-        counts.append(len(users))
-        now[0] += 0.1 * len(users)
-        return 10 * len(users)
+    def compute(some):
+        seen.append(len(some))
+        now[0] += len(some)
+        return 10 * len(some)
 
-    users = [[np.arange(3)]] * 100
-    assert time_estimate._seconds(compute, users) == pytest.approx(0.01)
-    assert counts == [1, 2, 4]
-    counts.clear()
-    assert time_estimate._seconds(compute, users[:2]) == pytest.approx(0.01)
-    assert counts == [1, 2]
+    got = time_estimate._seconds(compute, [[np.arange(3)]] * users, full)
+    assert got == pytest.approx(0.1)
+    assert seen == counts
 
 
 def test_the_score_of_the_base_model_is_known_once_it_was_computed(monkeypatch, tmp_path):
