@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -254,10 +254,14 @@ def _check_prompts(settings: Settings, inputs: RunInputs) -> None:
 
 def _check_answers(settings: Settings, inputs: RunInputs) -> None:
     """Refuse to score answers where no held-out record has a prompt and one that can be scored."""
-    asked, length = settings.rouge, settings.model.seq_len
-    if asked.records:
-        heldout, tokenizer = inputs.corpus.heldout, inputs.text_tokenizer
-        answers.chosen(heldout, tokenizer, seq_len=length, records=1, tokens=asked.tokens)
+    if not settings.rouge.records:
+        return
+    answers.chosen(
+        inputs.corpus.heldout,
+        inputs.text_tokenizer,
+        seq_len=settings.model.seq_len,
+        **asdict(settings.rouge),
+    )
 
 
 def _declared_users(settings: Settings, inputs: RunInputs) -> int:

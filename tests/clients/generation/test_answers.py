@@ -180,11 +180,12 @@ def test_without_the_question_nothing_is_scored(elsewhere):
         (["rouge.records=5"], ["rouge.records=5 with data without prompts", "data.prompt"]),
         (["rouge.records=5", "data.label=text", "data.classes=2"], ["with data.label=text"]),
         (["rouge.records=-1"], ["rouge.records=-1"]),
-        ([*ASKED, "model.seq_len=2"], ["rouge.records=", "within model.seq_len=2"]),
+        ([*ASKED, "data.path=russian.jsonl"], ["rouge.records=5: within model.seq_len=16"]),
     ],
 )
 def test_what_cannot_be_scored_is_refused_by_name(elsewhere, capsys, changes, told):
-    questions(elsewhere / "asked.jsonl")
+    rows = [{**row, "text": "да"} for row in questions(elsewhere / "asked.jsonl")]
+    (elsewhere / "russian.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     told_of = small_world.overrides("data.path=asked.jsonl", "output=run", *changes)
     check_refused(capsys, ["run", *told_of], *told)
     assert not (elsewhere / "run").exists()
