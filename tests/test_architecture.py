@@ -117,6 +117,7 @@ LIBRARIES = {
     "torchao": {"clients.quantization"},
     "bitsandbytes": {"clients.quantization"},
     "liger_kernel": {"clients.training.liger_loss"},
+    "rouge_score": {"clients.evaluation.rouge"},
     "opacus": {"server.accounting", "analysis.benchmark.peers.opacus"},
     "pfl": {"analysis.benchmark.peers.pfl"},
     "dp_accounting": {"server.accounting"},

@@ -16,7 +16,7 @@ from userdp.sim.run_folder.reader import Run
 SEEDS = ("seed", "data.seed")
 _PLACES = ("output", "sweep", "resume", "device", "eval_every")  # where and how often, not what
 _PLACE_GROUPS = (  # change speed, sinks and texts, not results
-    *("track.", "engine.", "runtime.", "plan.", "samples.", "card."),
+    *("track.", "engine.", "runtime.", "plan.", "samples.", "rouge.", "card."),
 )
 _MODEL = (
     *("model.kind", "model.path", "model.revision", "model.seq_len", "model.dtype"),

@@ -41,6 +41,7 @@ class Evaluation:
     majority: float | None = None  # accuracy of always answering the most frequent true class
     token_accuracy: float | None = None  # fraction of predicted tokens that are the likeliest ones
     bits_per_byte: float | None = None  # sum of NLL in bits / bytes of text: for any tokenizer
+    rouge_l: float | None = None  # mean F1 of answers to held-out prompts, at the end of a run
     records: RecordScores | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -62,7 +63,7 @@ class Evaluation:
         """The logged metrics, main score and loss first, with ``suffix`` behind their names."""
         name, value = self.headline
         logged = {name: value, "loss": self.loss}
-        for name in ("token_accuracy", "bits_per_byte"):
+        for name in ("token_accuracy", "bits_per_byte", "rouge_l"):
             if (value := getattr(self, name)) is not None:
                 logged[name] = value
         return {f"heldout_{name}{suffix}": value for name, value in logged.items()}

@@ -235,6 +235,14 @@ class Samples(Closed):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rouge(Closed):
+    """The group ``rouge``: answers to held-out prompts that are compared with people's answers."""
+
+    records: Annotated[Whole, Between(0, 100_000)] = 0  # held-out records; 0: not scored
+    tokens: Annotated[Whole, Between(1, 10_000)] = 128  # of an answer, at most
+
+
+@dataclass(frozen=True, kw_only=True)
 class Card(Closed):
     """The group ``card``: what the model card says of itself beyond what a run knows."""
 
@@ -289,6 +297,7 @@ class Settings(Closed):
     track: Track
     plan: Plan
     samples: Samples = field(default_factory=Samples)
+    rouge: Rouge = field(default_factory=Rouge)
     card: Card = field(default_factory=Card)
     rounds: Rounds
     cohort: Annotated[Real, Between(0.01, LARGEST)]
@@ -312,6 +321,7 @@ class Settings(Closed):
                 f"data.canaries={self.data.canaries}: invented users are for simulations; set "
                 "track.simulation_only=true."
             )
+        self._check_rouge()
         rule, label = self.selection.rule, self.data.label
         if label is not None and not selection.RULES.find(rule).fits_labels:
             fitting = [name for name in selection.RULES if selection.RULES.find(name).fits_labels]
@@ -319,6 +329,19 @@ class Settings(Closed):
                 f"selection.rule={rule} with data.label={label}: chooses by next tokens or cuts "
                 f"across records; choose one of {', '.join(fitting)}."
             )
+
+    def _check_rouge(self) -> None:
+        if not self.rouge.records:
+            return
+        for asked, wrong in (
+            (f"data.label={self.data.label}", self.data.label is not None),
+            ("data without prompts", self.data.prompt is None and self.data.chat is None),
+        ):
+            if wrong:
+                raise ConfigurationError(
+                    f"rouge.records={self.rouge.records} with {asked}: answers to prompts are "
+                    "compared; name data.prompt or data.chat, or set rouge.records=0."
+                )
 
     def _check_noise(self) -> None:
         epsilon, z = self.privacy.epsilon, self.privacy.noise_multiplier

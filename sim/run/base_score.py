@@ -21,7 +21,7 @@ from userdp.sim.common.errors import ConfigurationError
 from userdp.sim.run import finish
 from userdp.sim.run.prepare import Prepared
 
-VERSION = 4  # of the procedure; part of the cache key
+VERSION = 5  # of the procedure; part of the cache key
 
 
 def score(prepared: Prepared) -> heldout.Evaluation:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from userdp.clients.checkpoints import beside_adapter
 from userdp.clients.evaluation import heldout, text_bytes
 from userdp.clients.evaluation.heldout import Evaluation
+from userdp.clients.generation import answers
 from userdp.clients.generation.sample import Sample
 from userdp.clients.models import export
 from userdp.clients.quantization.quantization import Quantized
@@ -21,6 +23,7 @@ from userdp.server.ledger.ledger import Ledger
 from userdp.server.statement import claim, model_card, statement
 from userdp.server.statement.card_metadata import About
 from userdp.sim.common import durable_file
+from userdp.sim.common.errors import ConfigurationError, located
 from userdp.sim.console import run_summary
 from userdp.sim.data.canaries import Canaries
 from userdp.sim.inputs import licence
@@ -32,6 +35,7 @@ from userdp.sim.run.simulation_only.measure import Measured
 from userdp.sim.run_folder import published_files
 from userdp.sim.tracking.tracker import Tracker
 
+_LOG = logging.getLogger("userdp")
 _OURS = About(license="apache-2.0", language=("en",))  # of generated texts and our own base model
 
 
@@ -97,7 +101,7 @@ def finish(
     """
     folder = prepared.folder
     simulated = _simulated(prepared, {0: before, ledger.rounds_intended: after})
-    facts, written = _publish(prepared, ledger, before, after)
+    facts, written, (before, after) = _publish(prepared, ledger, before, after)
     tracker.texts("samples", ("prompt", "base", "adapter"), [one.texts() for one in written])
     for path, name, kind in (
         (folder.adapter, "adapter", "model"),
@@ -157,6 +161,7 @@ def _score_rows(before: Evaluation, after: Evaluation) -> dict[str, str]:
     for title, name, form in (
         ("next-token accuracy", "token_accuracy", ".2%"),
         ("bits per byte", "bits_per_byte", ".3f"),
+        ("ROUGE-L of answers", "rouge_l", ".3f"),
     ):
         if getattr(before, name) is not None and getattr(after, name) is not None:
             told = (f"{getattr(score, name):{form}}" for score in (before, after))
@@ -168,18 +173,22 @@ def _score_rows(before: Evaluation, after: Evaluation) -> dict[str, str]:
 
 def _publish(
     prepared: Prepared, ledger: Ledger, before: Evaluation, after: Evaluation
-) -> tuple[Mapping[str, Any], list[Sample]]:
+) -> tuple[Mapping[str, Any], list[Sample], tuple[Evaluation, Evaluation]]:
     """Write model card, adapter and samples, and last the statement, which holds their digests.
 
     The card comes before the adapter, so that no adapter ever stands beside the card of an earlier
-    one, whose epsilon was smaller.
+    one, whose epsilon was smaller. It is written again with what only the saved adapter is
+    scored for.
+
+    Returns:
+        The statement, the samples, and the two scores with what was added to them.
 
     Raises:
         StoppedError: the saved adapter does not score as the trained model; no statement yet.
     """
     inputs, folder, adapter = prepared.inputs, prepared.folder, prepared.optimizer.averaged
-    card = _card(prepared, _statement(prepared, ledger, {}), before, after)
-    durable_file.replace(folder.model_card, card.encode())
+    claimed = _statement(prepared, ledger, {})
+    durable_file.replace(folder.model_card, _card(prepared, claimed, before, after).encode())
     export.save(
         inputs.model, adapter, folder.adapter, base=inputs.base_name, revision=inputs.revision
     )
@@ -194,9 +203,52 @@ def _publish(
         engine=prepared.engine,
     )
     written = samples.write(prepared, adapted)
+    before, after = _with_answers(prepared, adapted, before, after)
+    if after.rouge_l is not None:
+        durable_file.replace(folder.model_card, _card(prepared, claimed, before, after).encode())
     facts = _statement(prepared, ledger, published_files.digests(folder))
     durable_file.replace(folder.statement, (json.dumps(facts, indent=2) + "\n").encode())
-    return facts, written
+    return facts, written, (before, after)
+
+
+def _with_answers(
+    prepared: Prepared, adapted: Any | None, before: Evaluation, after: Evaluation
+) -> tuple[Evaluation, Evaluation]:
+    """The scores of base and adapter, with ROUGE-L where it is asked for.
+
+    It is post-processing of the last release, and of public records. A run never fails for want of
+    it: a line in the log says why it is missing.
+
+    Args:
+        adapted: base model and saved adapter, of peft; None where they could not be loaded.
+    """
+    if not prepared.settings.rouge.records:
+        return before, after
+    reason = "the saved adapter was not loaded"
+    try:
+        if adapted is not None:
+            base, adapter = _rouge_l(prepared, adapted)
+            return replace(before, rouge_l=base), replace(after, rouge_l=adapter)
+    except ConfigurationError as error:
+        reason = str(error)
+    except Exception as error:  # of a family's own code; its text may quote a record
+        reason = located(error)
+    _LOG.warning("No ROUGE-L is scored (rouge.records=0 asks for none): %s", reason)
+    return before, after
+
+
+def _rouge_l(prepared: Prepared, adapted: Any) -> tuple[float, float]:
+    """Mean F1 of ROUGE-L of the base model's answers to held-out prompts, and of the adapter's."""
+    inputs, asked = prepared.inputs, asdict(prepared.settings.rouge)
+    length, tokenizer = prepared.settings.model.seq_len, inputs.text_tokenizer
+    records = answers.chosen(inputs.corpus.heldout, tokenizer, seq_len=length, **asked)
+
+    def score() -> float:
+        return answers.mean_rouge_l(adapted, tokenizer, records)
+
+    with adapted.disable_adapter():
+        base: float = inputs.cached(("rouge", length, *asked.values()), score)
+    return base, score()
 
 
 def _statement(prepared: Prepared, ledger: Ledger, files: Mapping[str, str]) -> Mapping[str, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from userdp.clients import node_keys
-from userdp.clients.generation import sampling
+from userdp.clients.evaluation import rouge
+from userdp.clients.generation import answers, sampling
 from userdp.clients.models import language_model
 from userdp.clients.tokenization import prompts
 from userdp.clients.training.clipping import CLIP_RULES
@@ -61,11 +62,14 @@ def prepare(settings: Settings, load: LoadInputs = run_inputs.load) -> Prepared:
     """
     _check_folder(settings)
     trackers.check(settings)
+    if settings.rouge.records:
+        rouge.check()  # before a model is loaded
     _check_runtime(settings)
     settings = _in_its_precision(settings)
     inputs = load(settings.data, settings.model, settings.seed, settings.device)
     _check_sides(settings, inputs)
     _check_prompts(settings, inputs)
+    _check_answers(settings, inputs)
     plan = make_plan(settings, inputs)
     CLIP_RULES.find(plan.mechanism.clipping)
     _check_secure_sum(settings, plan)
@@ -246,6 +250,18 @@ def _check_prompts(settings: Settings, inputs: RunInputs) -> None:
             f"samples.prompts: prompt {private} is the text of a private record; name public "
             "prompts, or set track.simulation_only=true."
         )
+
+
+def _check_answers(settings: Settings, inputs: RunInputs) -> None:
+    """Refuse to score answers where no held-out record has a prompt and one that can be scored."""
+    if not settings.rouge.records:
+        return
+    answers.chosen(
+        inputs.corpus.heldout,
+        inputs.text_tokenizer,
+        seq_len=settings.model.seq_len,
+        **asdict(settings.rouge),
+    )
 
 
 def _declared_users(settings: Settings, inputs: RunInputs) -> int:

@@ -55,11 +55,13 @@ METRICS: dict[str, Metric] = {
     "heldout_majority": _PUBLIC,  # accuracy of always answering their commonest class
     "heldout_token_accuracy": _PUBLIC,  # share of predicted held-out tokens that are the likeliest
     "heldout_bits_per_byte": _PUBLIC,  # loss in bits over bytes of text, for any tokenizer
+    "heldout_rouge_l": _PUBLIC,  # mean F1 of greedy answers to held-out prompts
     "heldout_loss_before": _PUBLIC,
     "heldout_perplexity_before": _PUBLIC,
     "heldout_accuracy_before": _PUBLIC,
     "heldout_token_accuracy_before": _PUBLIC,
     "heldout_bits_per_byte_before": _PUBLIC,
+    "heldout_rouge_l_before": _PUBLIC,
     "test_statistic": _RELEASED,  # noised, of the concentration test
     "test_passed": _RELEASED,
     "test_pass_rate": _RELEASED,  # share of the rounds that passed
