@@ -28,6 +28,9 @@ HELP = """userdp: federated fine-tuning of language models under user-level diff
                                       all that the run wrote with it
   userdp audit [overrides | RUN] [audit.NAME=VALUE] [--json] [--self-test]
                                       canary users: what is leaked at least, beside the claim
+  userdp attack RUN|SWEEP [attack.NAME=VALUE] [--json]
+                                      user inference: can one tell from the adapters who took
+                                      part; of runs with track.simulation_only=true
   userdp compare [overrides] [--dry-run]  strategies x selections over seeds: one table
   userdp report FOLDER [output=DIR]   one HTML page about a run or a sweep, figures beside it
   userdp bench  [case=NAME] [overrides] [--json] [--long]
@@ -71,6 +74,7 @@ def _main(words: list[str]) -> int:
         "plan": _plan,
         "verify": _verify,
         "audit": _audit,
+        "attack": _attack,
         "bench": _bench,
         "compare": _compare,
         "report": _report,
@@ -210,6 +214,13 @@ def _audit(arguments: list[str]) -> None:
     from userdp.analysis.audit import command
 
     third_party.accountants()
+    flags = [item for item in command.FLAGS if item in arguments]
+    command.main([*_overrides(arguments, *command.FLAGS), *flags])
+
+
+def _attack(arguments: list[str]) -> None:
+    from userdp.analysis.user_inference import command
+
     flags = [item for item in command.FLAGS if item in arguments]
     command.main([*_overrides(arguments, *command.FLAGS), *flags])
 

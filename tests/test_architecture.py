@@ -67,6 +67,7 @@ ROOMS = [
     "analysis.benchmark",
     "analysis.comparison",
     "analysis.audit",
+    "analysis.user_inference",
     "sim",
     "sim.userdp",
     "analysis.examples",
@@ -124,6 +125,7 @@ MAY_KNOW_SETTINGS = {
     *("sim.config", "sim.planning", "sim.inputs", "sim.run", "sim.sweep", "sim.api", "sim.cli"),
     "sim.federation",
     *("analysis.comparison", "analysis.audit", "analysis.report.wandb_summary"),
+    "analysis.user_inference",
 }
 # Names of single mechanisms, clip rules, accountants, sources, selection rules and runtimes that
 # general code must not know: it asks their table.

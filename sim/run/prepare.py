@@ -59,7 +59,7 @@ def prepare(settings: Settings, load: LoadInputs = run_inputs.load) -> Prepared:
     _check_folder(settings)
     trackers.check(settings)
     _check_runtime(settings)
-    settings = _in_its_precision(settings)
+    settings = in_its_precision(settings)
     inputs = load(settings.data, settings.model, settings.seed, settings.device)
     _check_sides(settings, inputs)
     plan = make_plan(settings, inputs)
@@ -76,8 +76,11 @@ def prepare(settings: Settings, load: LoadInputs = run_inputs.load) -> Prepared:
     )
 
 
-def _in_its_precision(settings: Settings) -> Settings:
-    """A resumed run with ``model.dtype=auto`` goes on in the precision that it began with."""
+def in_its_precision(settings: Settings) -> Settings:
+    """The settings of an earlier run, ``resume``, with the precision that it began with.
+
+    It takes the place of ``model.dtype=auto`` alone; a new run keeps that.
+    """
     if settings.resume is None or settings.model.dtype != "auto":
         return settings
     began = ledger.verify(RunFolder(settings.folder).ledger).header.get("base_dtype")
