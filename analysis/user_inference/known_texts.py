@@ -81,12 +81,10 @@ def known(settings: Settings, corpus: Corpus, options: Options) -> Known:
         *([] if beyond is None else [(NOT_SELECTED, trained, people, beyond)]),
         (ANY, trained, people, every),
     ]
-    for kind, source, users, rule in attempts:
-        members = _side(source, users, rule, options)
-        if len(members.texts):
-            others = _side(held, outside, rule, options)
-            break
-    if not len(members.texts) or not len(others.texts):
+    sides = ((kind, _side(*of, options), of[-1]) for kind, *of in attempts)
+    kind, members, rule = next((one for one in sides if len(one[1].texts)), (ANY, None, every))
+    others = _side(held, outside, rule, options)
+    if members is None or not len(others.texts):
         raise ConfigurationError(
             f"data.split={settings.data.split}, data.holdout={settings.data.holdout}: the attack "
             "compares users who trained with users who did not, and one side has no text; hold out "
