@@ -91,11 +91,11 @@ def test_an_honest_mechanism_stays_below_and_a_third_of_the_noise_does_not():
 
 def covered(scale: float) -> float:
     """How often an interval, made wider by ``scale``, holds the AUC of two normals."""
-    source, hits, repeats = np.random.default_rng(2), 0, 150
+    source, hits, repeats = np.random.default_rng(2), 0, 100
     truth = float(stats.norm.cdf(1 / math.sqrt(2)))
     for _ in range(repeats):
         members, others = source.normal(1, 1, 60), source.normal(0, 1, 60)
-        found = rates.bootstrapped(rates.auc, members, others, source, 120)
+        found = rates.bootstrapped(rates.auc, members, others, source, 100)
         low, high = (found.value + scale * (end - found.value) for end in (found.low, found.high))
         hits += low <= truth <= high
     return hits / repeats
