@@ -219,6 +219,7 @@ def _audit(arguments: list[str]) -> None:
 
 
 def _attack(arguments: list[str]) -> None:
+    third_party.libraries()
     from userdp.analysis.user_inference import command
 
     flags = [item for item in command.FLAGS if item in arguments]
