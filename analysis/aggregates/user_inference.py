@@ -64,7 +64,9 @@ def of(run: Run) -> dict[str, float] | None:
     columns = [f"{SIMULATION_ONLY}{column}" for column in _COLUMNS]
     rows = run.table(FILE, columns)
     found = next((row for row in rows if row[columns[0]] == "all"), None)
-    return found and {rate: float(found[f"{SIMULATION_ONLY}{rate}"]) for rate in RATES}
+    if found is None:
+        return None
+    return {rate: float(found[f"{SIMULATION_ONLY}{rate}"]) for rate in RATES}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -43,8 +43,8 @@ class Attacked:
     kind: str  # of the known texts, as `Known.kind`
     members: np.ndarray  # (participants,) float64, nats a token
     others: np.ndarray  # (other users,) float64
-    member_records: np.ndarray  # (participants,) int64: records that they have
-    other_records: np.ndarray  # (other users,) int64
+    member_texts: np.ndarray  # (participants,) int64, as `Side.available`
+    other_texts: np.ndarray  # (other users,) int64
 
 
 def settings_of(folder: RunFolder) -> Settings:
@@ -101,8 +101,8 @@ def _attacked(
         kind=known.kind,
         members=members,
         others=others,
-        member_records=known.members.records,
-        other_records=known.others.records,
+        member_texts=known.members.available,
+        other_texts=known.others.available,
     )
 
 

@@ -1,7 +1,8 @@
-"""The figures of one attacked run: over all users, and by thirds of their number of records.
+"""The figures of one attacked run: over all users, and by thirds of their number of texts.
 
-Users with many records are easier to tell (arXiv 2310.09266, section 5), so a rate over all users
-is shown beside the rates within thirds, which compare users of about as many records.
+Users with many records are easier to tell (arXiv 2310.09266, abstract). A rate over all users is
+therefore shown beside rates within thirds of equal users of both sides: by the number of texts that
+the attacker could have of a user, which is counted in the same way on both.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Finding:
     group: str  # "all", or the name of a third
     members: int
     others: int
-    records: tuple[int, int]  # fewest and most records of a user
+    available: tuple[int, int]  # fewest and most texts that a user has
     auc: Estimate
     tpr: Mapping[str, Estimate]  # by name of the FPR
     bounds: Mapping[str, float] = field(default_factory=dict)  # of the TPR, where one is claimed
@@ -51,7 +52,7 @@ class Finding:
             "group": self.group,
             "members": self.members,
             "others": self.others,
-            **dict(zip(("records_least", "records_most"), self.records, strict=True)),
+            **dict(zip(("texts_least", "texts_most"), self.available, strict=True)),
             **_columns("auc", self.auc),
             **{
                 key: value
@@ -72,7 +73,7 @@ def _columns(name: str, estimate: Estimate) -> dict[str, float]:
 def findings(attacked: Attacked, claim: Claim, options: Options) -> list[Finding]:
     """The rates over all users, then within each third that has users of both sides."""
     found = [_finding(ALL, attacked, claim, options)]
-    counts = np.concatenate([attacked.member_records, attacked.other_records])
+    counts = np.concatenate([attacked.member_texts, attacked.other_texts])
     third = user_groups.thirds(counts)
     inside = third[: len(attacked.members)], third[len(attacked.members) :]
     for number, name in enumerate(user_groups.GROUPS["records"]):
@@ -88,14 +89,14 @@ def _only(attacked: Attacked, members: np.ndarray, others: np.ndarray) -> Attack
         kind=attacked.kind,
         members=attacked.members[members],
         others=attacked.others[others],
-        member_records=attacked.member_records[members],
-        other_records=attacked.other_records[others],
+        member_texts=attacked.member_texts[members],
+        other_texts=attacked.other_texts[others],
     )
 
 
 def _finding(group: str, attacked: Attacked, claim: Claim, options: Options) -> Finding:
     members, others = attacked.members, attacked.others
-    counts = np.concatenate([attacked.member_records, attacked.other_records])
+    counts = np.concatenate([attacked.member_texts, attacked.other_texts])
 
     def estimate(name: str, measure: rates.Measure) -> Estimate:
         source = rng.generator(options.seed, "attack bootstrap", group, name)
@@ -105,7 +106,7 @@ def _finding(group: str, attacked: Attacked, claim: Claim, options: Options) -> 
         group=group,
         members=len(members),
         others=len(others),
-        records=(int(counts.min()), int(counts.max())),
+        available=(int(counts.min()), int(counts.max())),
         auc=estimate("auc", rates.auc),
         tpr={
             name: estimate(name, functools.partial(rates.tpr, fpr=fpr))

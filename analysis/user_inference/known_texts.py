@@ -13,6 +13,7 @@ apart. It is the first of these that leaves a participant anything:
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -39,8 +40,8 @@ _Rule = Callable[[Population, int], np.ndarray]  # a user's known records, by nu
 class Side:
     """Users of one side with at least one known text each."""
 
-    texts: Population  # their known texts alone
-    records: np.ndarray  # (users,) int64: all records that they have
+    texts: Population  # their known texts alone, at most so many of each
+    available: np.ndarray  # (users,) int64: texts of this kind that they have in all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,36 +64,33 @@ def known(settings: Settings, corpus: Corpus, options: Options) -> Known:
     Raises:
         ConfigurationError: no user was held out, or none has a text to know.
     """
-    length = settings.model.seq_len
     trained, held = corpus.train, corpus.heldout
     people = np.arange(len(trained) - settings.data.canaries)  # canaries are the last ones
     outside = np.flatnonzero(~np.isin(held.user_keys, trained.user_keys))
     both = np.flatnonzero(np.isin(held.user_keys, trained.user_keys[people]))
-
-    def every(users: Population, user: int) -> np.ndarray:
-        numbers = users.record_numbers(user)
-        records = users.records(user)
-        usable = [bool(masking.predicted(record[:length])) for record in records]
-        return numbers[np.array(usable, bool)]
-
+    every = functools.partial(_usable, settings.model.seq_len)
+    kind, rule, members = HELD_BACK, every, _side(held, both, every, options)
     beyond = _beyond_selected(settings, every)
-    attempts: list[tuple[str, Population, np.ndarray, _Rule]] = [
-        (HELD_BACK, held, both, every),
-        *([] if beyond is None else [(NOT_SELECTED, trained, people, beyond)]),
-        (ANY, trained, people, every),
-    ]
-    sides = ((kind, _side(*of, options), of[-1]) for kind, *of in attempts)
-    kind, members, rule = next((one for one in sides if len(one[1].texts)), (ANY, None, every))
+    if not len(members.texts) and beyond is not None:
+        kind, rule, members = NOT_SELECTED, beyond, _side(trained, people, beyond, options)
+    if not len(members.texts):
+        kind, rule, members = ANY, every, _side(trained, people, every, options)
     others = _side(held, outside, rule, options)
-    if members is None or not len(others.texts):
+    if not len(members.texts) or not len(others.texts):
         raise ConfigurationError(
             f"data.split={settings.data.split}, data.holdout={settings.data.holdout}: the attack "
             "compares users who trained with users who did not, and one side has no text; hold out "
             "whole users with several records each, by data.split=user."
         )
-    if kind == HELD_BACK:
-        members = replace(members, records=_all_records(members.texts, trained, held))
     return Known(kind=kind, members=members, others=others)
+
+
+def _usable(length: int, users: Population, user: int) -> np.ndarray:
+    """(records,) int64: numbers of the user's records that have a token to predict in a cut."""
+    numbers = users.record_numbers(user)
+    usable = [bool(masking.predicted(record[:length])) for record in users.records(user)]
+    kept: np.ndarray = numbers[np.array(usable, bool)]
+    return kept
 
 
 def _beyond_selected(settings: Settings, every: _Rule) -> _Rule | None:
@@ -110,14 +108,16 @@ def _beyond_selected(settings: Settings, every: _Rule) -> _Rule | None:
         numbers = every(users, user)
         texts = (users.tokens[slice(*users.record_offsets[n : n + 2])] for n in numbers)
         fresh = [text[: settings.model.seq_len].tobytes() not in taken for text in texts]
-        return numbers[np.array(fresh, bool)]
+        kept: np.ndarray = numbers[np.array(fresh, bool)]
+        return kept
 
     return beyond
 
 
 def _side(source: Population, users: np.ndarray, rule: _Rule, options: Options) -> Side:
     """The users of a side who have a known text, and at most so many texts of each."""
-    chosen, texts = [], []
+    chosen: list[int] = []
+    texts, available = [], []
     for user in rng.generator(options.seed, "attacked users").permutation(users).tolist():
         if len(chosen) == options.users:
             break
@@ -127,10 +127,8 @@ def _side(source: Population, users: np.ndarray, rule: _Rule, options: Options) 
             order = rng.generator(options.seed, "known texts", key).permutation(len(numbers))
             chosen.append(user)
             texts.append(numbers[order[: options.texts]])
-    return Side(
-        texts=_only(source, chosen, texts),
-        records=np.diff(source.user_offsets)[np.array(chosen, np.int64)],
-    )
+            available.append(len(numbers))
+    return Side(texts=_only(source, chosen, texts), available=np.array(available, np.int64))
 
 
 def _only(source: Population, users: Sequence[int], numbers: Sequence[np.ndarray]) -> Population:
@@ -141,13 +139,3 @@ def _only(source: Population, users: Sequence[int], numbers: Sequence[np.ndarray
         user_offsets=population.offsets([len(owned) for owned in numbers]),
         user_keys=source.user_keys[np.array(users, np.int64)],
     )
-
-
-def _all_records(texts: Population, *sides: Population) -> np.ndarray:
-    """(users,) int64: records of each user on all sides together."""
-    total = np.zeros(len(texts), np.int64)
-    for side in sides:
-        order = np.argsort(side.user_keys)
-        places = np.searchsorted(side.user_keys, texts.user_keys, sorter=order)
-        total += np.diff(side.user_offsets)[order[places]]
-    return total

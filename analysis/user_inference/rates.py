@@ -51,13 +51,21 @@ def threshold(others: np.ndarray, fpr: float) -> float:
     """The smallest statistic of another user above which at most a share ``fpr`` of them lies.
 
     Minus infinity where all of them may.
+
+    Args:
+        others: (other users,) statistics, at least one.
     """
     allowed = math.floor(fpr * len(others) + _ROUNDING)
     return -math.inf if allowed >= len(others) else float(np.sort(others)[-1 - allowed])
 
 
 def tpr(members: np.ndarray, others: np.ndarray, fpr: float) -> float:
-    """The share of participants above the threshold of `threshold`; arguments as of `auc`."""
+    """The share of participants above the threshold of `threshold`.
+
+    Args:
+        members: (participants,) statistics, at least one.
+        others: (other users,) statistics, at least one.
+    """
     return float(np.mean(members > threshold(others, fpr)))
 
 
@@ -84,6 +92,9 @@ def bootstrapped(
     not the randomness of a second training.
 
     Args:
+        measure: from the statistics of both sides to a rate.
+        members: (participants,) statistics.
+        others: (other users,) statistics.
         resamples: number of draws.
     """
     drawn = [

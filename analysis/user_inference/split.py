@@ -1,13 +1,13 @@
 """Writes a copy of a JSON lines file in which some users, and of the others some records, are held.
 
-    python -m userdp.analysis.user_inference.split IN.jsonl OUT.jsonl least=8 texts=6
+    python -m userdp.analysis.user_inference.split IN.jsonl OUT.jsonl least=12
     userdp run data=jsonl data.path=OUT.jsonl data.split=column data.split_column=split ...
 
 This is the set-up of the user inference attack (Kandpal et al., arXiv 2310.09266): the attacker
 knows texts of a user that were not trained on. Users with few records are left out. Of every other
-user ``texts`` records get the side "test"; the rest get "train" if the user takes part, which half
-of the users do, and are left out if not. The run's held-out score is then of participants, too, so
-such a run is for simulations only.
+user half of the records get the side "test"; the rest get "train" if the user takes part, which
+half of the users do, and are left out if not. The run's held-out score is then of participants,
+too, so such a run is for simulations only.
 """
 
 from __future__ import annotations
@@ -37,21 +37,13 @@ class Options(Closed):
     """Who is kept, and what of each user is held back.
 
     Raises:
-        ConfigurationError: a value is out of range, or a participant would have nothing to train.
+        ConfigurationError: a value is out of range.
     """
 
     user: Column = "user_id"  # column of the user's id
-    least: Annotated[Whole, Between(2, 10**6)] = 8  # records of a user who is kept
-    texts: Annotated[Whole, Between(1, 10**6)] = 6  # records of each user that are held back
+    least: Annotated[Whole, Between(2, 10**6)] = 12  # records of a user who is kept
     outside: Share = 0.5  # share of the users who do not take part
     seed: Seed = 0  # decides who takes part, and which records are held back
-
-    def __post_init__(self) -> None:
-        if self.texts >= self.least:
-            raise ConfigurationError(
-                f"texts={self.texts}: hold back fewer records than each user has, least="
-                f"{self.least}."
-            )
 
 
 def divided(users: Mapping[str, Sequence[Row]], options: Options) -> list[Row]:
@@ -66,7 +58,7 @@ def divided(users: Mapping[str, Sequence[Row]], options: Options) -> list[Row]:
             continue
         outside = holdout.user_held_out(options.seed, user, options.outside)
         order = rng.generator(options.seed, "held back", user_key(user)).permutation(len(rows))
-        held = set(order[: options.texts].tolist())
+        held = set(order[: len(rows) // 2].tolist())
         for number, row in enumerate(rows):
             if number in held:
                 kept.append({**row, SIDE: "test"})

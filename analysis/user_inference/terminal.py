@@ -1,4 +1,4 @@
-"""Shows attacked runs on a terminal: one table of rates, and one by numbers of records."""
+"""Shows attacked runs on a terminal: one table of rates, and one by numbers of texts."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _KINDS = {
 
 
 def print_attacked(runs: Sequence[Mapping[str, Any]]) -> None:
-    """Print a row for each run, then its AUC by number of records, then how to read them."""
+    """Print a row for each run, then its AUC by number of texts, then how to read them."""
     console = rich.console.Console(width=None if sys.stdout.isatty() else WIDTH)
     console.print("userdp attack: user inference, simulation_only", highlight=False)
     console.print(_rates(runs))
-    console.print(_by_records(runs))
+    console.print(_by_texts(runs))
     console.print(
         "In brackets 95 % bootstrap intervals over users; chance gives AUC 0.5 and TPR = FPR. "
         "Bound: the largest TPR that the claimed (epsilon, delta) allows.",
@@ -62,13 +62,13 @@ def _rates(runs: Sequence[Mapping[str, Any]]) -> rich.table.Table:
     return table
 
 
-def _by_records(runs: Sequence[Mapping[str, Any]]) -> rich.table.Table:
-    table = _table("AUC by records", "group", "records", "users", "AUC")
+def _by_texts(runs: Sequence[Mapping[str, Any]]) -> rich.table.Table:
+    table = _table("run", "group", "texts of a user", "users", "AUC")
     for run in runs:
         for group in run["groups"][1:]:
             table.add_row(
                 *(plain_text.shown(run["run"]), group["group"]),
-                f"{group['records_least']} to {group['records_most']}",
+                f"{group['texts_least']} to {group['texts_most']}",
                 *(f"{group['members']} / {group['others']}", _estimate(group, "auc")),
             )
     return table

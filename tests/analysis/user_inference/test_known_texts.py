@@ -89,7 +89,7 @@ def test_a_fixed_selection_leaves_exactly_the_texts_that_no_round_trains_on(choi
             place = places.get(key)
             assert (contents(side.texts, place) if place is not None else set()) == fresh
             if place is not None:
-                assert side.records[place] == len(users.records(user))
+                assert side.available[place] == len(users.records(user)) - K
 
 
 def test_a_second_copy_of_a_selected_text_is_not_fresh():
@@ -129,8 +129,7 @@ def test_records_held_back_from_training_come_first():
     assert set(known.others.texts.user_keys.tolist()) == set(held) - set(train)
     for place, key in enumerate(known.members.texts.user_keys.tolist()):
         assert contents(known.members.texts, place) == contents(data.heldout, held[key])
-        both = len(data.heldout.records(held[key])) + len(data.train.records(train[key]))
-        assert known.members.records[place] == both
+        assert known.members.available[place] == len(data.heldout.records(held[key]))
 
 
 def test_a_run_in_which_everybody_trains_is_refused():
