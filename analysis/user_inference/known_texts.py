@@ -68,7 +68,7 @@ def known(settings: Settings, corpus: Corpus, options: Options) -> Known:
     people = np.arange(len(trained) - settings.data.canaries)  # canaries are the last ones
     outside = np.flatnonzero(~np.isin(held.user_keys, trained.user_keys))
     both = np.flatnonzero(np.isin(held.user_keys, trained.user_keys[people]))
-    every = functools.partial(_usable, settings.model.seq_len)
+    every: _Rule = functools.partial(_usable, settings.model.seq_len)
     kind, rule, members = HELD_BACK, every, _side(held, both, every, options)
     beyond = _beyond_selected(settings, every)
     if not len(members.texts) and beyond is not None:
