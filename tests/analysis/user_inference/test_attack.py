@@ -163,6 +163,7 @@ def test_private_rates_stay_below_their_bounds(tmp_path, capsys):
             *("rounds=20", "cohort=8", f"privacy.epsilon={epsilon}", "data.holdout=0.5"),
             *("optimizer.lr=0.03", "track.simulation_only=true", "selection=longest"),
         )
+    capsys.readouterr()  # what the runs printed
     assert cli.main(["attack", str(tmp_path), "--json", *ATTACK]) == 0
     runs = json.loads(capsys.readouterr().out)
     assert [round(run["epsilon"]) for run in runs] == [1, 8]
