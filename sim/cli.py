@@ -36,6 +36,9 @@ HELP = """userdp: federated fine-tuning of language models under user-level diff
                                       the adapter, its card and its evidence to the hub
   userdp audit [overrides | RUN] [audit.NAME=VALUE] [--json] [--self-test]
                                       canary users: what is leaked at least, beside the claim
+  userdp attack RUN|SWEEP [attack.NAME=VALUE] [--json]
+                                      user inference: can one tell from the adapters who took
+                                      part; of runs with track.simulation_only=true
   userdp compare [overrides] [--dry-run]  strategies x selections over seeds: one table
   userdp report FOLDER [output=DIR]   one HTML page about a run or a sweep, figures beside it
   userdp bench  [case=NAME] [overrides] [--json] [--long]
@@ -82,6 +85,7 @@ def _main(words: list[str]) -> int:
         "generate": _generate,
         "push": _push,
         "audit": _audit,
+        "attack": _attack,
         "bench": _bench,
         "compare": _compare,
         "report": _report,
@@ -250,6 +254,14 @@ def _audit(arguments: list[str]) -> None:
     from userdp.analysis.audit import command
 
     third_party.accountants()
+    flags = [item for item in command.FLAGS if item in arguments]
+    command.main([*_overrides(arguments, *command.FLAGS), *flags])
+
+
+def _attack(arguments: list[str]) -> None:
+    third_party.libraries()
+    from userdp.analysis.user_inference import command
+
     flags = [item for item in command.FLAGS if item in arguments]
     command.main([*_overrides(arguments, *command.FLAGS), *flags])
 

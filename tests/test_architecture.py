@@ -70,6 +70,7 @@ ROOMS = [
     "analysis.comparison",
     "analysis.audit",
     "analysis.datasets",
+    "analysis.user_inference",
     "sim",
     "sim.userdp",
     "analysis.examples",
@@ -131,6 +132,7 @@ MAY_KNOW_SETTINGS = {
     *("sim.config", "sim.planning", "sim.inputs", "sim.run", "sim.sweep", "sim.api", "sim.cli"),
     *("sim.federation", "sim.saved_run"),
     *("analysis.comparison", "analysis.audit", "analysis.report.wandb_summary"),
+    "analysis.user_inference",
 }
 # Names of single mechanisms, clip rules, accountants, sources, selection rules and runtimes that
 # general code must not know: it asks their table.

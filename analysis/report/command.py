@@ -22,6 +22,7 @@ from userdp.analysis.report.figures import (
     learning_curves,
     noise_and_signal,
     privacy_utility,
+    user_inference,
 )
 from userdp.analysis.report.figures.axes import number
 from userdp.analysis.report.figures.figure import Plot, Section
@@ -61,8 +62,8 @@ def write(folder: Path, output: Path) -> Path:
     Code of another package, which a run names, is not loaded (`foreign_code`).
 
     Raises:
-        ConfigurationError: no run is at or below ``folder``, or a run's groups.csv or exposure.csv
-            lacks a column.
+        ConfigurationError: no run is at or below ``folder``, or a run's groups.csv, exposure.csv or
+            user_inference.csv lacks a column.
     """
     with foreign_code.named_by_a_run_folder():
         return _write(folder, output)
@@ -104,8 +105,8 @@ def sections(runs: Sequence[Run]) -> list[Section]:
     """The page's sections with their figures, in order.
 
     Raises:
-        ConfigurationError: a run's groups.csv or exposure.csv lacks a column, or its audit.json
-            cannot be read.
+        ConfigurationError: a run's groups.csv, exposure.csv or user_inference.csv lacks a column,
+            or its audit.json cannot be read.
     """
     tasks = seed_groups.tasks(runs)
     return [
@@ -118,6 +119,7 @@ def sections(runs: Sequence[Run]) -> list[Section]:
         learning_curves.section(tasks),
         group_disparity.section(tasks),
         canary_exposure.section(tasks),
+        user_inference.section(tasks),
         audit_bounds.section(runs),
     ]
 

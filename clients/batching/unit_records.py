@@ -29,7 +29,7 @@ def fetch(population: Population, contract: Contract, assignment: Assignment) ->
     """
     assignment = members(population, contract, assignment)
     if contract.unit == "user":
-        return (_selected(population, contract, user) for user in assignment.users.tolist())
+        return (selected(population, contract, user) for user in assignment.users.tolist())
     return _slot_units(population, contract, assignment)
 
 
@@ -45,7 +45,7 @@ def members(population: Population, contract: Contract, assignment: Assignment) 
     return Assignment(assignment.users[inside], slots)
 
 
-def _selected(population: Population, contract: Contract, user: int) -> Unit:
+def selected(population: Population, contract: Contract, user: int) -> Unit:
     """The sequences of a user that the contract's selection rule chooses, at most k."""
     if user >= len(population):  # a declared position that no user occupies
         return []
@@ -68,7 +68,7 @@ def _slot_units(
         return
     owners, starts = np.unique(assignment.users, return_index=True)
     for user, slots in zip(owners.tolist(), np.split(assignment.slots, starts[1:]), strict=True):
-        chosen = _selected(population, contract, user)
+        chosen = selected(population, contract, user)
         key = int(population.user_keys[user]) if chosen else 0
         filled = selection.fill_slots(
             chosen,

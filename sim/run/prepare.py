@@ -65,7 +65,7 @@ def prepare(settings: Settings, load: LoadInputs = run_inputs.load) -> Prepared:
     if settings.rouge.records:
         rouge.check()  # before a model is loaded
     _check_runtime(settings)
-    settings = _in_its_precision(settings)
+    settings = in_its_precision(settings)
     inputs = load(settings.data, settings.model, settings.seed, settings.device)
     _check_sides(settings, inputs)
     _check_prompts(settings, inputs)
@@ -84,8 +84,11 @@ def prepare(settings: Settings, load: LoadInputs = run_inputs.load) -> Prepared:
     )
 
 
-def _in_its_precision(settings: Settings) -> Settings:
-    """A resumed run with ``model.dtype=auto`` goes on in the precision that it began with."""
+def in_its_precision(settings: Settings) -> Settings:
+    """The settings of an earlier run, ``resume``, with the precision that it began with.
+
+    It takes the place of ``model.dtype=auto`` alone; a new run keeps that.
+    """
     if settings.resume is None or settings.model.dtype != "auto":
         return settings
     began = ledger.verify(RunFolder(settings.folder).ledger).header.get("base_dtype")

@@ -89,6 +89,11 @@ class RunFolder:
         return self.path / "exposure.csv"
 
     @property
+    def user_inference(self) -> Path:
+        """What `userdp attack` of this run measured; simulation_only."""
+        return self.path / "user_inference.csv"
+
+    @property
     def audit(self) -> Path:
         """What `userdp audit` of this run measured, as JSON; of invented users alone."""
         return self.path / "audit.json"

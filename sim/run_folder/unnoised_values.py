@@ -12,7 +12,7 @@ def found(folder: RunFolder) -> bool:
     metrics = folder.metrics
     if metrics.is_file() and reader.SIMULATION_ONLY.encode() in metrics.read_bytes():
         return True
-    if folder.groups.is_file() or folder.exposure.is_file():
+    if any(path.is_file() for path in (folder.groups, folder.exposure, folder.user_inference)):
         return True
     return bool(reader.configuration(folder).get("track.simulation_only"))
 

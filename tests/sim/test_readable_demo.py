@@ -18,7 +18,7 @@ from userdp.clients.models import embedded
 from userdp.sim import cli
 from userdp.sim.data.synthetic import users
 
-pytestmark = pytest.mark.slow  # the default run, with its pre-training
+pytestmark = [pytest.mark.slow, pytest.mark.trust]  # the default run, with its pre-training
 
 PROMPTS = ("", "i'm", "whats the", "The")  # the first: begin of text
 COUNT = 50  # samples of each

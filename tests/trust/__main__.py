@@ -29,7 +29,12 @@ COMPILED = [
     "tests/clients/training/test_recompilations.py",
     "tests/clients/training/test_device_faults.py",
     "tests/clients/training/test_devices.py",
+    "tests/clients/training/test_block_gradient.py",
+    "tests/clients/models/test_acceleration.py",
+    "tests/clients/quantization/test_quantization.py",
 ]
+FAMILIES = "tests/clients/models/test_families.py"
+DEMO = "tests/sim/test_readable_demo.py"
 EVERY_KILL = "tests/trust/test_every_kill.py"
 Row = tuple[str, str, bool]  # what was tried, what came of it, whether all was right
 
@@ -111,6 +116,8 @@ PARTS: dict[str, Callable[[], Row]] = {  # the longest first, so that two proces
     "points": lambda: tested("every kill, full disks", EVERY_KILL),
     "kills": killed,
     "compiled": lambda: tested("compiled layers", *COMPILED),
+    "demo": lambda: tested("the default run can be read", DEMO),
+    "families": lambda: tested("families of transformers", FAMILIES),
     "firewall": lambda: tested("firewall", FIREWALL),
     "mutations": mutated,
     "nonsense-1": lambda: senseless(0, 2),

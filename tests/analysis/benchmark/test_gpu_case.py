@@ -43,10 +43,10 @@ def test_lanes_that_get_each_others_gradients_are_found(monkeypatch):
 def test_a_product_by_lane_that_drops_a_position_is_found(monkeypatch):
     right = lane_products.by_lane
 
-    def wrong(one, two, starts):
+    def wrong(one, two, starts, out=None):
         one = one.clone()
         one[0] = 0
-        return right(one, two, starts)
+        return right(one, two, starts, out)
 
     monkeypatch.setattr(lane_products, "by_lane", wrong)
     assert [name for name in failed() if name.startswith(PACKED)]

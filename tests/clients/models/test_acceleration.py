@@ -49,6 +49,7 @@ def test_a_model_without_known_layers_cannot_be_checkpointed():
 
 
 @pytest.mark.slow
+@pytest.mark.trust
 def test_compiled_layers_change_the_sum_by_float32_rounding():
     """Captured and differentiated ahead of time, without inductor, which takes minutes longer."""
     model, adapter = setting()

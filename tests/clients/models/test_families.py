@@ -9,6 +9,7 @@ from helpers.family_oracle import Verdict
 
 
 @pytest.mark.slow
+@pytest.mark.trust
 def test_every_family_is_equal_or_refused_and_the_page_says_so():
     """An inequality or an error that is no refusal raises in the oracle."""
     found = {task: family_table.verdicts(task) for task in ("CAUSAL_LM", "SEQ_CLS")}

@@ -243,12 +243,13 @@ def test_checkpointing_changes_no_gradient(kind):
 
 
 @pytest.mark.slow
+@pytest.mark.trust
 @pytest.mark.parametrize("kind", KINDS)
 def test_compilation_changes_gradients_by_rounding_alone(kind):
     model = LanguageModel(quantized(kind, wide())[0], LORA)
     unit = [np.arange(3, 20)]
     before = gradients(model, unit)
-    acceleration.compile_layers(model.module, on=True, backend="aot_eager")
+    acceleration.compile_layers(model.module, True, backend="aot_eager")
     torch.testing.assert_close(gradients(model, unit), before, rtol=1e-4, atol=1e-5)
     torch.compiler.reset()
 

@@ -89,6 +89,8 @@ def test_lanes_whose_records_are_in_several_stacks_have_the_gradients_of_units_a
         assert (max(written) > 0) == (max_tokens < 10**6)  # a lane goes on in the next stack
 
 
+@pytest.mark.slow
+@pytest.mark.trust
 def test_compiled_layers_have_the_same_gradients(copies):
     """They are copied: what a compiler traces has no destination."""
     model, adapter = setting()

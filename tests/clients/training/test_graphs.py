@@ -123,7 +123,7 @@ def test_two_hundred_ragged_rounds_record_few_graphs():
 @pytest.mark.slow
 def test_leaves_in_new_memory_would_be_recorded_in_every_round(monkeypatch):
     """What the count is there for: the adapters of a round as they come, and not held."""
-    monkeypatch.setattr(LanguageModel, "_still", lambda self, adapters: adapters.clone())
+    monkeypatch.setattr(acceleration.StillAdapters, "put", lambda self, adapters: adapters.clone())
     kept = []
     monkeypatch.setattr(acceleration, "begin_pass", lambda: kept.append(torch.empty(10_000)))
     model = small()

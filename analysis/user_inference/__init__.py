@@ -1,0 +1,1 @@
+"""User inference: can one tell from an adapter who took part; private data, simulation_only."""
