@@ -79,9 +79,9 @@ def test_a_record_is_a_given_text_and_one_learned_class(tmp_path):
 def test_the_ids_are_those_of_the_tokenizers_own_call(tmp_path, framed):
     rows = [{**ROWS[0], "so": "öld town ☃"}, {**ROWS[1], "so": "a mat and the dog saw my cat"}]
     tokenizer = small_tokenizer(framed)
-    single = loaded(written(tmp_path, rows), tokenizer, seq_len=30)
+    single = loaded(written(tmp_path, rows), tokenizer, seq_len=50)
     paired = loaded(
-        written(tmp_path, rows), tokenizer, seq_len=30, columns={**BINARY, "pair": "so"}
+        written(tmp_path, rows), tokenizer, seq_len=50, columns={**BINARY, "pair": "so"}
     )
     for row, one, two in zip(rows, records(single.train), records(paired.train), strict=True):
         assert masking.tokens(one).tolist() == [*tokenizer(row["said"])["input_ids"], row["mood"]]

@@ -12,6 +12,7 @@ import torch
 
 from helpers import small_world, tiny
 from userdp.clients.batching import packing
+from userdp.clients.models import isolation_probe
 from userdp.clients.models.language_model import LanguageModel
 from userdp.clients.models.peft_adapter import LoraSettings
 from userdp.sim.config import hydra_compose
@@ -98,7 +99,7 @@ def test_one_base_model_is_in_memory_at_a_time(monkeypatch, tmp_path, drawn):
 def test_a_model_is_probed_for_isolation_once_for_its_check_and_its_run(monkeypatch):
     """Once more where anything differs that the probe depends on, and where tensors are others."""
     probed, shared = [], SharedInputs()
-    monkeypatch.setattr(run_inputs.isolation_probe, "probe", lambda *given: probed.append(given))
+    monkeypatch.setattr(isolation_probe, "probe", lambda *given: probed.append(given))
     variants = [
         [],
         ["model.lora.r=3"],
@@ -153,13 +154,14 @@ def test_perplexities_and_the_probe_are_computed_once(monkeypatch):
     ]
     digests = counted(monkeypatch, LanguageModel, "base_digest")
     gradients = counted(monkeypatch, LanguageModel, "gradients")
-    minutes = {
-        time_estimate.minutes(one.settings, one.plan, one.inputs, one.engine) for one in ready
-    }
+    minutes, passes = set(), []
+    for one in ready:
+        minutes.add(time_estimate.minutes(one.settings, one.plan, one.inputs, one.engine))
+        passes.append(len(gradients))
     scored = [node_setup.host(one.settings, one.inputs, one.engine).population for one in ready]
     assert scored[0] is scored[1]
     assert len(minutes) == len(digests) == 1
-    assert len(gradients) == 2  # the probe's two
+    assert passes[0] == passes[1] > 0  # the time of a position is measured once
 
 
 def test_other_data_and_another_length_share_no_score():

@@ -17,6 +17,7 @@ from userdp.server.optimizers import registry
 from userdp.server.optimizers.server_optimizer import ServerOptimizer
 from userdp.sim import cli
 from userdp.sim.config import optimizer
+from userdp.sim.run import time_estimate
 
 pytestmark = pytest.mark.slow  # whole runs
 
@@ -88,6 +89,7 @@ def test_every_unit_is_tried_as_the_public_user_is(tmp_path, monkeypatch):
         return whole(model, adapter, units, **options)
 
     monkeypatch.setattr(cohort_update, "cohort_sum", noted)
+    monkeypatch.setattr(time_estimate, "minutes", lambda *_, **__: None)  # it trains a few, too
     settings = ["optimizer=scale_then_privatize", "strategy.local_steps=2", "rounds=2"]
     assert command(tmp_path, monkeypatch, *settings) == 0
     start, first, between, second = calls
