@@ -12,7 +12,7 @@ run: .venv/installed  ## fine-tune the embedded model on the embedded users, und
 test: .venv/installed  ## the whole test suite
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2
 
-trust: .venv/installed  ## the long checks: 500 configurations, 50 kills, mutations, neighbours (20 minutes on 2 cores)
+trust: .venv/installed  ## the long checks: 500 configurations, 50 kills, mutations, neighbours (about 30 minutes on 2 cores)
 	PYTHONPATH=tests OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m trust
 
 lint: .venv/installed .venv/typed/userdp  ## style and types

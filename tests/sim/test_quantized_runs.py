@@ -125,7 +125,7 @@ def test_a_run_without_it_has_no_word_of_it():
     [
         ["device=cpu,cpu"],
         ["engine.checkpointing=true"],
-        ["runtime=ray", "runtime.nodes=2"],
+        pytest.param(["runtime=ray", "runtime.nodes=2"], marks=pytest.mark.trust, id="ray"),
     ],
     ids=lambda more: more[0],
 )

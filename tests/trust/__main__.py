@@ -34,6 +34,11 @@ COMPILED = [
     "tests/clients/quantization/test_quantization.py",
 ]
 FAMILIES = "tests/clients/models/test_families.py"
+RUNTIMES = [
+    "tests/sim/runtime/test_ray.py",
+    "tests/sim/runtime/test_equal_results.py",
+    "tests/sim/test_quantized_runs.py",
+]
 DEMO = "tests/sim/test_readable_demo.py"
 EVERY_KILL = "tests/trust/test_every_kill.py"
 Row = tuple[str, str, bool]  # what was tried, what came of it, whether all was right
@@ -118,6 +123,7 @@ PARTS: dict[str, Callable[[], Row]] = {  # the longest first, so that two proces
     "compiled": lambda: tested("compiled layers", *COMPILED),
     "demo": lambda: tested("the default run can be read", DEMO),
     "families": lambda: tested("families of transformers", FAMILIES),
+    "runtimes": lambda: tested("Ray and masked SuperNodes", *RUNTIMES),
     "firewall": lambda: tested("firewall", FIREWALL),
     "mutations": mutated,
     "nonsense-1": lambda: senseless(0, 2),

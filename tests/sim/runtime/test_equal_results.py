@@ -82,7 +82,9 @@ def test_a_runtime_on_this_machine_gives_the_same_result(tmp_path, expected, nam
     assert_equal_results(ran(tmp_path / "run", *words), expected, name)
 
 
-@pytest.mark.parametrize("name", FEDERATIONS)
+@pytest.mark.parametrize(
+    "name", ["superlink", pytest.param("masked, superlink", marks=pytest.mark.trust)]
+)
 def test_a_federation_of_other_processes_gives_the_same_result(tmp_path, expected, name):
     """The server has no record to train on, and each of four SuperNodes its own users' alone."""
     federation = federations.started(tmp_path, 4, *FEDERATIONS[name])

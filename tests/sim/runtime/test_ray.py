@@ -142,6 +142,7 @@ def opened(folder, nodes=4, **options):
 
 
 @pytest.mark.slow
+@pytest.mark.trust
 def test_two_processes_serve_four_nodes_and_outlive_each_others_deaths(tmp_path, caplog, capfd):
     """One start of Ray for all that does not end it."""
     registry.check("ray", Asked(nodes=4, options={}, device="cpu"))  # imports Ray, which sets some
@@ -247,6 +248,7 @@ def entries(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.trust
 def test_a_multirun_on_ray_gives_what_it_gives_in_process(monkeypatch):
     common = ["privacy.reproducible=true", "strategy.records_per_user=1,2", "privacy.users=25"]
     for runtime in ("in_process", "ray"):
