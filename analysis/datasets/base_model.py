@@ -19,11 +19,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tokenizers
 import torch
 import transformers
 from torch import Tensor
 
+from userdp.clients.models import embedded
 from userdp.sim.common import durable_file
 
 END = "<|endoftext|>"
@@ -46,16 +46,8 @@ class Recipe:
 
 
 def tokenizer(train: Path, recipe: Recipe) -> transformers.PreTrainedTokenizerFast:
-    """Byte-level BPE (Sennrich et al., arXiv 1508.07909), trained on a text file."""
-    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
-    bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=recipe.vocabulary,
-        special_tokens=[END],
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
+    """Byte-level BPE, trained on a text file."""
+    bpe, trainer = embedded.byte_level_bpe(recipe.vocabulary, END)
     bpe.train([str(train)], trainer)
     return transformers.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=bpe,

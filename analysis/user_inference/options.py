@@ -33,6 +33,4 @@ def parse(words: Sequence[str]) -> tuple[Options, list[str]]:
     Raises:
         ConfigurationError: there is no such option, or a value does not fit.
     """
-    given = [word.removeprefix(PREFIX) for word in words if word.startswith(PREFIX)]
-    options = command_options.parsed(Options, given, PREFIX)
-    return options, [word for word in words if not word.startswith(PREFIX)]
+    return command_options.taken(Options, words, PREFIX)

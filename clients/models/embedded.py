@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import rich.console
 import rich.progress
@@ -74,20 +75,32 @@ def _build(folder: Path, recipe: Recipe, quiet: bool) -> None:
 
 
 def train_tokenizer(texts: Sequence[str], recipe: Recipe) -> transformers.PreTrainedTokenizerFast:
-    """Byte-level BPE (Sennrich et al., arXiv 1508.07909): it encodes every text without loss."""
-    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
-    bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=recipe.vocabulary,
-        special_tokens=[END],
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
+    """Byte-level BPE, trained on texts."""
+    bpe, trainer = byte_level_bpe(recipe.vocabulary, END)
     bpe.train_from_iterator(texts, trainer)
     return transformers.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=bpe, eos_token=END, pad_token=END, model_max_length=recipe.context
     )
+
+
+def byte_level_bpe(vocabulary: int, end: str) -> tuple[Any, Any]:
+    """An untrained byte-level BPE (Sennrich et al., arXiv 1508.07909), and what trains it.
+
+    It encodes every text without loss.
+
+    Args:
+        vocabulary: number of tokens, the end-of-text token ``end`` among them.
+    """
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
+    bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[end],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    return bpe, trainer
 
 
 def pretrain(

@@ -48,6 +48,21 @@ def parsed(
     return refusal.checked(kind, values, prefix)
 
 
+def taken(kind: type[Options], words: Sequence[str], prefix: str) -> tuple[Options, list[str]]:
+    """The options that begin with a prefix, and the words that do not.
+
+    Args:
+        words: of the command line.
+        prefix: of the options, with its dot.
+
+    Raises:
+        ConfigurationError: as `parsed`.
+    """
+    given = [word.removeprefix(prefix) for word in words if word.startswith(prefix)]
+    rest = [word for word in words if not word.startswith(prefix)]
+    return parsed(kind, given, prefix), rest
+
+
 def _value(word: str, prefix: str) -> dict[str, Any]:
     try:
         config = OmegaConf.from_dotlist([word])

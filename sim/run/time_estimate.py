@@ -52,6 +52,8 @@ def minutes(
     if k == 0 and not whole_users:  # users' other records train: how many there are is private
         return None
     users = _units(inputs.corpus.heldout, k, length, whole_users=whole_users)
+    if not users:  # the score of the base model refuses such data by name
+        return None
     if settings.strategy.resample and plan.mechanism.unit == RECORD_SLOT:
         users = [list(itertools.islice(itertools.cycle(unit), k)) for unit in users]
     pace: _Pace = inputs.cached(

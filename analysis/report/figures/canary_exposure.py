@@ -9,25 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from userdp.analysis.aggregates import canary_exposure
 from userdp.analysis.aggregates.seed_groups import Cell, Spread, Task
 from userdp.analysis.aggregates.series import named, series
-from userdp.analysis.report.figures import axes, privacy_utility, style
-from userdp.analysis.report.figures.figure import (
-    Level,
-    Line,
-    Plot,
-    Section,
-    columns,
-    draw_level,
-    draw_line,
-    rows,
-)
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from userdp.analysis.report.figures import privacy_utility, style
+from userdp.analysis.report.figures.figure import Level, Line, Plot, Section
 
 UNLEARNED = 1 / math.log(2)  # expected exposure in bits of a uniform rank among many candidates
 
@@ -74,24 +61,14 @@ def _levels(task: Task) -> list[Level]:
 
 
 def _plot(task: Task, lines: Sequence[Line], levels: Sequence[Level]) -> Plot:
-    def draw(ax: Axes) -> None:
-        for line in lines:
-            draw_line(ax, line)
-        for level in levels:
-            draw_level(ax, level)
-        axes.ticks_at(ax, [x for line in lines for x, _ in line.points])
-        ax.set_ylim(bottom=0)
-        ax.set_xlabel("epsilon claimed (smaller is more private)")
-        ax.set_ylabel("exposure (bits), mean over canaries")
-
-    highest = [f"{line.label}: up to {max(s.high for _, s in line.points):.3g}" for line in lines]
-    return Plot(
-        name=task.file("exposure"),
-        title=task.title("Canary exposure against epsilon"),
-        note=privacy_utility.seeds_note(lines),
-        alt=f"Exposure in bits. {'; '.join(highest)}.",
-        columns=columns("epsilon", "exposure_bits"),
-        rows=rows(*lines, *levels),
-        draw=draw,
-        simulation_only=True,
+    return privacy_utility.leak(
+        task,
+        lines,
+        levels,
+        file="exposure",
+        title="Canary exposure",
+        measure="exposure (bits), mean over canaries",
+        column="exposure_bits",
+        alt="Exposure in bits.",
+        bottom=0,
     )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+_CLAIMED = "epsilon claimed (smaller is more private)"
 _LEAST_SPAN = 1.2  # smallest ratio of scores that a figure's lines are taken to span
 
 
@@ -100,6 +101,56 @@ def seeds_note(lines: Sequence[Line]) -> str:
     return f"Line: median over up to {most} seeds; band and bars: their range."
 
 
+def leak(
+    task: Task,
+    lines: Sequence[Line],
+    levels: Sequence[Level],
+    *,
+    file: str,
+    title: str,
+    measure: str,
+    column: str,
+    alt: str,
+    bottom: float | None = None,
+) -> Plot:
+    """The figure of what an attack measures (simulation_only) against epsilon.
+
+    Args:
+        file: start of the file's name.
+        title: start of the figure's title.
+        measure: label of the y axis.
+        column: of the measure in the table behind the figure.
+        alt: the measure in a sentence, for readers who do not see the figure.
+        bottom: of the y axis; None: as the values ask for.
+    """
+
+    def draw(ax: Axes) -> None:
+        _draw_against_epsilon(ax, lines, levels)
+        ax.set_ylim(bottom=bottom)
+        ax.set_ylabel(measure)
+
+    highest = [f"{line.label}: up to {max(s.high for _, s in line.points):.3g}" for line in lines]
+    return Plot(
+        name=task.file(file),
+        title=task.title(f"{title} against epsilon"),
+        note=seeds_note(lines),
+        alt=f"{alt} {'; '.join(highest)}.",
+        columns=columns("epsilon", column),
+        rows=rows(*lines, *levels),
+        draw=draw,
+        simulation_only=True,
+    )
+
+
+def _draw_against_epsilon(ax: Axes, lines: Sequence[Line], levels: Sequence[Level]) -> None:
+    for line in lines:
+        draw_line(ax, line)
+    for level in levels:
+        draw_level(ax, level)
+    axes.ticks_at(ax, [x for line in lines for x, _ in line.points])
+    ax.set_xlabel(_CLAIMED)
+
+
 def _comparable(task: Task) -> bool:
     points = sum(map(len, series(task.private, lambda cell: cell.level).values()))
     return points > 1 or (points == 1 and task.plain is not None)
@@ -128,7 +179,7 @@ def curve(task: Task, cells_by_line: Series, file: str = "privacy utility") -> P
     def draw(ax: Axes) -> None:
         draw_score(ax, lines, levels, metric)
         axes.ticks_at(ax, [x for line in lines for x, _ in line.points])
-        ax.set_xlabel("epsilon claimed (smaller is more private)")
+        ax.set_xlabel(_CLAIMED)
 
     return Plot(
         name=task.file(file),

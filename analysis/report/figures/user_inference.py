@@ -7,25 +7,12 @@ guessing gives.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from userdp.analysis.aggregates import user_inference
 from userdp.analysis.aggregates.seed_groups import Cell, Spread, Task
 from userdp.analysis.aggregates.series import named, series
-from userdp.analysis.report.figures import axes, privacy_utility, style
-from userdp.analysis.report.figures.figure import (
-    Level,
-    Line,
-    Plot,
-    Section,
-    columns,
-    draw_level,
-    draw_line,
-    rows,
-)
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from userdp.analysis.report.figures import privacy_utility, style
+from userdp.analysis.report.figures.figure import Level, Line, Plot, Section
 
 CHANCE = 0.5  # AUC of guessing
 
@@ -67,23 +54,13 @@ def _plots(task: Task) -> list[Plot]:
 
 
 def _plot(task: Task, lines: Sequence[Line], levels: Sequence[Level]) -> Plot:
-    def draw(ax: Axes) -> None:
-        for line in lines:
-            draw_line(ax, line)
-        for level in levels:
-            draw_level(ax, level)
-        axes.ticks_at(ax, [x for line in lines for x, _ in line.points])
-        ax.set_xlabel("epsilon claimed (smaller is more private)")
-        ax.set_ylabel("AUC of user inference")
-
-    highest = [f"{line.label}: up to {max(s.high for _, s in line.points):.3g}" for line in lines]
-    return Plot(
-        name=task.file("user_inference"),
-        title=task.title("User inference against epsilon"),
-        note=privacy_utility.seeds_note(lines),
-        alt=f"AUC; 0.5 is guessing. {'; '.join(highest)}.",
-        columns=columns("epsilon", "auc"),
-        rows=rows(*lines, *levels),
-        draw=draw,
-        simulation_only=True,
+    return privacy_utility.leak(
+        task,
+        lines,
+        levels,
+        file="user_inference",
+        title="User inference",
+        measure="AUC of user inference",
+        column="auc",
+        alt="AUC; 0.5 is guessing.",
     )

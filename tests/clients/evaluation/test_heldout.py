@@ -24,20 +24,25 @@ def adapter_of(model):
     return model.initial + 0.2 * torch.randn(model.layout.size, generator=generator)
 
 
-def plain_losses(family, adapter, records):
-    """Oracle: peft, one record at a time; NLL of each predicted token."""
+def plain(family, adapter):
+    """The base model with the adapter, of peft."""
     model = tiny.language_model(family)
     adapted = peft.get_peft_model(copy.deepcopy(tiny.base_model(family)), model.peft_config)
     named = model.layout.named(adapter.numpy())
     peft.set_peft_model_state_dict(
         adapted, {name: torch.from_numpy(tensor.copy()) for name, tensor in named.items()}
     )
-    losses = []
+    return adapted.eval()
+
+
+def plain_losses(family, adapter, records):
+    """Oracle: peft, one record at a time; NLL of each predicted token."""
+    adapted, losses = plain(family, adapter), []
     for record in records:
         signed = torch.tensor(record)
         ids = torch.where(signed < 0, ~signed, signed)
         with torch.no_grad():
-            logits = adapted.eval()(input_ids=ids[None]).logits[0, :-1]
+            logits = adapted(input_ids=ids[None]).logits[0, :-1]
         nll = torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none")
         losses += nll[signed[1:] >= 0].tolist()
     return losses
@@ -164,16 +169,10 @@ def test_evaluation_changes_neither_the_adapter_nor_the_base_model():
 
 def plain_hits(family, adapter, records):
     """Oracle: peft, one record at a time; whether each predicted token is the likeliest."""
-    model = tiny.language_model(family)
-    adapted = peft.get_peft_model(copy.deepcopy(tiny.base_model(family)), model.peft_config)
-    named = model.layout.named(adapter.numpy())
-    peft.set_peft_model_state_dict(
-        adapted, {name: torch.from_numpy(tensor.copy()) for name, tensor in named.items()}
-    )
-    hits = []
+    adapted, hits = plain(family, adapter), []
     for record in records:
         with torch.no_grad():
-            logits = adapted.eval()(input_ids=torch.tensor(record)[None]).logits[0, :-1]
+            logits = adapted(input_ids=torch.tensor(record)[None]).logits[0, :-1]
         hits += (logits.argmax(1) == torch.tensor(record[1:])).tolist()
     return hits
 
