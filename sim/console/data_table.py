@@ -61,11 +61,10 @@ def _columns(told: Mapping[str, Any]) -> list[str]:
     width = min(24, max(len(column["name"]) for column in columns))
     lines = ["", f"  {'column':<{width}}  {'holds':<20}  in the first 1,000 rows"]
     for column in columns:
-        filled = column["filled"]
-        if "share_filled" in column:
-            filled += f" ({column['share_filled']:.1%})"
+        share = column.get("share_filled")
+        filled = "" if share is None else f"{share:.1%} filled"
         holds = " or ".join(column["types"]) or "nothing"
-        lines.append(f"  {column['name']:<{width}}  {holds:<20}  {filled}")
+        lines.append(f"  {column['name']:<{width}}  {holds:<20}  {filled}".rstrip())
     return [*lines, ""]
 
 

@@ -32,7 +32,6 @@ SAMPLE = 1000  # rows
 _MOST_COLUMNS = 40
 _NAME = re.compile(r"[\w .:/-]{1,40}")  # of a column
 QUANTILES = (0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1)
-_FILLED = ((1.0, "always there"), (0.5, "mostly there"), (1e-12, "sometimes there"))
 
 
 def described(settings: Settings, words: Sequence[str]) -> dict[str, Any]:
@@ -99,8 +98,7 @@ def _showable(columns: Sequence[ColumnFacts]) -> bool:
 
 
 def _column(column: ColumnFacts, private: bool) -> dict[str, Any]:
-    filled = next((word for least, word in _FILLED if column.filled >= least), "empty")
-    told = {"name": column.name, "types": list(column.types), "filled": filled}
+    told: dict[str, Any] = {"name": column.name, "types": list(column.types)}
     return {**told, "share_filled": column.filled} if private else told
 
 
